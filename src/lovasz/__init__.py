@@ -1,0 +1,1 @@
+"""lovasz: the IoU loss for segmentation, at the price of cross-entropy."""
