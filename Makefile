@@ -1,0 +1,79 @@
+# From a bare machine (python3 >= 3.11, make) to a trained comparison, or to a checked one. `make help` lists the rest.
+# pip's own settings (PIP_INDEX_URL and its like) are honoured; on Linux without a GPU, PyTorch's CPU index saves several GB.
+
+PYTHON3 ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+DEMO_OUT ?= runs/demo
+DEMO_ARGS ?= --data shapes --losses cross_entropy,lovasz_softmax
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo install test lint pytest test-minimal browser bench format clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-13s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/lab ## install, train on drawn shapes with cross-entropy and with Lovász-Softmax, write the report
+	@$(BIN)/lovasz compare $(DEMO_ARGS) --out $(DEMO_OUT) $$(test ! -e $(DEMO_OUT) || echo --resume)
+	@echo "The report: $(DEMO_OUT)/report.html"
+
+install: $(VENV)/lab ## install the library, the lab and the command lovasz into .venv
+
+test: lint browser pytest ## install what the tests need, then run every check and test
+
+lint: $(VENV)/dev ## ruff (rules and format) and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+pytest: $(VENV)/dev ## the tests alone; PYTEST_ARGS="-k word" chooses
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-minimal: $(VENV)-minimal/ready ## the library's tests with torch, numpy and pytest only
+	$(VENV)-minimal/bin/python -m pytest --ignore=tests/lab --ignore=src/lovasz/lab $(PYTEST_ARGS)
+
+browser: # the report is tested in a real browser: Debian's, where it may be installed; else those tests are skipped
+	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		echo "Installing Chromium for the tests of the report ..."; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+			chromium; } >/dev/null || echo "No Chromium to be had: the browser tests will be skipped."; \
+	fi
+
+bench: $(VENV)/dev ## measure the losses on this machine
+	$(BIN)/python -m benchmarks
+
+format: $(VENV)/dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environments, caches and builds; runs/ stays
+	rm -rf $(VENV) $(VENV)-minimal build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of packages: a second call installs nothing.
+
+$(VENV)/bin/python $(VENV)-minimal/bin/python:
+	@$(PYTHON3) -c 'import sys; sys.exit("lovasz needs Python 3.11 or newer; $(PYTHON3) is " + sys.version.split()[0] \
+		+ ". Name another: make PYTHON3=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON3) -m venv $(@:/bin/python=)
+
+$(VENV)/lab: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing lovasz and its lab into $(VENV) (a minute or two) ..."
+	@$(BIN)/python $(PIP_INSTALL) -e '.[lab]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing lovasz, its lab and the test tools into $(VENV) (a minute or two) ..."
+	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/lab
+
+$(VENV)-minimal/ready: pyproject.toml constraints.txt | $(VENV)-minimal/bin/python
+	@echo "Installing lovasz, pytest and nothing else into $(VENV)-minimal ..."
+	@$(@D)/bin/python $(PIP_INSTALL) -e . pytest
+	@touch $@

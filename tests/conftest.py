@@ -1,0 +1,39 @@
+"""What every test shares: a fixed seed, steady threads, plain terminal output and the place of the real data."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Each of these makes typer and rich colour their output, so that a test of the words would depend on where it runs.
+for name in ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS"):
+    os.environ.pop(name, None)
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """A test that draws numbers draws the same ones alone, in any order and in any process."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - for code under test that uses the global generator
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images, masks and trained weights; it is no part of the repository."""
+    folder = Path(os.environ.get("LOVASZ_SHARED") or REPOSITORY.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"real data absent: {folder} has no folder data (LOVASZ_SHARED names another place)")
+    return folder
