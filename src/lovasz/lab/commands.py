@@ -1,0 +1,279 @@
+"""The commands of `lovasz`: what each takes, in what order it works, what it prints. Torch and Lightning are imported
+inside the commands, so that help appears at once."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lovasz.lab import console, options
+from lovasz.lab.config import ComparisonConfig, RunConfig
+from lovasz.lab.errors import LabError
+
+DEFAULT = RunConfig(data="shapes")
+
+EXAMPLES = {
+    "lovasz": (
+        "lovasz compare --data shapes",
+        "lovasz compare --data folder:my_images",
+        "lovasz predict new_photos --weights runs/my_images/lovasz_softmax/seed-0/model.safetensors",
+        "lovasz doctor",
+    ),
+    "compare": (
+        "lovasz compare --data folder:my_images",
+        "lovasz compare --data camvid:CamVid --weights enet.safetensors --epochs 5 --seeds 3",
+        'lovasz compare --data shapes --losses "cross_entropy,cross_entropy>lovasz_softmax"',
+    ),
+    "train": ("lovasz train --data folder:my_images --loss cross_entropy+0.5*lovasz_softmax",),
+    "evaluate": ("lovasz evaluate --data camvid:CamVid --weights model.safetensors --split test",),
+    "predict": ("lovasz predict photos --weights model.safetensors --out masks_of_photos",),
+    "doctor": ("lovasz doctor",),
+}
+
+
+def _examples(command: str) -> str:
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"  {line}" for line in EXAMPLES[command])])
+
+
+class _Group(TyperGroup):
+    """Turns the lab's errors and an interruption into one paragraph and an exit code, for every command at one place."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LabError as error:
+            console.print_error(str(error))
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            console.print_interrupted()
+            raise typer.Exit(130) from None
+        except SystemExit as stop:
+            # Lightning turns Ctrl-C into sys.exit(1) after it has closed its loggers.
+            if isinstance(stop.__context__, KeyboardInterrupt):
+                console.print_interrupted()
+                raise typer.Exit(130) from None
+            raise
+
+
+app = typer.Typer(
+    name="lovasz",
+    cls=_Group,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"lovasz {version('lovasz')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True, epilog=_examples("lovasz"))
+def lovasz(
+    context: typer.Context,
+    _: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Train segmentation networks for the IoU they are judged by: compare losses, look at the result, use the network."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(epilog=_examples("compare"))
+def compare(
+    data: options.Data,
+    data_seed: options.DataSeed = DEFAULT.data_seed,
+    data_option: options.DataOption = None,
+    model: options.Model = DEFAULT.model,
+    weights: options.StartWeights = None,
+    losses: options.Losses = options.DEFAULT_LOSSES,
+    pretrain_epochs: options.PretrainEpochs = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = DEFAULT.batch_size,
+    learning_rate: options.LearningRate = DEFAULT.learning_rate,
+    optimizer: options.Optimizer = DEFAULT.optimizer,
+    weight_decay: options.WeightDecay = DEFAULT.weight_decay,
+    momentum: options.Momentum = DEFAULT.momentum,
+    poly_power: options.PolyPower = DEFAULT.poly_power,
+    seeds: options.Seeds = "1",
+    validate_every: options.ValidateEvery = DEFAULT.validate_every,
+    crop: options.Crop = None,
+    scale: options.Scale = None,
+    flip: options.Flip = DEFAULT.flip,
+    precision: options.Precision = DEFAULT.precision,
+    device: options.Device = DEFAULT.device,
+    threads: options.Threads = None,
+    workers: options.Workers = DEFAULT.num_workers,
+    logger: options.Logger = DEFAULT.logger,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    examples: options.ExampleImages = 6,
+    open_report: options.OpenReport = False,
+) -> None:
+    """Train one network with several losses, from one start and under one budget, and report which gives the better IoU.
+
+    Writes comparison.json, report.html (one file, no network needed), and each run's weights and curves.
+    """
+    names = options.parse_losses(losses)
+    run = _run_config(locals(), loss=names[0])
+    folder = out or options.default_folder(data, model, names)
+    config = ComparisonConfig(
+        run=run,
+        losses=names,
+        seeds=options.parse_seeds(seeds),
+        out=str(folder),
+        resume=resume,
+        examples=examples,
+        command=shlex.join(["lovasz", *sys.argv[1:]]),
+    )
+    from lovasz.lab.comparison import compare as run_comparison
+    from lovasz.lab.report import write_report
+
+    path = run_comparison(config)
+    report = write_report(path.parent)
+    console.print_comparison(json.loads(path.read_text(encoding="utf-8")), report)
+    if open_report:
+        typer.launch(report.resolve().as_uri())
+
+
+@app.command(epilog=_examples("train"))
+def train(
+    data: options.Data,
+    data_seed: options.DataSeed = DEFAULT.data_seed,
+    data_option: options.DataOption = None,
+    model: options.Model = DEFAULT.model,
+    weights: options.StartWeights = None,
+    loss: options.Loss = "cross_entropy>lovasz_softmax",
+    pretrain_epochs: options.PretrainEpochs = 0,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = DEFAULT.batch_size,
+    learning_rate: options.LearningRate = DEFAULT.learning_rate,
+    optimizer: options.Optimizer = DEFAULT.optimizer,
+    weight_decay: options.WeightDecay = DEFAULT.weight_decay,
+    momentum: options.Momentum = DEFAULT.momentum,
+    poly_power: options.PolyPower = DEFAULT.poly_power,
+    seed: options.Seed = DEFAULT.seed,
+    validate_every: options.ValidateEvery = DEFAULT.validate_every,
+    crop: options.Crop = None,
+    scale: options.Scale = None,
+    flip: options.Flip = DEFAULT.flip,
+    precision: options.Precision = DEFAULT.precision,
+    device: options.Device = DEFAULT.device,
+    threads: options.Threads = None,
+    workers: options.Workers = DEFAULT.num_workers,
+    logger: options.Logger = DEFAULT.logger,
+    out: options.Out = None,
+    resume: options.Resume = False,
+) -> None:
+    """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
+    folder = out or options.default_folder(data, model, (loss,))
+    run = _run_config(locals(), loss=loss, seed=seed, out=str(folder))
+    from lovasz.lab.training import train as run_training
+
+    run_training(run, resume=resume)
+
+
+def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
+    """The run that the options of `compare` and `train` describe; from scratch and with --weights have other defaults."""
+    weights: Path | None = given["weights"]
+    epochs = given["epochs"]
+    if epochs is None:
+        epochs = options.EPOCHS_FROM_SCRATCH if weights is None else options.EPOCHS_FROM_WEIGHTS
+    pretrain_epochs = given["pretrain_epochs"]
+    if pretrain_epochs is None:
+        pretrain_epochs = epochs if weights is None else 0
+    same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
+    same += ("poly_power", "validate_every", "flip", "precision", "device", "threads", "logger")
+    return RunConfig(
+        **{name: given[name] for name in same},
+        weights=None if weights is None else str(weights),
+        epochs=epochs,
+        pretrain_epochs=pretrain_epochs,
+        crop=options.parse_crop(given["crop"]),
+        scale=options.parse_scale(given["scale"]),
+        num_workers=given["workers"],
+        data_options=options.parse_data_options(given["data_option"]),
+        **changes,
+    )
+
+
+@app.command(epilog=_examples("evaluate"))
+def evaluate(
+    data: options.Data,
+    weights: options.Weights,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.", rich_help_panel=options.DATA)] = "val",
+    data_seed: options.DataSeed = DEFAULT.data_seed,
+    data_option: options.DataOption = None,
+    model: options.WeightsModel = None,
+    device: options.Device = DEFAULT.device,
+    threads: options.Threads = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON (fractions, not per cent).", rich_help_panel=options.OUTPUT)
+    ] = False,
+) -> None:
+    """Score trained weights on a split at full resolution: mean IoU, per-image IoU, pixel accuracy, IoU of each class."""
+    from lovasz.lab.data import open_dataset
+    from lovasz.lab.evaluation import evaluate as run_evaluation
+    from lovasz.lab.models import load_weights
+
+    dataset = open_dataset(data, split, seed=data_seed, **options.parse_data_options(data_option))
+    network = load_weights(options.model_name(weights, model), weights, dataset.info.classes)
+    scores = run_evaluation(network, dataset, device=device, progress=not as_json)
+    if as_json:
+        typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
+    else:
+        console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {len(dataset)} images")
+
+
+@app.command(epilog=_examples("predict"))
+def predict(
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images (sub-folders too).")],
+    weights: options.Weights,
+    out: Annotated[
+        Path, typer.Option("--out", help="Gets masks/ and overlays/.", rich_help_panel=options.OUTPUT)
+    ] = Path("predictions"),
+    overlays: Annotated[
+        bool, typer.Option("--overlays/--no-overlays", help="Also draw over the image.", rich_help_panel=options.OUTPUT)
+    ] = True,
+    opacity: Annotated[
+        float, typer.Option("--opacity", min=0, max=1, help="Of the overlays.", rich_help_panel=options.OUTPUT)
+    ] = 0.5,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files of the same name.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    model: options.WeightsModel = None,
+    device: options.Device = DEFAULT.device,
+    threads: options.Threads = None,
+) -> None:
+    """Segment new images: for each a mask (PNG, class numbers with the class colours as palette) and an overlay."""
+    from lovasz.lab.predict import predict_images
+
+    result = predict_images(
+        images,
+        weights,
+        out,
+        model_name=options.model_name(weights, model),
+        overlays=overlays,
+        opacity=opacity,
+        overwrite=overwrite,
+        device=device,
+        threads=threads,
+    )
+    console.print_predictions(result)
+
+
+@app.command(epilog=_examples("doctor"))
+def doctor() -> None:
+    """Show versions and devices, which kernel computes the loss for which input and why, and whether each is right."""
+    from lovasz.lab.doctor import examine, print_examination
+
+    print_examination(examine())

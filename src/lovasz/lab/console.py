@@ -1,0 +1,124 @@
+"""What the commands print on the terminal: errors, score tables, the table of a comparison. Apart from the commands, so
+that these are read from plain dicts and tested without training anything. No colours when the output is not a terminal."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+RESUMABLE = ("compare", "train")
+
+
+def print_error(message: str) -> None:
+    """One red paragraph on stderr; the message is printed as it is, without markup (paths may hold brackets)."""
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text.assemble(("Error: ", "bold red"), (message, "red")), highlight=False)
+
+
+def print_interrupted(arguments: Sequence[str] | None = None) -> None:
+    """Says how to go on: the same command with `--resume`, where the command can resume."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(stderr=True, soft_wrap=True)
+    if arguments and arguments[0] in RESUMABLE:
+        if "--resume" not in arguments:
+            arguments.append("--resume")
+        command = shlex.join(["lovasz", *arguments])
+        console.print(Text(f"Interrupted. To go on from the last checkpoint:\n    {command}"), highlight=False)
+    else:
+        console.print(Text("Interrupted."), highlight=False)
+
+
+def percent(value: float | None, spread: float | None = None) -> str:
+    """A fraction as per cent with one decimal, `-` for a missing one; with the spread over seeds where there is one."""
+    if value is None or math.isnan(value):
+        return "-"
+    text = f"{100 * value:.1f}"
+    return text if spread is None else f"{text} ± {100 * spread:.1f}"
+
+
+def scores_tables(scores: Mapping[str, Any], title: str) -> list[Table]:
+    """The totals, then the IoU of each class, from the JSON form of `Scores` (fractions in [0, 1])."""
+    totals = Table(title=title, title_justify="left")
+    totals.add_column("score")
+    totals.add_column("%", justify="right")
+    for name, key in (
+        ("mean IoU over the data set", "dataset_miou"),
+        ("mean IoU per image", "image_miou"),
+        ("pixel accuracy", "pixel_accuracy"),
+    ):
+        totals.add_row(name, percent(scores[key]))
+    classes = Table(title="IoU per class", title_justify="left")
+    classes.add_column("class", overflow="fold")
+    classes.add_column("%", justify="right")
+    for name, value in scores["per_class_iou"].items():
+        classes.add_row(Text(name), percent(value))
+    return [totals, classes]
+
+
+def print_scores(scores: Mapping[str, Any], title: str) -> None:
+    for table in scores_tables(scores, title):
+        Console().print(table)
+
+
+def print_comparison(comparison: Mapping[str, Any], report: Path) -> None:
+    """The table, and where the page is."""
+    console = Console(soft_wrap=True)
+    console.print(comparison_table(comparison), soft_wrap=False)
+    console.print(Text(f"Report: {report}"), highlight=False)
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Table:
+    """One row per loss from comparison.json: mean over seeds, ± standard deviation where there are several; best in bold."""
+    with_test = any(run["scores"].get("test") for run in comparison["runs"])
+    columns = [("val", "dataset_miou", "val mIoU %"), ("val", "pixel_accuracy", "val pixel acc. %")]
+    columns[1:1] = [("val", "image_miou", "val image mIoU %")]
+    if with_test:
+        columns.insert(0, ("test", "dataset_miou", "test mIoU %"))
+    data = comparison["dataset"]["name"]
+    table = Table(title=f"{data}, {comparison['model']}", title_justify="left")
+    table.add_column("loss", overflow="fold")
+    table.add_column("seeds", justify="right")
+    for _, _, title in columns:
+        table.add_column(title, justify="right")
+    table.add_column("s/step", justify="right")
+
+    rows: list[tuple[str, int, list[tuple[float | None, float | None]], str]] = []
+    initial = comparison.get("initial")
+    if initial:
+        rows.append(("(start)", 0, [(_score(initial, split, key), None) for split, key, _ in columns], ""))
+    for loss in comparison["losses"]:
+        runs = [run for run in comparison["runs"] if run["loss"] == loss]
+        cells = [_mean_and_spread([_score(run["scores"], split, key) for run in runs]) for split, key, _ in columns]
+        speed = f"{statistics.fmean(run['seconds_per_step'] for run in runs):.2f}" if runs else "-"
+        rows.append((loss, len(runs), cells, speed))
+    best = [
+        max((cells[column][0] or 0.0 for _, seeds, cells, _ in rows if seeds), default=0.0)
+        for column in range(len(columns))
+    ]
+    for loss, seeds, cells, speed in rows:
+        texts = [
+            Text(percent(*cell), style="bold green" if seeds and cell[0] == best[column] else "")
+            for column, cell in enumerate(cells)
+        ]
+        table.add_row(Text(loss), str(seeds) if seeds else "", *texts, speed)
+    return table
+
+
+def _score(scores: Mapping[str, Any], split: str, key: str) -> float | None:
+    return (scores.get(split) or {}).get(key)
+
+
+def _mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    present = [value for value in values if value is not None]
+    if not present:
+        return None, None
+    return statistics.fmean(present), statistics.stdev(present) if len(present) > 1 else None

@@ -1,0 +1,274 @@
+"""The options that several commands share, and how their text is read. Apart from the commands, because `compare` and
+`train` must offer the same run settings under the same names, with the same help."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lovasz.lab.config import LOGGERS, OPTIMIZERS, PRECISIONS
+from lovasz.lab.errors import LabError
+
+DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
+    "Data",
+    "Network and loss",
+    "Training",
+    "Augmentation",
+    "Machine",
+    "Output",
+)
+
+EPOCHS_FROM_SCRATCH, EPOCHS_FROM_WEIGHTS = 30, 5
+DEFAULT_LOSSES = "cross_entropy,lovasz_softmax"
+LOSS_NAMES = "cross_entropy, weighted_cross_entropy, lovasz_softmax, lovasz_hinge, lovasz_sigmoid, hinge, soft_jaccard"
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="What to train on: shapes (made by the program), folder:PATH (images/ and masks/), camvid:PATH.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+DataSeed = Annotated[
+    int, typer.Option("--data-seed", min=0, help="Seed of a random train/val/test split.", rich_help_panel=DATA)
+]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data-option",
+        metavar="NAME=VALUE",
+        help="A setting of the data set, such as void=255; may be repeated.",
+        rich_help_panel=DATA,
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str, typer.Option("--model", help="Network: enet or enet_torch7 (the authors' layer order).", rich_help_panel=MODEL)
+]
+StartWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="Start from these trained weights (.safetensors with its .json beside it).",
+        rich_help_panel=MODEL,
+        show_default="none: train from scratch",
+    ),
+]
+Losses = Annotated[
+    str,
+    typer.Option(
+        "--losses",
+        help=f"Losses, with commas between them: {LOSS_NAMES}. Also sums (cross_entropy+0.5*lovasz_softmax) and a switch "
+        "in mid-run (cross_entropy>lovasz_softmax).",
+        rich_help_panel=MODEL,
+    ),
+]
+Loss = Annotated[
+    str,
+    typer.Option(
+        "--loss",
+        help=f"One of {LOSS_NAMES}; a sum (cross_entropy+0.5*lovasz_softmax); or a switch in mid-run.",
+        rich_help_panel=MODEL,
+    ),
+]
+Weights = Annotated[
+    Path,
+    typer.Option(
+        "--weights",
+        help="Trained weights (.safetensors, with its .json beside it).",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+WeightsModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Network of the weights.",
+        rich_help_panel=MODEL,
+        show_default="as the weights' JSON says, or enet",
+    ),
+]
+Seeds = Annotated[
+    str,
+    typer.Option("--seeds", help="How many seeds (3), or which (0,1,2).", rich_help_panel=TRAINING),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Of weights, order and augmentation.", rich_help_panel=TRAINING)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Output folder.", rich_help_panel=OUTPUT, show_default="runs/<data>-<model>-<losses>"),
+]
+ExampleImages = Annotated[
+    int, typer.Option("--examples", min=0, help="Validation images shown in the report.", rich_help_panel=OUTPUT)
+]
+OpenReport = Annotated[bool, typer.Option("--open", help="Open the report when done.", rich_help_panel=OUTPUT)]
+PretrainEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--pretrain-epochs",
+        min=0,
+        help="Epochs of cross-entropy that come first; in `compare` all losses share them and branch off after.",
+        rich_help_panel=TRAINING,
+        show_default="as many as --epochs from scratch, 0 with --weights",
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        min=1,
+        help="Epochs with the loss.",
+        rich_help_panel=TRAINING,
+        show_default=f"{EPOCHS_FROM_SCRATCH} from scratch, {EPOCHS_FROM_WEIGHTS} with --weights",
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a step.", rich_help_panel=TRAINING)]
+LearningRate = Annotated[
+    float, typer.Option("--learning-rate", help="At the start; falls to 0 by the poly rule.", rich_help_panel=TRAINING)
+]
+Optimizer = Annotated[str, typer.Option("--optimizer", help=f"{_either(OPTIMIZERS)}.", rich_help_panel=TRAINING)]
+WeightDecay = Annotated[float, typer.Option("--weight-decay", help="L2 penalty.", rich_help_panel=TRAINING)]
+PolyPower = Annotated[float, typer.Option("--poly-power", help="Exponent of the poly rule.", rich_help_panel=TRAINING)]
+Momentum = Annotated[float, typer.Option("--momentum", help="For sgd.", rich_help_panel=TRAINING)]
+ValidateEvery = Annotated[
+    int,
+    typer.Option(
+        "--validate-every",
+        min=0,
+        help="Epochs from one validation to the next; 0: the end only.",
+        rich_help_panel=TRAINING,
+    ),
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        metavar="HxW",
+        help="Train on random crops of this height and width, such as 256x256.",
+        rich_help_panel=AUGMENTATION,
+        show_default="whole images",
+    ),
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        "--scale",
+        metavar="LO,HI",
+        help="Resize each image by a random factor between these, such as 0.5,2.",
+        rich_help_panel=AUGMENTATION,
+        show_default="no resizing",
+    ),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip/--no-flip", help="Mirror half the images, left to right.", rich_help_panel=AUGMENTATION)
+]
+Precision = Annotated[str, typer.Option("--precision", help=f"{_either(PRECISIONS)}.", rich_help_panel=MACHINE)]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps; auto takes the best.", rich_help_panel=MACHINE)
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=MACHINE, show_default="torch's choice"),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, help="Processes that load images; 0: none.", rich_help_panel=MACHINE)
+]
+Logger = Annotated[str, typer.Option("--logger", help=f"Training curves: {_either(LOGGERS)}.", rich_help_panel=OUTPUT)]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.", rich_help_panel=OUTPUT)
+]
+
+
+def parse_data_options(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """`["size=64", "name=a"]` -> `{"size": 64, "name": "a"}`: a value is JSON where it reads as such, otherwise text."""
+    values: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise LabError(f"--data-option {pair!r}: expected NAME=VALUE, for example --data-option void=255.")
+        if name in values:
+            raise LabError(f"--data-option {pair!r}: {name} is there twice; name each setting once.")
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            values[name] = text
+    return values
+
+
+def parse_crop(text: str | None) -> tuple[int, int] | None:
+    """`"256x512"` -> `(256, 512)` (height, width); `None` stays `None`. Raises LabError."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+)\s*[xX×,]\s*(\d+)\s*", text)
+    if not match or not all(int(side) for side in match.groups()):
+        raise LabError(f"--crop {text!r}: expected height x width in pixels, for example --crop 256x512.")
+    return int(match[1]), int(match[2])
+
+
+def parse_scale(text: str | None) -> tuple[float, float]:
+    """`"0.5,2"` -> `(0.5, 2.0)`; `None` -> `(1.0, 1.0)`. Raises LabError."""
+    if text is None:
+        return 1.0, 1.0
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = float("nan")
+    if not 0 < low <= high < float("inf"):
+        raise LabError(f"--scale {text!r}: expected two positive factors, smaller first, for example --scale 0.5,2.")
+    return low, high
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """A count `"3"` -> `(0, 1, 2)`; a list `"7,"` or `"0,5,9"` -> those seeds. Raises LabError."""
+    remedy = "expected how many (--seeds 3) or a list of different whole numbers (--seeds 0,1,2; one seed: --seeds 7,)."
+    try:
+        if "," not in text:
+            seeds = tuple(range(min(int(text), 1000)))
+        else:
+            seeds = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        seeds = ()
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+        raise LabError(f"--seeds {text!r}: {remedy}")
+    return seeds
+
+
+def parse_losses(text: str) -> tuple[str, ...]:
+    """`"cross_entropy, lovasz_softmax"` -> the two names. Whether each is a loss is for `lovasz.lab.losses` to say."""
+    losses = tuple(part.strip() for part in text.split(","))
+    if not all(losses):
+        raise LabError(f"--losses {text!r}: expected names with commas between them, for example {DEFAULT_LOSSES}.")
+    twice = {loss for loss in losses if losses.count(loss) > 1}
+    if twice:
+        raise LabError(f"--losses {text!r}: {sorted(twice)[0]} is there twice; name each loss once.")
+    return losses
+
+
+def default_folder(data: str, model: str, losses: tuple[str, ...]) -> Path:
+    """`runs/<data>-<model>-<losses>` from the names alone, so that the same command finds its folder to resume."""
+    kind, _, place = data.partition(":")
+    name = (Path(place).expanduser().resolve().name or kind) if place else kind
+    words = [loss.replace("+", "-plus-").replace(">", "-then-").replace("*", "x") for loss in losses]
+    parts = [re.sub(r"[^\w.]+", "-", part).strip("-") for part in (name, model, *words)]
+    return Path("runs") / "-".join(parts)[:150]
+
+
+def model_name(weights: Path, given: str | None) -> str:
+    """The network that the weights' JSON names, unless the user names one."""
+    from lovasz.lab.models import describe_weights
+
+    return given or str(describe_weights(weights).get("model_name") or "enet")
