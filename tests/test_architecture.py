@@ -1,0 +1,211 @@
+"""The shape of the code, held by reading it: which way imports run, how long files are, what is never written."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCE = REPOSITORY / "src"
+MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+PYTHON_FILES = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for folder in ("src", "tests", "benchmarks")
+    for path in (REPOSITORY / folder).rglob("*.py")
+)
+
+# A module may import only from floors below its own; beside it, only what PEERS names. The longest prefix decides.
+FLOORS = {
+    "lovasz.validation": 0,
+    "lovasz.kernels": 0,
+    "lovasz.functional": 1,
+    "lovasz.modules": 2,
+    "lovasz.baselines": 2,
+    "lovasz.compat": 2,
+    "lovasz.metrics": 2,
+    "lovasz.sampling": 2,
+    "lovasz": 3,
+    "lovasz.lab": 4,
+    "lovasz.__main__": 5,
+}
+FRAMEWORK_PORTS = {"lovasz.jax": 1, "lovasz.tensorflow": 1, "lovasz.keras": 1}
+DRAWERS = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
+NOTE_TO_SELF = "TO" + "DO"
+
+
+def module_name(path: str) -> str:
+    parts = path.removesuffix(".py").split("/")
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path) for path in MODULES}
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def imports(source: str, name: str, is_package: bool) -> Iterator[str]:
+    """Every module that `source` imports, at any depth, by its full name; `from . import x` is module x if that is one."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = name if is_package else name.rpartition(".")[0]
+            for _ in range(node.level - 1):
+                package = package.rpartition(".")[0]
+            module = ".".join(filter(None, [package if node.level else "", node.module]))
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                yield full if full in NAMES else module
+        elif isinstance(node, ast.Call) and called(node).endswith("import_module"):
+            target = node.args[0] if node.args else None
+            yield str(target.value) if isinstance(target, ast.Constant) else "<unknown>"
+
+
+def called(node: ast.Call) -> str:
+    return ast.unparse(node.func)
+
+
+def floor(name: str) -> int:
+    floors = FLOORS | FRAMEWORK_PORTS
+    return floors[max((package for package in floors if within(name, package)), key=len)]
+
+
+def wrong_arrows(source: str, name: str, is_package: bool) -> list[str]:
+    found = []
+    for target in imports(source, name, is_package):
+        if target == "<unknown>":
+            found.append(f"{name} imports a module whose name is computed: nobody can see which")
+            continue
+        if name in FRAMEWORK_PORTS and within(target, "torch"):
+            found.append(f"{name} is a port and imports {target}")
+        if not within(target, "lovasz") or target == name:
+            continue
+        if within(name, "lovasz.kernels"):
+            allowed = within(target, "lovasz.kernels") if name == "lovasz.kernels" else target == "lovasz.kernels.bins"
+        elif within(name, "lovasz.lab"):
+            allowed = not target.startswith("lovasz.kernels.")  # the lab asks lovasz.kernels, never one kernel
+        elif within(target, "lovasz.lab"):
+            allowed = name == "lovasz.__main__"
+        else:
+            allowed = floor(target) < floor(name)
+        if not allowed:
+            found.append(f"{name} imports {target}")
+    return found
+
+
+def read(path: str) -> str:
+    return (SOURCE / path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_imports_run_one_way(path: str) -> None:
+    assert wrong_arrows(read(path), module_name(path), path.endswith("__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("lovasz.functional", "from lovasz.lab import errors"),
+        ("lovasz.functional", "from .modules import LovaszSoftmaxLoss"),
+        ("lovasz.validation", "import lovasz.functional"),
+        ("lovasz.kernels.cpu", "from . import exact"),
+        ("lovasz.kernels.cpu", "from lovasz.kernels.portable import weights"),
+        ("lovasz.kernels.bins", "from ..validation import check"),
+        ("lovasz.kernels", "def f():\n    from lovasz.functional import lovasz_softmax"),
+        ("lovasz.compat", "import importlib\nimportlib.import_module('lovasz.lab.errors')"),
+        ("lovasz.compat", "import importlib\nimportlib.import_module(name)"),
+        ("lovasz.lab.training", "from lovasz.kernels.cpu import forward"),
+        ("lovasz.jax", "import torch"),
+    ],
+)
+def test_an_import_against_the_arrows_is_seen(name: str, source: str) -> None:
+    NAMES.update({"lovasz.kernels.exact", "lovasz.lab.errors"})
+    assert wrong_arrows(source, name, name == "lovasz.kernels")
+
+
+def test_no_modules_import_one_another_in_a_circle_when_loaded() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        name, body = module_name(path), ast.parse(read(path)).body
+        top = ast.unparse(ast.Module([node for node in body if isinstance(node, ast.Import | ast.ImportFrom)], []))
+        graph[name] = {target for target in imports(top, name, path.endswith("__init__.py")) if target in NAMES}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_every_file_opens_by_saying_what_is_here(path: str) -> None:
+    docstring = ast.get_docstring(ast.parse(read(path)))
+    assert docstring, f"{path} has no docstring"
+    assert len(docstring.splitlines()) <= 5, f"{path}: the opening docstring is longer than five lines"
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_no_file_is_longer_than_350_lines(path: str) -> None:
+    lines = len(read(path).splitlines())
+    assert lines <= 350, f"{path} has {lines} lines: it holds two ideas"
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES)
+def test_no_file_is_a_drawer_or_holds_a_note_to_self(path: str) -> None:
+    assert not DRAWERS & set(path.removesuffix(".py").split("/")), f"{path}: name it by what it holds"
+    assert NOTE_TO_SELF not in (REPOSITORY / path).read_text(encoding="utf-8")
+
+
+def dangers(source: str) -> list[str]:
+    """Calls and imports that run what a file or an argument says."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name = called(node)
+            keywords = {keyword.arg: keyword.value for keyword in node.keywords}
+            if name in {"eval", "exec", "os.system", "os.popen", "yaml.load"}:
+                found.append(name)
+            if name == "torch.load" and not is_true(keywords.get("weights_only")):
+                found.append("torch.load without weights_only=True")
+            found += [f"{name}({flag}=True)" for flag in ("shell", "allow_pickle") if is_true(keywords.get(flag))]
+    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    return found + [name for name in imports(source, "lovasz.any", False) if name.split(".")[0] in unsafe]
+
+
+def is_true(value: ast.expr | None) -> bool:
+    return isinstance(value, ast.Constant) and value.value is True
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_nothing_runs_what_a_file_or_an_argument_says(path: str) -> None:
+    assert dangers(read(path)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval('1')",
+        "exec(text)",
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "subprocess.run(text, shell=True)",
+        "np.load(path, allow_pickle=True)",
+        "os.system(text)",
+    ],
+)
+def test_a_danger_is_seen(source: str) -> None:
+    assert dangers(source)
+
+
+def test_safe_calls_are_no_danger() -> None:
+    assert dangers("torch.load(path, weights_only=True)\nmodel.eval()\nsubprocess.run([a], shell=False)") == []
