@@ -38,7 +38,7 @@ EXAMPLES = {
 
 
 def _examples(command: str) -> str:
-    return "\n\n".join(["[bold]Examples[/bold]", *(f"  {line}" for line in EXAMPLES[command])])
+    return "\n".join(["[bold]Examples[/bold]", *(f"$ {line}" for line in EXAMPLES[command])])
 
 
 class _Group(TyperGroup):
@@ -66,6 +66,7 @@ app = typer.Typer(
     cls=_Group,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -224,10 +225,13 @@ def evaluate(
     from lovasz.lab.data import open_dataset
     from lovasz.lab.evaluation import evaluate as run_evaluation
     from lovasz.lab.models import load_weights
+    from lovasz.lab.progress import display
 
+    place = options.use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **options.parse_data_options(data_option))
     network = load_weights(options.model_name(weights, model), weights, dataset.info.classes)
-    scores = run_evaluation(network, dataset, device=device, progress=not as_json)
+    with display(not as_json) as progress:
+        scores = run_evaluation(network, dataset, device=place, progress=progress)
     if as_json:
         typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
     else:
@@ -256,18 +260,21 @@ def predict(
 ) -> None:
     """Segment new images: for each a mask (PNG, class numbers with the class colours as palette) and an overlay."""
     from lovasz.lab.predict import predict_images
+    from lovasz.lab.progress import display
 
-    result = predict_images(
-        images,
-        weights,
-        out,
-        model_name=options.model_name(weights, model),
-        overlays=overlays,
-        opacity=opacity,
-        overwrite=overwrite,
-        device=device,
-        threads=threads,
-    )
+    place = options.use_machine(device, threads)
+    with display(True) as progress:
+        result = predict_images(
+            images,
+            weights,
+            out,
+            model_name=options.model_name(weights, model),
+            overlays=overlays,
+            opacity=opacity,
+            overwrite=overwrite,
+            device=place,
+            progress=progress,
+        )
     console.print_predictions(result)
 
 
@@ -276,4 +283,7 @@ def doctor() -> None:
     """Show versions and devices, which kernel computes the loss for which input and why, and whether each is right."""
     from lovasz.lab.doctor import examine, print_examination
 
-    print_examination(examine())
+    found = examine()
+    print_examination(found)
+    if not found.healthy:
+        raise typer.Exit(1)

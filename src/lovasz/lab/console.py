@@ -9,11 +9,16 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from lovasz.lab.errors import LabError
+
+if TYPE_CHECKING:
+    from lovasz.lab.predict import Predictions
 
 RESUMABLE = ("compare", "train")
 
@@ -74,6 +79,24 @@ def print_comparison(comparison: Mapping[str, Any], report: Path) -> None:
     console = Console(soft_wrap=True)
     console.print(comparison_table(comparison), soft_wrap=False)
     console.print(Text(f"Report: {report}"), highlight=False)
+
+
+def print_predictions(done: Predictions) -> None:
+    """Where the files are and which files have none. Raises LabError naming the images that could not be read."""
+    console = Console(soft_wrap=True)
+    overlays = f" and {len(done.overlays)} overlays" if done.overlays else ""
+    console.print(Text(f"{len(done.masks)} masks{overlays} in {done.out}"), highlight=False)
+    if done.other_files:
+        console.print(Text(f"Left out, no images by their ending: {_first_of(done.other_files)}"), highlight=False)
+    if done.unreadable:
+        reasons = "\n".join(f"  {path}: {reason}" for path, reason in done.unreadable.items())
+        many = "1 image has" if len(done.unreadable) == 1 else f"{len(done.unreadable)} images have"
+        raise LabError(f"{many} no mask, because the file could not be read:\n{reasons}")
+
+
+def _first_of(paths: Sequence[Path], shown: int = 3) -> str:
+    names = ", ".join(path.name for path in paths[:shown])
+    return names + (f" and {len(paths) - shown} more" if len(paths) > shown else "")
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Table:

@@ -272,3 +272,14 @@ def model_name(weights: Path, given: str | None) -> str:
     from lovasz.lab.models import describe_weights
 
     return given or str(describe_weights(weights).get("model_name") or "enet")
+
+
+def use_machine(device: str, threads: int | None) -> Any:
+    """Set torch's threads and return the torch.device that `device` names. Raises LabError where it is not there."""
+    import torch
+
+    from lovasz.lab.environment import resolve_device
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return resolve_device(device)

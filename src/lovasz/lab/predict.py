@@ -1,0 +1,150 @@
+"""Masks and overlays for images that nobody has labelled: what a trained network is for. Apart from evaluation, which
+needs a truth: here images come straight from a person's folder, and every file that goes wrong is named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import Progress
+
+from lovasz.lab.data import IGNORE_INDEX, DatasetInfo
+from lovasz.lab.errors import LabError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+VOID_NAMES = ("unlabelled", "unlabeled", "void", "ignore")  # outputs that some networks have and nobody wants drawn
+
+
+@dataclass
+class Predictions:
+    """What `predict_images` did: the files it wrote, and why each other file of the folder has no mask."""
+
+    out: Path
+    info: DatasetInfo
+    masks: list[Path] = field(default_factory=list)
+    overlays: list[Path] = field(default_factory=list)
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    other_files: list[Path] = field(default_factory=list)
+
+
+def predict_images(
+    images: Path,
+    weights: Path,
+    out: Path,
+    *,
+    model_name: str,
+    overlays: bool = True,
+    opacity: float = 0.5,
+    overwrite: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Predictions:
+    """Write `out`/masks/NAME.png and `out`/overlays/NAME.png for an image or for each image below a folder.
+
+    A mask is an 8-bit palette PNG of the image's size: the pixel is the class number, the palette holds the class
+    colours. `out`/classes.json lists names and colours. Sub-folders are kept. A file's ending is replaced by .png; in a
+    folder where two images would then have one name, all keep their ending (a.jpg.png, a.tif.png).
+    Images are read one by one at full resolution. One that cannot be read is passed over and stands in `unreadable`.
+    Raises LabError before anything is written when there is no image, or when a file to write is there already and
+    `overwrite` is off.
+    """
+    files, other_files = find_images(images, out)
+    root = images if images.is_dir() else images.parent
+    names = output_names([path.relative_to(root) for path in files])
+    folders = ("masks", "overlays") if overlays else ("masks",)
+    if not overwrite:
+        _refuse_existing([out / folder / name for name in names for folder in folders])
+    info = classes_of(weights)
+    network = load_weights(model_name, weights, info.classes).eval().to(device)
+    result = Predictions(out, info, other_files=other_files)
+    _write_classes(out / "classes.json", info, overwrite)
+    task = progress.add_task("predicting", total=len(files), note="") if progress else None
+    for path, name in zip(files, names, strict=True):
+        try:
+            pixels = read_image(path)
+        except (LabError, OSError) as error:
+            result.unreadable[path] = str(error)
+            continue
+        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        labels = predict_labels(network, image, device, info.num_classes)[0].to(torch.uint8).numpy()
+        result.masks.append(_save(_palette_image(labels, info), out / "masks" / name))
+        if overlays:
+            drawn = Image.fromarray(overlay(pixels, labels, info, alpha=opacity))
+            result.overlays.append(_save(drawn, out / "overlays" / name))
+        if progress and task is not None:
+            progress.advance(task)
+    return result
+
+
+def find_images(images: Path, out: Path) -> tuple[list[Path], list[Path]]:
+    """The images at or below a path, in order of their names, and the files that are none. Hidden files and the output
+    folder of an earlier run are left out. Raises LabError when there is no image."""
+    if images.is_file():
+        return [images], []  # a person who names one file means it, whatever its ending
+    if not images.is_dir():
+        raise LabError(f"{images}: there is no such file or folder; give an image or a folder of images.")
+    found = sorted(_files_below(images, skip=out.resolve()))
+    files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise LabError(f"{images}: no image in this folder or below it; expected files such as .jpg, .png or .tif.")
+    return files, [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
+
+
+def _files_below(folder: Path, skip: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder):  # does not follow links, so a link to a parent cannot loop
+        folders[:] = [name for name in folders if not name.startswith(".") and (Path(place) / name).resolve() != skip]
+        yield from (Path(place) / name for name in files if not name.startswith("."))
+
+
+def output_names(paths: Sequence[Path]) -> list[Path]:
+    """Relative image paths to relative PNG paths, all different, also where a file system ignores case."""
+    counts = Counter(_key(path.with_suffix(".png")) for path in paths)
+    crowded = {path.parent for path in paths if counts[_key(path.with_suffix(".png"))] > 1}
+    return [
+        path.with_name(path.name + ".png") if path.parent in crowded else path.with_suffix(".png") for path in paths
+    ]
+
+
+def _key(path: Path) -> str:
+    return str(path).casefold()
+
+
+def classes_of(weights: Path) -> DatasetInfo:
+    """Class names and colours from the JSON beside the weights; colours of the Pascal VOC map where it has none."""
+    description = describe_weights(weights)
+    classes = tuple(str(name) for name in description["classes"])
+    palette = description.get("palette") or voc_palette(len(classes))
+    kept = [i for i, name in enumerate(classes) if name.strip().lower() not in VOID_NAMES]
+    colours = tuple(tuple(int(part) for part in palette[i]) for i in kept)
+    return DatasetInfo(str(description.get("name", "")), tuple(classes[i] for i in kept), colours)
+
+
+def _palette_image(labels: np.ndarray, info: DatasetInfo) -> Image.Image:
+    colours = np.zeros((256, 3), dtype=np.uint8)  # void (255) and unused numbers are black
+    colours[: info.num_classes] = info.palette
+    image = Image.fromarray(labels)
+    image.putpalette(colours.tobytes())
+    return image
+
+
+def _refuse_existing(paths: Sequence[Path]) -> None:
+    existing = [path for path in paths if path.exists()]
+    if existing:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise LabError(f"{existing[0]}{more}: already there; choose another --out, or replace them with --overwrite.")
+
+
+def _save(image: Image.Image, path: Path) -> Path:
+    """Write a PNG so that an interruption leaves no half file under the final name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    image.save(partial, format="PNG")
+    partial.replace(path)
+    return path
