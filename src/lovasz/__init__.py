@@ -1,1 +1,16 @@
-"""lovasz: the IoU loss for segmentation, at the price of cross-entropy."""
+"""lovasz: the IoU loss for segmentation, at the price of cross-entropy. The public names, nothing else."""
+
+from lovasz.functional import lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+from lovasz.modules import LovaszHingeLoss, LovaszSigmoidLoss, LovaszSoftmaxLoss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LovaszHingeLoss",
+    "LovaszSigmoidLoss",
+    "LovaszSoftmaxLoss",
+    "lovasz_extension",
+    "lovasz_hinge",
+    "lovasz_sigmoid",
+    "lovasz_softmax",
+]

@@ -1,0 +1,83 @@
+"""The only place that decides which kernel computes a loss: ``choose``.
+
+Nothing here imports numba or triton before one of them is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+
+from lovasz.validation import require_choice
+
+METHODS = ("binned", "exact")
+IMPLS = ("auto", "torch", "numba", "triton")
+
+# Up to this many errors (pixels times classes) a sort is as quick as bins, and it is exact: see docs/benchmarks.md.
+SMALL = 16384
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which kernel runs: its module name in ``lovasz.kernels``, and why."""
+
+    kernel: str
+    reason: str
+
+
+@functools.cache
+def numba_problem() -> str:
+    """Empty if the Numba kernel can run, else what is missing and the remedy."""
+    if importlib.util.find_spec("numba") is None:
+        return 'numba is not installed; pip install "lovasz[cpu]"'
+    return ""
+
+
+def available() -> dict[str, str]:
+    """Each implementation and what keeps it from running here; an empty string means that it can run."""
+    return {
+        "torch": "",
+        "numba": numba_problem(),
+        "triton": "the Triton kernel is not part of this version; on a GPU the binned kernel in plain torch runs",
+    }
+
+
+def choose(method: str, impl: str, device: torch.device, errors: int) -> Choice:
+    """Pick the kernel for one call.
+
+    Args:
+        method: "exact" sorts, "binned" bins.
+        impl: "auto", or an explicit "torch", "numba" or "triton", which never falls back.
+        device: where the input lies.
+        errors: number of errors to order, pixels times classes.
+
+    Raises:
+        ValueError: unknown name, an impl that cannot do what is asked, or a device it does not serve.
+        ImportError: an impl whose package is not installed.
+    """
+    require_choice("method", method, METHODS)
+    require_choice("impl", impl, IMPLS)
+    if method == "exact":
+        if impl in ("auto", "torch"):
+            return Choice("exact", "method='exact' sorts")
+        raise ValueError(f"impl={impl!r} bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
+    if impl == "triton":
+        raise ImportError(f"impl='triton': {available()['triton']}")
+    if impl == "numba":
+        if device.type != "cpu":
+            raise ValueError(f"impl='numba' needs tensors on the CPU, got {device}; use impl='torch' or 'auto'")
+        if numba_problem():
+            raise ImportError(f"impl='numba': {numba_problem()}")
+        return Choice("cpu", "asked for by impl='numba'")
+    if impl == "torch":
+        return Choice("portable", "asked for by impl='torch'")
+    if errors <= SMALL:
+        return Choice("exact", f"small input ({errors:,} errors, at most {SMALL:,}): a sort is as quick, and exact")
+    if device.type == "cpu" and not numba_problem():
+        return Choice("cpu", "CPU tensors and numba is installed")
+    if device.type == "cpu":
+        return Choice("portable", f"CPU tensors, but {numba_problem()} for the fast kernel")
+    return Choice("portable", f"device {device.type}: bins in plain torch operations")

@@ -1,0 +1,357 @@
+"""DatasetIoU and ImageIoU: the two means that are both called "mIoU", as torchmetrics metrics on integer counts.
+
+Apart from the losses because it needs torchmetrics, which `import lovasz` must not load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+try:
+    from torchmetrics import Metric
+except ImportError as error:
+    raise ImportError(
+        "lovasz.metrics needs torchmetrics, which is not installed. Run: pip install 'lovasz[metrics]'"
+    ) from error
+
+Absent = Literal["exclude", "one"]
+
+# One image's mean IoU is kept as an integer number of these steps, so that sums do not depend on the order of images.
+# 2^36 steps leave room for 2^27 images in an int64 and round one image's IoU by at most 2^-37.
+_STEPS = 2**36
+
+
+def confusion_counts(
+    preds: Tensor,
+    target: Tensor,
+    num_classes: int,
+    *,
+    ignore_index: int | None = None,
+    threshold: float | None = None,
+    per_image: bool = False,
+) -> Tensor:
+    """Count the pixels of every pair (true class, predicted class), in one pass.
+
+    Shapes:
+        target: (N, *spatial), integer or boolean class labels 0..num_classes-1, or ignore_index.
+        preds: one of
+            (N, num_classes, *spatial) floating: logits or probabilities; the class of the largest score is predicted
+            (the first one in a tie);
+            the shape of target, integer or boolean: predicted labels (at void pixels they may be anything);
+            the shape of target, or (N, 1, *spatial), floating, with num_classes=2: scores of the foreground, which is
+            predicted where score > threshold. Give threshold=0.0 for logits and threshold=0.5 for probabilities.
+
+    Returns:
+        int64 (num_classes, num_classes), rows = truth, columns = prediction; (N, num_classes, num_classes) with
+        per_image. Void pixels are in no cell.
+
+    Raises:
+        TypeError: a dtype that cannot be meant.
+        ValueError: wrong shapes, empty input, NaN scores, labels out of range (the message names label and classes).
+    """
+    if target.is_floating_point() or target.is_complex():
+        raise TypeError(f"target must hold integer class labels, got dtype {target.dtype}. Convert with target.long().")
+    if target.numel() == 0 or target.ndim == 0:
+        raise ValueError(f"target must hold pixels in the shape (N, *spatial), got shape {tuple(target.shape)}.")
+    if per_image and target.ndim < 3:
+        raise ValueError(
+            f"a per-image metric needs target (N, H, W), with the images in the first dimension, got {_shape(target)}. "
+            "For one image add the batch dimension: target[None]; for point clouds (N, P) add a last one: target[..., None]."
+        )
+    labels = _predicted_labels(preds, target, num_classes, threshold)  # (N, *spatial) int64
+    truth = target.long()
+    void = torch.zeros_like(truth, dtype=torch.bool) if ignore_index is None else truth == ignore_index
+    truth, labels = truth.masked_fill(void, 0), labels.masked_fill(void, 0)
+    _check_range("target", truth, num_classes, ignore_index)
+    _check_range("preds", labels, num_classes, ignore_index)
+
+    cells = num_classes * num_classes
+    pairs = (
+        truth.mul_(num_classes).add_(labels).masked_fill_(void, cells)
+    )  # void pixels go to one bucket behind the last
+    if not per_image:
+        return torch.bincount(pairs.flatten(), minlength=cells + 1)[:cells].view(num_classes, num_classes)
+    counts = []
+    for part in pairs.flatten(1).split(max(1, 2**22 // cells)):  # few images at a time where classes are many
+        offsets = torch.arange(len(part), device=part.device).unsqueeze(1) * (cells + 1)  # (n, 1)
+        flat = torch.bincount((part + offsets).flatten(), minlength=len(part) * (cells + 1))
+        counts.append(flat.view(len(part), cells + 1)[:, :cells])
+    return torch.cat(counts).view(-1, num_classes, num_classes)  # (N, C, C)
+
+
+def _predicted_labels(preds: Tensor, target: Tensor, num_classes: int, threshold: float | None) -> Tensor:
+    if preds.is_complex():
+        raise TypeError(f"preds must be real scores or integer labels, got dtype {preds.dtype}.")
+    if not preds.is_floating_point():
+        if preds.shape != target.shape:
+            raise ValueError(
+                f"preds of dtype {preds.dtype} are labels and must have target's shape {_shape(target)}, "
+                f"got {_shape(preds)}. Scores of the classes must be floating."
+            )
+        return preds.long()
+    foreground = (target.shape[0], 1, *target.shape[1:])
+    if preds.shape == target.shape or preds.shape == foreground:
+        if num_classes != 2 or threshold is None:
+            raise ValueError(
+                f"preds {_shape(preds)} for target {_shape(target)} are scores of a single foreground class: these need "
+                f"num_classes=2 and a threshold (0.0 for logits, 0.5 for probabilities), got num_classes={num_classes} "
+                f"and threshold={threshold}. Scores of all classes have the shape {_scores_shape(target, num_classes)}."
+            )
+        if torch.isnan(preds).any():
+            raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
+        return (preds > threshold).view(target.shape).long()
+    if preds.shape != (target.shape[0], num_classes, *target.shape[1:]):
+        raise ValueError(
+            f"preds must be scores {_scores_shape(target, num_classes)} or labels {_shape(target)} "
+            f"for target {_shape(target)} and num_classes={num_classes}, got {_shape(preds)}."
+        )
+    scores, labels = preds.max(dim=1)  # NaN wins every comparison, so one look at the maxima finds it
+    if torch.isnan(scores).any():
+        raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
+    return labels
+
+
+def _check_range(name: str, labels: Tensor, num_classes: int, ignore_index: int | None) -> None:
+    lowest, highest = (int(value) for value in torch.aminmax(labels))
+    if lowest < 0 or highest >= num_classes:
+        wrong = lowest if lowest < 0 else highest
+        where = "" if name == "target" else " at a pixel that is not void"
+        raise ValueError(
+            f"{name} holds the label {wrong}{where}, but num_classes={num_classes} allows 0..{num_classes - 1} "
+            f"(ignore_index={ignore_index}). Give the void label as ignore_index, or map the labels first."
+        )
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _scores_shape(target: Tensor, num_classes: int) -> str:
+    return str((target.shape[0], num_classes, *target.shape[1:]))
+
+
+class _ConfusionIoU(Metric):
+    """What the two metrics share: arguments, the IoU of counts, and reading states over all processes."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False  # a batch adds to the counts whatever they are
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+    _counted: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int | None = None,
+        absent: Absent = "exclude",
+        *,
+        classes: Sequence[int] | None = None,
+        threshold: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise ValueError(
+                f"num_classes must be an integer of at least 2, got {num_classes!r}. For one foreground class give "
+                "num_classes=2, classes=[1] (background is class 0)."
+            )
+        if absent not in ("exclude", "one"):
+            raise ValueError(f'absent must be "exclude" or "one" (the paper\'s 0/0 = 1), got {absent!r}.')
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.absent: Absent = absent
+        self.threshold = threshold
+        self._forward_running = False
+        chosen = range(num_classes) if classes is None else [int(label) for label in classes]
+        if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= label < num_classes for label in chosen):
+            raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}.")
+        counted = torch.zeros(num_classes, dtype=torch.bool)
+        counted[list(chosen)] = True
+        if ignore_index is not None and 0 <= ignore_index < num_classes:
+            if classes is not None and ignore_index in chosen:
+                raise ValueError(f"classes contains {ignore_index}, which is also ignore_index.")
+            counted[ignore_index] = False  # it has no true pixel, so its IoU says nothing
+        self.register_buffer("_counted", counted, persistent=False)
+        self._add_states()
+
+    def _add_states(self) -> None:
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a batch and return its own value: NaN for a batch without a valid pixel."""
+        self._forward_running = True
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._forward_running = False
+
+    def _class_iou(self, confusion: Tensor) -> Tensor:
+        """IoU of every class, float64 (..., C), of counts (..., C, C); NaN where the class does not count."""
+        intersection = confusion.diagonal(dim1=-2, dim2=-1)  # (..., C)
+        union = confusion.sum(-1) + confusion.sum(-2) - intersection
+        iou = intersection.double() / union.double()  # 0/0 is NaN
+        if self.absent == "one":
+            iou = iou.masked_fill(union == 0, 1.0)
+        return iou.masked_fill(~self._counted, torch.nan)
+
+    def _no_pixels(self) -> Tensor:
+        if self._forward_running:
+            return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
+        raise ValueError(
+            f"{type(self).__name__} has no valid pixel to score: update() was not called, or every pixel of every "
+            f"target was ignore_index={self.ignore_index}."
+        )
+
+
+class DatasetIoU(_ConfusionIoU):
+    """Intersection over union of every class, over all pixels of all images together, and its mean (dataset-mIoU).
+
+    With n[t, p] the number of valid pixels of true class t predicted as p, summed over every update and process,
+
+        IoU_c = n[c, c] / (sum_p n[c, p] + sum_t n[t, c] - n[c, c])        compute() = mean of IoU_c over the classes
+
+    (Eq. 3 of Berman et al. 2018 on the concatenation of all images; the measure of the Pascal VOC and Cityscapes
+    benchmarks.) Counts are int64 and processes add them up, so the distributed result equals that of one process
+    exactly. `confusion` holds this process's counts, int64 (C, C), rows = truth.
+
+    A class is *absent* when its union is empty: no valid pixel of the data has it as truth or as prediction. A class
+    that is never true but sometimes predicted is not absent, its IoU is 0.
+
+    Args:
+        num_classes: number of classes C, at least 2.
+        ignore_index: void label; pixels with this target count nowhere. Any integer, also a negative one. If it is one
+            of 0..C-1, that class is left out of the result (predicting it at a valid pixel is still a mistake).
+        absent: "exclude" leaves absent classes out of the mean (NaN in per_class()), as benchmarks do, because a class
+            that the data do not contain should not raise the score; "one" counts them as 1, the convention 0/0 = 1 of Eq. 3.
+        classes: the classes to report; all by default. `num_classes=2, classes=[1]` is the IoU of the foreground.
+        threshold: with num_classes=2 and scores of the foreground alone, see `confusion_counts`.
+        kwargs: those of torchmetrics.Metric.
+
+    Raises:
+        ValueError, TypeError: from update(), as in `confusion_counts`; from compute() when there was no valid pixel
+            (forward() gives NaN for such a batch).
+
+    Not the same as torchmetrics.segmentation.MeanIoU, which is a per-image mean (see ImageIoU). The same as
+    torchmetrics.JaccardIndex(task="multiclass", average="macro") up to its float32 arithmetic; its average="none" gives 0
+    for absent classes, where this gives NaN or 1.
+
+    >>> metric = DatasetIoU(3, ignore_index=255)
+    >>> metric.update(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 255]]))
+    >>> metric.per_class()
+    tensor([1., 1., nan], dtype=torch.float64)
+    >>> metric.compute()
+    tensor(1., dtype=torch.float64)
+    """
+
+    confusion: Tensor
+
+    def _add_states(self) -> None:
+        counts = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        self.add_state("confusion", default=counts, dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch; shapes and errors as in `confusion_counts`."""
+        self.confusion += confusion_counts(
+            preds, target, self.num_classes, ignore_index=self.ignore_index, threshold=self.threshold
+        )
+
+    def compute(self) -> Tensor:
+        """Mean IoU over the classes, float64 scalar in [0, 1]."""
+        if not self.confusion.any():
+            return self._no_pixels()
+        return self._class_iou(self.confusion).nanmean()
+
+    def per_class(self) -> Tensor:
+        """IoU of every class, float64 (C,), NaN where a class is left out. All processes must call it together."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+            return self._class_iou(self.confusion)
+
+    def pixel_accuracy(self) -> Tensor:
+        """Share of the valid pixels predicted right, float64 scalar. All processes must call it together."""
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+            if not self.confusion.any():
+                return self._no_pixels()
+            return self.confusion.diagonal().sum().double() / self.confusion.sum().double()
+
+
+class ImageIoU(_ConfusionIoU):
+    """Mean over images of each image's own mean IoU (image-mIoU): small objects and rare classes weigh like large ones.
+
+    With IoU_c(i) the IoU of class c over the valid pixels of image i alone (Eq. 3 of Berman et al. 2018),
+
+        compute() = mean over images i of ( mean over classes c of IoU_c(i) )
+        per_class()[c] = mean over images i of IoU_c(i)
+
+    A class is *absent from an image* when its union there is empty: no valid pixel of the image has it as truth or as
+    prediction. With absent="exclude" it is left out of that image's mean (and that image out of the class's mean); with
+    "one" it counts as 1, the convention 0/0 = 1 of Eq. 3, which lifts the score where there are many classes: one image of
+    VOC shows 2 or 3 of 21. Images whose pixels are all void, or which show none of `classes`, are left out.
+    `num_classes=2, classes=[1], absent="one"` is `iou_binary` of the authors' code (divided by 100).
+
+    Arguments, errors and shapes as in DatasetIoU, with the images always in the first of at least three dimensions of
+    target. Each image's IoU is rounded to a multiple of 2^-36 and summed in int64 with integer counts of images, so that the
+    result depends neither on the order of the images nor on how processes share them.
+
+    torchmetrics.segmentation.MeanIoU is a per-image mean too, despite its plain name: as of release 1.9 it averages the
+    IoU over all pairs (image, class) at once, so that an image with many classes weighs more, and knows no ignore_index; with
+    per_class=True it is per_class() here. The two means can lie far apart for the same predictions: report which one it is.
+
+    >>> metric = ImageIoU(2)
+    >>> target = torch.tensor([[[0, 0, 0, 0]], [[0, 0, 0, 1]]])
+    >>> preds = torch.tensor([[[0, 0, 0, 0]], [[0, 0, 1, 1]]])
+    >>> round(float(metric(preds, target)), 6)  # (1 + (2/3 + 1/2) / 2) / 2
+    0.791667
+    """
+
+    image_steps: Tensor
+    image_count: Tensor
+    class_steps: Tensor
+    class_count: Tensor
+
+    def _add_states(self) -> None:
+        self.add_state("image_steps", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("image_count", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("class_steps", default=torch.zeros(self.num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("class_count", default=torch.zeros(self.num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch of images; shapes and errors as in `confusion_counts`, target at least (N, H, W)."""
+        confusion = confusion_counts(
+            preds,
+            target,
+            self.num_classes,
+            ignore_index=self.ignore_index,
+            threshold=self.threshold,
+            per_image=True,
+        )
+        iou = self._class_iou(confusion)  # (N, C)
+        iou = iou.masked_fill(~confusion.any(-1).any(-1)[:, None], torch.nan)  # all void: no score, also under "one"
+        mean = iou.nanmean(1)  # (N,)
+        self.image_steps += _steps(mean).sum()
+        self.image_count += (~mean.isnan()).sum()
+        self.class_steps += _steps(iou).sum(0)
+        self.class_count += (~iou.isnan()).sum(0)
+
+    def compute(self) -> Tensor:
+        """Mean over the images of their mean IoU, float64 scalar in [0, 1]."""
+        if self.image_count == 0:
+            return self._no_pixels()
+        return self.image_steps.double() / self.image_count.double() / _STEPS
+
+    def per_class(self) -> Tensor:
+        """Mean over the images of each class's IoU, float64 (C,), NaN for a class left out of every image.
+
+        All processes must call it together.
+        """
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+            return self.class_steps.double() / self.class_count.double() / _STEPS
+
+
+def _steps(iou: Tensor) -> Tensor:
+    """IoU as an integer number of steps; 0 where it is NaN."""
+    return (iou.nan_to_num(0.0) * _STEPS).round().long()

@@ -1,0 +1,123 @@
+"""Losses on sets of mispredicted pixels, as functions of counts, and the trial whether one is submodular."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SetFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def jaccard(false_negatives: Tensor, false_positives: Tensor, foreground: Tensor) -> Tensor:
+    """One minus the IoU, ``(fn + fp) / (n + fp)``, and 0 for 0/0 (Eq. 3 and 6)."""
+    return (false_negatives + false_positives) / (foreground + false_positives).clamp(min=1)
+
+
+def dice(false_negatives: Tensor, false_positives: Tensor, foreground: Tensor) -> Tensor:
+    """One minus the Dice score, ``(fn + fp) / (2 n - fn + fp)``. It is not submodular: the extension is not convex."""
+    return (false_negatives + false_positives) / (2 * foreground - false_negatives + false_positives).clamp(min=1)
+
+
+def hamming(pixels: int) -> SetFunction:
+    """The share of wrong pixels, ``(fn + fp) / pixels``, for a ground set of that many pixels."""
+
+    def function(false_negatives: Tensor, false_positives: Tensor, foreground: Tensor) -> Tensor:
+        return (false_negatives + false_positives) / pixels
+
+    return function
+
+
+def resolve(set_function: str | SetFunction, pixels: int) -> SetFunction | None:
+    """The function behind a name, checked to be 0 where nothing is wrong; None stands for the closed form of Jaccard."""
+    if isinstance(set_function, str):
+        if set_function == "jaccard":
+            return None
+        if set_function == "hamming":
+            return hamming(pixels)
+        raise ValueError(f'set_function must be "jaccard", "hamming" or a function of counts, got {set_function!r}')
+    if not callable(set_function):
+        raise TypeError(f"set_function must be a name or a function of counts, got {type(set_function).__name__}")
+    foreground = torch.arange(3, dtype=torch.float64)
+    at_zero = set_function(torch.zeros_like(foreground), torch.zeros_like(foreground), foreground)
+    if not isinstance(at_zero, Tensor) or at_zero.shape != foreground.shape:
+        raise TypeError("set_function must return a tensor of the shape of its arguments, elementwise in the counts")
+    if not torch.equal(at_zero.double(), torch.zeros_like(foreground)):
+        raise ValueError(
+            f"set_function must be 0 without errors, f(0, 0, n) = 0; got {at_zero.tolist()} at n = 0, 1, 2"
+        )
+    return set_function
+
+
+@dataclass(frozen=True)
+class Violation:
+    """Where a set function is not submodular: one more wrong pixel costs more after another pixel went wrong than before.
+
+    Attributes:
+        foreground, background: pixels of each kind in the ground set.
+        false_negatives, false_positives: the errors already made.
+        pair: the two further pixels, each "foreground" or "background".
+        gain_alone, gain_after: the cost of the first of them before and after the second went wrong.
+    """
+
+    foreground: int
+    background: int
+    false_negatives: int
+    false_positives: int
+    pair: tuple[str, str]
+    gain_alone: float
+    gain_after: float
+
+
+def find_violation(
+    set_function: str | SetFunction, *, max_pixels: int = 8, tolerance: float = 1e-12
+) -> Violation | None:
+    """Try whether a set function is submodular (Definition 1), on all ground sets of up to ``max_pixels`` pixels.
+
+    A function of counts is submodular on a ground set exactly if for every state and every two further pixels u and v
+    ``f(M + u) + f(M + v) >= f(M + u + v) + f(M)``. Since only counts matter, all states can be tried.
+
+    Returns:
+        None if no violation was found, else the first one. None is a proof for these sizes only.
+
+    Example:
+        >>> find_violation("jaccard") is None
+        True
+        >>> find_violation(dice) is None
+        False
+    """
+    if max_pixels < 2:
+        raise ValueError(f"max_pixels must be at least 2, a violation needs two pixels; got {max_pixels}")
+    for pixels in range(2, max_pixels + 1):
+        function = resolve(set_function, pixels) or jaccard
+        for foreground in range(pixels + 1):
+            violation = _violation_on(function, foreground, pixels - foreground, tolerance)
+            if violation is not None:
+                return violation
+    return None
+
+
+def _violation_on(function: SetFunction, foreground: int, background: int, tolerance: float) -> Violation | None:
+    missed, alarms = torch.meshgrid(
+        torch.arange(foreground + 1, dtype=torch.float64),
+        torch.arange(background + 1, dtype=torch.float64),
+        indexing="ij",
+    )
+    values = function(missed, alarms, torch.full_like(missed, foreground))  # (n + 1, b + 1)
+    steps = {"foreground": (1, 0), "background": (0, 1)}
+    for first, second in (("foreground", "foreground"), ("foreground", "background"), ("background", "background")):
+        (a, b), (c, d) = steps[first], steps[second]
+        for k in range(foreground + 1 - a - c):
+            for j in range(background + 1 - b - d):
+                alone = float(values[k + a, j + b] - values[k, j])
+                after = float(values[k + a + c, j + b + d] - values[k + c, j + d])
+                if after > alone + tolerance:
+                    return Violation(foreground, background, k, j, (first, second), alone, after)
+    return None
+
+
+def is_submodular(set_function: str | SetFunction, *, max_pixels: int = 8) -> bool:
+    """Whether no violation of submodularity is found on ground sets of up to ``max_pixels`` pixels."""
+    return find_violation(set_function, max_pixels=max_pixels) is None

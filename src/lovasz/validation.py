@@ -1,0 +1,184 @@
+"""Every check of the losses' arguments and its message: what came, what was expected, and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Classes = str | Sequence[int]
+
+
+def shape(tensor: Tensor) -> str:
+    """``(2, 21, 64, 64)``: a shape as people write it."""
+    return str(tuple(tensor.shape))
+
+
+def require_float(name: str, tensor: Any) -> None:
+    """Raise TypeError unless ``tensor`` is a floating tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}; wrap it with torch.as_tensor")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name} must be floating-point, got {tensor.dtype}; convert it with {name}.float()")
+
+
+def require_labels(name: str, tensor: Any) -> None:
+    """Raise TypeError unless ``tensor`` holds integers or booleans."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}; wrap it with torch.as_tensor")
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise TypeError(f"{name} must hold integer labels, got {tensor.dtype}; convert it with {name}.long()")
+
+
+def require_same_device(input: Tensor, target: Tensor) -> None:
+    """Raise ValueError if the two tensors lie on different devices."""
+    if input.device != target.device:
+        raise ValueError(f"input is on {input.device} but target is on {target.device}; move one with .to(device)")
+
+
+def require_not_empty(input: Tensor) -> None:
+    """Raise ValueError for a tensor without elements: there is no mean over nothing."""
+    if input.numel() == 0:
+        raise ValueError(f"input is empty, shape {shape(input)}: a loss needs at least one pixel; skip empty batches")
+
+
+def check_multiclass_shapes(input: Tensor, target: Tensor, per_image: bool) -> None:
+    """Check ``(N, C, *spatial)`` or ``(P, C)`` against ``(N, *spatial)`` or ``(P,)``, as in F.cross_entropy."""
+    if input.dim() < 2:
+        raise ValueError(f"input must be (N, C, *spatial) or (P, C), got shape {shape(input)}")
+    expected = (input.shape[0], *input.shape[2:])
+    if tuple(target.shape) != expected:
+        hint = ""
+        if tuple(target.shape) == (input.shape[0], 1, *input.shape[2:]):
+            hint = "; drop the channel with target.squeeze(1)"
+        elif target.shape == input.shape:
+            hint = "; class indices are expected, not one-hot: use target.argmax(1)"
+        elif input.dim() == 4 and tuple(target.shape) == tuple(input.shape[:3]):
+            hint = "; input looks channels-last, bring classes to dimension 1 with input.permute(0, 3, 1, 2)"
+        raise ValueError(
+            f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}{hint}",
+        )
+    require_not_empty(input)
+    if input.shape[1] == 1:
+        raise ValueError(
+            f"input has one channel, shape {shape(input)}: a softmax over one class is constant; "
+            "use lovasz_sigmoid or lovasz_hinge for foreground against background",
+        )
+    if per_image and input.dim() == 2:
+        raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {shape(input)}")
+
+
+def check_binary_shapes(input: Tensor, target: Tensor) -> None:
+    """Check ``(P,)``, ``(N, *spatial)`` or ``(N, 1, *spatial)``; the target may drop or keep the single channel."""
+    if input.dim() == 0:
+        raise ValueError("input must be (N, *spatial), (N, 1, *spatial) or (P,), got a scalar")
+    shapes = {tuple(input.shape)}
+    if input.dim() > 2 and input.shape[1] == 1:
+        shapes.add((input.shape[0], *input.shape[2:]))
+    if tuple(target.shape) not in shapes:
+        expected = " or ".join(str(s) for s in sorted(shapes, key=len))
+        raise ValueError(f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}")
+    require_not_empty(input)
+    if input.dim() >= 4 and input.shape[1] > 1:
+        raise ValueError(
+            f"input {shape(input)} is ambiguous for a binary loss: for one label per channel use "
+            "lovasz_sigmoid(..., multilabel=True), for volumes add a channel with input.unsqueeze(1)",
+        )
+
+
+def check_multilabel_shapes(input: Tensor, target: Tensor) -> None:
+    """Check ``(N, C, *spatial)`` or ``(P, C)`` for both tensors."""
+    if input.dim() < 2:
+        raise ValueError(f"input must be (N, C, *spatial) or (P, C) for multilabel=True, got shape {shape(input)}")
+    if target.shape != input.shape:
+        raise ValueError(
+            f"target must have the shape of input {shape(input)} for multilabel=True, got {shape(target)}; "
+            "each channel is its own 0/1 mask",
+        )
+    require_not_empty(input)
+
+
+def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
+    """Turn ``classes`` into (only those present, chosen indices or None for every class)."""
+    if isinstance(classes, str):
+        if classes not in ("present", "all"):
+            raise ValueError(f'classes must be "present", "all" or a list of class indices, got {classes!r}')
+        return classes == "present", None
+    try:
+        chosen = tuple(int(c) for c in classes)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f'classes must be "present", "all" or a list of class indices, got {classes!r}',
+        ) from None
+    if not chosen:
+        raise ValueError("classes is an empty list; name at least one class")
+    for c in chosen:
+        if not 0 <= c < num_classes:
+            raise ValueError(f"classes names class {c}, but input has {num_classes} classes (0 to {num_classes - 1})")
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"classes names a class twice: {list(chosen)}")
+    return False, chosen
+
+
+def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, like: Tensor) -> Tensor | None:
+    """Class weights as a float tensor of length ``num_classes`` on the input's device."""
+    if weight is None:
+        return None
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    values = torch.as_tensor(weight, dtype=dtype, device=like.device)
+    if tuple(values.shape) != (num_classes,):
+        raise ValueError(f"weight must have shape ({num_classes},), one weight per class, got {shape(values)}")
+    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+        bad = ~(torch.isfinite(values) & (values >= 0))
+        if bool(bad.any()):
+            raise ValueError(f"weight must be finite and not negative, got {values.tolist()}")
+    return values
+
+
+def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
+    """Raise ValueError naming a label outside ``0..num_classes-1``; on an accelerator the check does not wait for it."""
+    if target.dtype == torch.bool and num_classes >= 2:
+        return
+    wrong = (target < 0) | (target >= num_classes)
+    if ignore_index is not None:
+        wrong = wrong & (target != ignore_index)
+    if torch.compiler.is_compiling() or target.device.type != "cpu":
+        torch._assert_async(~wrong.any(), f"target holds a label outside 0..{num_classes - 1}")
+    elif bool(wrong.any()):
+        raise label_error(int(target[wrong][0]), num_classes)
+
+
+def label_error(label: int, num_classes: int) -> ValueError:
+    """The error for a label beyond the classes."""
+    what = "0 or 1" if num_classes == 2 else f"0 to {num_classes - 1}"
+    return ValueError(
+        f"target holds the label {label}, but there are {num_classes} classes (labels {what}); "
+        f"if {label} marks void pixels pass ignore_index={label}",
+    )
+
+
+def check_probabilities(input: Tensor) -> None:
+    """Raise ValueError if values lie outside [0, 1]; NaN passes and propagates. Does not wait for an accelerator."""
+    wrong = (input < 0) | (input > 1)
+    if torch.compiler.is_compiling() or input.device.type != "cpu":
+        torch._assert_async(~wrong.any(), "input holds values outside [0, 1] though from_logits=False")
+    elif bool(wrong.any()):
+        value = float(input.detach()[wrong][0])
+        raise ValueError(
+            f"input holds {value:g} though from_logits=False promises probabilities in [0, 1]; "
+            "pass logits with from_logits=True, or apply softmax or sigmoid first",
+        )
+
+
+def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_ignore_index(ignore_index: Any) -> None:
+    """Raise TypeError unless ``ignore_index`` is None or an integer."""
+    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+        raise TypeError(f"ignore_index must be an integer or None, got {ignore_index!r}")
