@@ -60,7 +60,7 @@ def confusion_counts(
     if per_image and target.ndim < 3:
         raise ValueError(
             f"a per-image metric needs target (N, H, W), with the images in the first dimension, got {_shape(target)}. "
-            "For one image add the batch dimension: target[None]; for point clouds (N, P) add a last one: target[..., None]."
+            "For one image add the batch dimension, target[None]; for point clouds (N, P) a last one, target[..., None]."
         )
     labels = _predicted_labels(preds, target, num_classes, threshold)  # (N, *spatial) int64
     truth = target.long()
@@ -97,9 +97,9 @@ def _predicted_labels(preds: Tensor, target: Tensor, num_classes: int, threshold
     if preds.shape == target.shape or preds.shape == foreground:
         if num_classes != 2 or threshold is None:
             raise ValueError(
-                f"preds {_shape(preds)} for target {_shape(target)} are scores of a single foreground class: these need "
-                f"num_classes=2 and a threshold (0.0 for logits, 0.5 for probabilities), got num_classes={num_classes} "
-                f"and threshold={threshold}. Scores of all classes have the shape {_scores_shape(target, num_classes)}."
+                f"preds {_shape(preds)} for target {_shape(target)} are scores of a single foreground class: these "
+                f"need num_classes=2 and a threshold (0.0 for logits, 0.5 for probabilities), got "
+                f"num_classes={num_classes} and threshold={threshold}. Scores of all classes have the shape {_scores_shape(target, num_classes)}."
             )
         if torch.isnan(preds).any():
             raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
@@ -227,7 +227,8 @@ class DatasetIoU(_ConfusionIoU):
         ignore_index: void label; pixels with this target count nowhere. Any integer, also a negative one. If it is one
             of 0..C-1, that class is left out of the result (predicting it at a valid pixel is still a mistake).
         absent: "exclude" leaves absent classes out of the mean (NaN in per_class()), as benchmarks do, because a class
-            that the data do not contain should not raise the score; "one" counts them as 1, the convention 0/0 = 1 of Eq. 3.
+            that the data do not contain should not raise the score; "one" counts them as 1, the convention 0/0 = 1 of
+            Eq. 3.
         classes: the classes to report; all by default. `num_classes=2, classes=[1]` is the IoU of the foreground.
         threshold: with num_classes=2 and scores of the foreground alone, see `confusion_counts`.
         kwargs: those of torchmetrics.Metric.
@@ -237,8 +238,8 @@ class DatasetIoU(_ConfusionIoU):
             (forward() gives NaN for such a batch).
 
     Not the same as torchmetrics.segmentation.MeanIoU, which is a per-image mean (see ImageIoU). The same as
-    torchmetrics.JaccardIndex(task="multiclass", average="macro") up to its float32 arithmetic; its average="none" gives 0
-    for absent classes, where this gives NaN or 1.
+    torchmetrics.JaccardIndex(task="multiclass", average="macro") up to its float32 arithmetic; its average="none"
+    gives 0 for absent classes, where this gives NaN or 1.
 
     >>> metric = DatasetIoU(3, ignore_index=255)
     >>> metric.update(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 0, 1, 255]]))
@@ -288,18 +289,19 @@ class ImageIoU(_ConfusionIoU):
         per_class()[c] = mean over images i of IoU_c(i)
 
     A class is *absent from an image* when its union there is empty: no valid pixel of the image has it as truth or as
-    prediction. With absent="exclude" it is left out of that image's mean (and that image out of the class's mean); with
-    "one" it counts as 1, the convention 0/0 = 1 of Eq. 3, which lifts the score where there are many classes: one image of
-    VOC shows 2 or 3 of 21. Images whose pixels are all void, or which show none of `classes`, are left out.
+    prediction. With absent="exclude" it is left out of that image's mean (and that image out of the class's mean);
+    with "one" it counts as 1, the convention 0/0 = 1 of Eq. 3, which lifts the score where there are many classes: an
+    image of VOC shows 2 or 3 of 21. Images whose pixels are all void, or which show none of `classes`, are left out.
     `num_classes=2, classes=[1], absent="one"` is `iou_binary` of the authors' code (divided by 100).
 
     Arguments, errors and shapes as in DatasetIoU, with the images always in the first of at least three dimensions of
-    target. Each image's IoU is rounded to a multiple of 2^-36 and summed in int64 with integer counts of images, so that the
-    result depends neither on the order of the images nor on how processes share them.
+    target. Each image's IoU is rounded to a multiple of 2^-36 and summed in int64, next to integer counts of images:
+    the result depends neither on the order of the images nor on how processes share them.
 
     torchmetrics.segmentation.MeanIoU is a per-image mean too, despite its plain name: as of release 1.9 it averages the
-    IoU over all pairs (image, class) at once, so that an image with many classes weighs more, and knows no ignore_index; with
-    per_class=True it is per_class() here. The two means can lie far apart for the same predictions: report which one it is.
+    IoU over all pairs (image, class) at once, so that an image with many classes weighs more, and has no ignore_index;
+    with per_class=True it is per_class() here. The two means of one set of predictions can lie far apart: report which
+    one it is.
 
     >>> metric = ImageIoU(2)
     >>> target = torch.tensor([[[0, 0, 0, 0]], [[0, 0, 0, 1]]])
