@@ -9,7 +9,7 @@ INSTALL = 'pip install "lovasz[lab]"'
 
 
 def main() -> None:
-    """Run the `lovasz` command line with `sys.argv`; always ends by SystemExit (0 done, 2 bad input, 130 interrupted)."""
+    """Run the `lovasz` command line with `sys.argv`; ends by SystemExit: 0 done, 2 bad input, 130 interrupted."""
     try:
         from lovasz.lab.commands import app
 

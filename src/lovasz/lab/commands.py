@@ -42,7 +42,7 @@ def _examples(command: str) -> str:
 
 
 class _Group(TyperGroup):
-    """Turns the lab's errors and an interruption into one paragraph and an exit code, for every command at one place."""
+    """Turns the lab's errors and an interruption into one paragraph and an exit code, for all commands at one place."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -84,7 +84,7 @@ def lovasz(
     context: typer.Context,
     _: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
 ) -> None:
-    """Train segmentation networks for the IoU they are judged by: compare losses, look at the result, use the network."""
+    """Train segmentation networks for the IoU they are judged by: compare losses, look, use the network."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -120,7 +120,7 @@ def compare(
     examples: options.ExampleImages = 6,
     open_report: options.OpenReport = False,
 ) -> None:
-    """Train one network with several losses, from one start and under one budget, and report which gives the better IoU.
+    """Train one network with several losses, from one start, under one budget, and report which gives the better IoU.
 
     Writes comparison.json, report.html (one file, no network needed), and each run's weights and curves.
     """
@@ -180,11 +180,15 @@ def train(
     run = _run_config(locals(), loss=loss, seed=seed, out=str(folder))
     from lovasz.lab.training import train as run_training
 
-    run_training(run, resume=resume)
+    path = run_training(run, resume=resume)
+    scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+    for split in [name for name in ("val", "test") if scores[name]]:
+        console.print_scores(scores[split], f"{loss}, {split}")
+    typer.echo(f"Weights: {path.with_name('model.safetensors')}")
 
 
 def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
-    """The run that the options of `compare` and `train` describe; from scratch and with --weights have other defaults."""
+    """The run that the options of `compare` and `train` describe; defaults differ with and without --weights."""
     weights: Path | None = given["weights"]
     epochs = given["epochs"]
     if epochs is None:
@@ -221,7 +225,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print JSON (fractions, not per cent).", rich_help_panel=options.OUTPUT)
     ] = False,
 ) -> None:
-    """Score trained weights on a split at full resolution: mean IoU, per-image IoU, pixel accuracy, IoU of each class."""
+    """Score trained weights at full resolution: mean IoU, per-image IoU, pixel accuracy, IoU of each class."""
     from lovasz.lab.data import open_dataset
     from lovasz.lab.evaluation import evaluate as run_evaluation
     from lovasz.lab.models import load_weights

@@ -1,5 +1,5 @@
-"""What the commands print on the terminal: errors, score tables, the table of a comparison. Apart from the commands, so
-that these are read from plain dicts and tested without training anything. No colours when the output is not a terminal."""
+"""What the commands print on the terminal: errors, score tables, the table of a comparison. Apart from the commands,
+so that these are read from plain dicts and tested without training anything. No colours where there is no terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -50,34 +51,42 @@ def percent(value: float | None, spread: float | None = None) -> str:
     return text if spread is None else f"{text} ± {100 * spread:.1f}"
 
 
+def new_table(title: str, *columns: str) -> Table:
+    """The one look of all tables: no frame, title at the left; a title is plain text (it may hold brackets)."""
+    return Table(*columns, title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+
+
 def scores_tables(scores: Mapping[str, Any], title: str) -> list[Table]:
     """The totals, then the IoU of each class, from the JSON form of `Scores` (fractions in [0, 1])."""
-    totals = Table(title=title, title_justify="left")
+    totals = new_table(title)
     totals.add_column("score")
-    totals.add_column("%", justify="right")
+    totals.add_column("%", justify="right", no_wrap=True)
     for name, key in (
         ("mean IoU over the data set", "dataset_miou"),
         ("mean IoU per image", "image_miou"),
         ("pixel accuracy", "pixel_accuracy"),
     ):
         totals.add_row(name, percent(scores[key]))
-    classes = Table(title="IoU per class", title_justify="left")
+    classes = new_table("IoU per class")
     classes.add_column("class", overflow="fold")
-    classes.add_column("%", justify="right")
+    classes.add_column("%", justify="right", no_wrap=True)
     for name, value in scores["per_class_iou"].items():
         classes.add_row(Text(name), percent(value))
     return [totals, classes]
 
 
 def print_scores(scores: Mapping[str, Any], title: str) -> None:
+    """Print both tables of `scores_tables`."""
+    console = Console()
     for table in scores_tables(scores, title):
-        Console().print(table)
+        console.print(table)
+        console.print()
 
 
 def print_comparison(comparison: Mapping[str, Any], report: Path) -> None:
     """The table, and where the page is."""
     console = Console(soft_wrap=True)
-    console.print(comparison_table(comparison), soft_wrap=False)
+    console.print(comparison_table(comparison, console.width), soft_wrap=False)
     console.print(Text(f"Report: {report}"), highlight=False)
 
 
@@ -99,20 +108,24 @@ def _first_of(paths: Sequence[Path], shown: int = 3) -> str:
     return names + (f" and {len(paths) - shown} more" if len(paths) > shown else "")
 
 
-def comparison_table(comparison: Mapping[str, Any]) -> Table:
-    """One row per loss from comparison.json: mean over seeds, ± standard deviation where there are several; best in bold."""
-    with_test = any(run["scores"].get("test") for run in comparison["runs"])
-    columns = [("val", "dataset_miou", "val mIoU %"), ("val", "pixel_accuracy", "val pixel acc. %")]
-    columns[1:1] = [("val", "image_miou", "val image mIoU %")]
-    if with_test:
-        columns.insert(0, ("test", "dataset_miou", "test mIoU %"))
-    data = comparison["dataset"]["name"]
-    table = Table(title=f"{data}, {comparison['model']}", title_justify="left")
+def comparison_table(comparison: Mapping[str, Any], width: int = 120) -> Table:
+    """One row per loss of comparison.json: mean over seeds, ± standard deviation where there are several; best bold.
+
+    What does not fit a narrow terminal is left out, the mean IoU last of all; the report has everything.
+    """
+    columns = [("val", "dataset_miou", "val mIoU")]
+    if any(run["scores"].get("test") for run in comparison["runs"]):
+        columns.insert(0, ("test", "dataset_miou", "test mIoU"))
+    if width >= 90:
+        columns += [("val", "image_miou", "val image mIoU"), ("val", "pixel_accuracy", "val pixel acc.")]
+    table = new_table(f"{comparison['dataset']['name']}, {comparison['model']}: scores in %")
     table.add_column("loss", overflow="fold")
-    table.add_column("seeds", justify="right")
+    if width >= 60:
+        table.add_column("seeds", justify="right")
     for _, _, title in columns:
-        table.add_column(title, justify="right")
-    table.add_column("s/step", justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
+    if width >= 60:
+        table.add_column("s/step", justify="right")
 
     rows: list[tuple[str, int, list[tuple[float | None, float | None]], str]] = []
     initial = comparison.get("initial")
@@ -132,7 +145,8 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
             Text(percent(*cell), style="bold green" if seeds and cell[0] == best[column] else "")
             for column, cell in enumerate(cells)
         ]
-        table.add_row(Text(loss), str(seeds) if seeds else "", *texts, speed)
+        row = [Text(loss), str(seeds) if seeds else "", *texts, speed]
+        table.add_row(*(row if width >= 60 else [row[0], *texts]))
     return table
 
 

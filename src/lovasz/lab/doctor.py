@@ -3,6 +3,7 @@ input and why, and whether each kernel gives the right answer here. Works with t
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Iterator
@@ -11,11 +12,11 @@ from importlib import metadata
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lovasz import kernels
 from lovasz.functional import lovasz_softmax
+from lovasz.lab.console import new_table
 from lovasz.lab.environment import describe_environment
 
 PACKAGES = {  # package: (what for, how to get it)
@@ -32,8 +33,7 @@ PACKAGES = {  # package: (what for, how to get it)
     "safetensors": ("weights", 'pip install "lovasz[lab]"'),
     "pillow": ("images", 'pip install "lovasz[lab]"'),
 }
-SMALL, LARGE = (2, 5, 16, 16), (2, 21, 256, 256)
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+SMALL, LARGE = (2, 5, 32, 32), (4, 21, 512, 512)
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3  # relative; what the binned kernels promise against the exact one
 
 
@@ -111,18 +111,12 @@ def _version(package: str) -> str | None:
 
 
 def _choices(found: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(input, kernel, reason) for the default method, data types that are treated alike in one row."""
-    for device in [name for name in found if name in ("cpu", "cuda:0", "mps")]:
-        for shape, size in ((SMALL, "small"), (LARGE, "large")):
-            alike: dict[tuple[str, str], list[str]] = {}
-            for dtype in DTYPES:
-                if device == "mps" and dtype is torch.float64:
-                    continue  # MPS has no float64
-                choice = kernels.choose("binned", "auto", torch.empty(shape, dtype=dtype, device=device))
-                alike.setdefault((choice.impl, choice.reason), []).append(str(dtype).removeprefix("torch."))
-            pixels = shape[0] * shape[2] * shape[3]
-            for (impl, reason), dtypes in alike.items():
-                yield f"{device}, {', '.join(dtypes)}, {size} ({pixels} pixels)", impl, reason
+    """(input, kernel, reason) for the default method. The kernel does not depend on the floating-point type."""
+    for device in ("cpu", "cuda", "mps"):
+        here = "" if any(name.startswith(device) for name in found) else " (none here)"
+        for size, shape in (("small", SMALL), ("large", LARGE)):
+            choice = kernels.choose("binned", "auto", torch.device(device), math.prod(shape))
+            yield f"{device}{here}, {size}: {' x '.join(map(str, shape))}", choice.kernel, choice.reason
 
 
 def _usable(found: Examination) -> Iterator[tuple[str, str]]:
@@ -137,8 +131,8 @@ def _usable(found: Examination) -> Iterator[tuple[str, str]]:
 
 def _check(impl: str, device: str) -> Check:
     generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(LARGE[0], LARGE[1], 64, 64, generator=generator)
-    target = torch.randint(LARGE[1], (LARGE[0], 64, 64), generator=generator)
+    logits = 3 * torch.randn(2, 21, 64, 64, generator=generator)
+    target = torch.randint(21, (2, 64, 64), generator=generator)
     target[:, :4] = 255  # void
     try:
         loss, gradient = _loss_and_gradient(logits.double(), target, method="exact", impl="torch")
@@ -174,22 +168,22 @@ def _remedies(found: Examination) -> Iterator[str]:
 def print_examination(found: Examination, console: Console | None = None) -> None:
     """The examination as tables, remedies last."""
     console = console or Console()
-    versions = Table("package", "version", "for", title="Versions", title_justify="left")
+    versions = new_table("Versions", "package", "version", "for")
     versions.add_row("python", platform.python_version(), "")
     for name, version in found.versions.items():
         versions.add_row(name, version or "-", PACKAGES[name][0])
-    machine = Table("device", "what", title="Devices", title_justify="left")
+    machine = new_table("Devices", "device", "what")
     for name, description in found.devices.items():
         machine.add_row(name, Text(description))
     machine.add_row("threads", found.threads)
-    usable = Table("kernel", "usable here", title="Kernels", title_justify="left")
+    usable = new_table("Kernels", "kernel", "usable here")
     for impl, problem in found.kernels.items():
         usable.add_row(impl, Text(f"no: {problem}" if problem else "yes"))
-    choices = Table("input", "kernel", "why", title="Which kernel computes the loss", title_justify="left")
+    choices = new_table("Which kernel computes the loss", "input", "kernel", "why")
     for row in found.choices:
         choices.add_row(*(Text(cell) for cell in row))
     title = "Self-check: relative difference from the exact kernel in float64"
-    checks = Table("kernel", "device", "loss", "gradient", "", title=title, title_justify="left")
+    checks = new_table(title, "kernel", "device", "loss", "gradient", "")
     for check in found.checks:
         verdict = Text("right", style="green") if check.right else Text(check.failure or "WRONG", style="bold red")
         numbers = f"{check.loss_difference:.0e}", f"{check.gradient_difference:.0e}"

@@ -70,8 +70,8 @@ Losses = Annotated[
     str,
     typer.Option(
         "--losses",
-        help=f"Losses, with commas between them: {LOSS_NAMES}. Also sums (cross_entropy+0.5*lovasz_softmax) and a switch "
-        "in mid-run (cross_entropy>lovasz_softmax).",
+        help=f"Losses, with commas between them: {LOSS_NAMES}. Also sums (cross_entropy+0.5*lovasz_softmax) and "
+        "a switch in mid-run (cross_entropy>lovasz_softmax).",
         rich_help_panel=MODEL,
     ),
 ]
@@ -194,7 +194,7 @@ Resume = Annotated[
 
 
 def parse_data_options(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """`["size=64", "name=a"]` -> `{"size": 64, "name": "a"}`: a value is JSON where it reads as such, otherwise text."""
+    """`["size=64", "name=a"]` -> `{"size": 64, "name": "a"}`: JSON where a value reads as such, else text."""
     values: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
