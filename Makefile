@@ -4,7 +4,9 @@
 PYTHON3 ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt
+# Python compiles what it imports, once; compiling everything while installing takes longer than the rest of it.
+unexport PYTHONDONTWRITEBYTECODE
 
 DEMO_OUT ?= runs/demo
 DEMO_ARGS ?= --data shapes --losses cross_entropy,lovasz_softmax

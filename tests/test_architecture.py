@@ -47,7 +47,7 @@ def within(name: str, package: str) -> bool:
 
 
 def imports(source: str, name: str, is_package: bool) -> Iterator[str]:
-    """Every module that `source` imports, at any depth, by its full name; `from . import x` may name a module or not."""
+    """Every module that `source` imports, at any depth, by its full name; in `from . import x`, x may be one or not."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
