@@ -86,8 +86,8 @@ class RunConfig:
             raise LabError(f"device: got {self.device!r}, expected 'auto', 'cpu', 'cuda', 'cuda:NUMBER' or 'mps'.")
         if self.weights is not None and self.pretrain_epochs:
             raise LabError(
-                f"weights and pretrain_epochs: got both ({self.weights!r} and {self.pretrain_epochs}). The start is either "
-                "a weights file or a first phase of cross-entropy; leave one out."
+                f"weights and pretrain_epochs: got both ({self.weights!r} and {self.pretrain_epochs}). The start is "
+                "either a weights file or a first phase of cross-entropy; leave one out."
             )
         if self.crop is not None:
             crop = _pair("crop", self.crop, "(height, width) in pixels")
@@ -114,7 +114,7 @@ class RunConfig:
         return cls(**values)
 
     def difference(self, other: RunConfig) -> str | None:
-        """The first field in which two runs differ in a way that changes the weights, as "name: mine, theirs"; else None."""
+        """The first field that differs and changes the weights, as "name: mine there, theirs now"; None if none does."""
         mine, theirs = self.to_json(), other.to_json()
         for name in mine:
             if name not in MAY_DIFFER and mine[name] != theirs[name]:

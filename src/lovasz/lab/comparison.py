@@ -1,0 +1,224 @@
+"""Several losses and seeds from one start under one budget; comparison.json is written after each run.
+
+Apart from `training`, which does one run: here stands what makes runs comparable, and what a killed comparison keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from lovasz.lab.config import ComparisonConfig, read_json, write_json
+from lovasz.lab.data import SegmentationDataset
+from lovasz.lab.environment import describe_environment, resolve_device
+from lovasz.lab.errors import LabError
+from lovasz.lab.evaluation import evaluate
+from lovasz.lab.examples import draw_examples, largest_differences
+from lovasz.lab.losses import LossSpec
+from lovasz.lab.models import load_weights
+from lovasz.lab.progress import display, say
+from lovasz.lab.training import Data, Start, find_start, open_folder, run_once, training_class_weights
+
+SET_PER_RUN = ("loss", "seed", "out")
+
+
+def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Path:
+    """Train with each loss and seed from the same start; returns the path of OUT/comparison.json.
+
+    For one seed all losses share the start, the order of images, their augmentation and the dropout of each step;
+    between seeds these differ (and so does the start, unless it is a weights file).
+
+    comparison.json is written anew after each run, so a kill loses at most the epoch that is running. With
+    `config.resume`, finished runs are kept, the unfinished one goes on from its last checkpoint, and losses and seeds
+    may be added. Raises LabError when OUT exists and `resume` is off, when it holds another configuration (naming the
+    field), and for everything that a run may raise.
+    """
+    out = Path(config.out)
+    config = _with_earlier(config, out)
+    specs = _parse_losses(config.losses)
+    device = resolve_device(config.run.device)
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    data = Data.open(config.run)
+    find_start(config.run.replace(pretrain_epochs=0), data, out, device=device, resume=False, progress=None).build()
+    open_folder(out, config.to_json(), resume=config.resume)  # only now, when the input has proved usable
+    with display(progress) as shown:
+        return _Comparison(config, out, specs, device, data, shown).run()
+
+
+class _Comparison:
+    """The state of one comparison while it runs."""
+
+    def __init__(
+        self,
+        config: ComparisonConfig,
+        out: Path,
+        specs: list[LossSpec],
+        device: torch.device,
+        data: Data,
+        progress: Progress | None,
+    ) -> None:
+        self.config, self.out, self.specs, self.device, self.data, self.progress = (
+            config,
+            out,
+            specs,
+            device,
+            data,
+            progress,
+        )
+        self.path = out / "comparison.json"
+        earlier = read_json(self.path) if self.path.is_file() else {}
+        self.created = earlier.get("created") or datetime.now(UTC).isoformat(timespec="seconds")
+        self.initial = earlier.get("initial")
+        self.examples: list[dict[str, Any]] = earlier.get("examples", [])
+        self.parameters: int = earlier.get("parameters", 0)
+        self.start: Start | None = None
+        self.pretraining: list[dict[str, Any]] = []
+        self.records: dict[tuple[str, int], dict[str, Any]] = {}
+        for spec in specs:
+            for seed in config.seeds:
+                finished = self._folder(spec, seed) / "run.json"
+                if finished.is_file():
+                    self.records[str(spec), seed] = read_json(finished)
+
+    def run(self) -> Path:
+        missing = [(s, seed) for seed in self.config.seeds for s in self.specs if (str(s), seed) not in self.records]
+        if self.records:
+            say(self.progress, f"{len(self.records)} finished runs are kept, {len(missing)} to go.")
+        bar = None
+        if self.progress is not None:
+            total = len(missing) + len(self.records)
+            bar = self.progress.add_task("runs", total=total, completed=len(self.records), note="")
+        weights = None
+        if any(spec.needs_class_weights for spec, _ in missing):
+            weights = training_class_weights(self.data.train, self.progress)
+        for seed in self.config.seeds:
+            shared = self.config.run.replace(seed=seed)
+            start = find_start(
+                shared, self.data, self.out, device=self.device, resume=self.config.resume, progress=self.progress
+            )
+            self._started(start)
+            for spec in (spec for spec, of in missing if of == seed):
+                self.records[str(spec), seed] = run_once(
+                    shared.replace(loss=str(spec)),
+                    self.data,
+                    start,
+                    weights if spec.needs_class_weights else None,
+                    self._folder(spec, seed),
+                    device=self.device,
+                    resume=self.config.resume,
+                    progress=self.progress,
+                    description=f"{spec}, seed {seed}",
+                )
+                self.write()
+                if self.progress is not None and bar is not None:
+                    self.progress.advance(bar)
+        self.examples = self._draw_examples()
+        self.write()
+        return self.path
+
+    def write(self) -> None:
+        """comparison.json as it stands."""
+        assert self.start is not None
+        info, run = self.data.train.info, self.config.run
+        order = [(str(spec), seed) for spec in self.specs for seed in self.config.seeds]
+        splits = {"train": self.data.train, "val": self.data.val, "test": self.data.test}
+        document = {
+            "version": 1,
+            "command": self.config.command,
+            "created": self.created,
+            "dataset": {
+                "spec": run.data,
+                "name": info.name,
+                "classes": list(info.classes),
+                "palette": [list(colour) for colour in info.palette],
+                "images": {name: None if split is None else len(split) for name, split in splits.items()},
+            },
+            "model": run.model,
+            "parameters": self.parameters,
+            "start": {"kind": self.start.kind, "detail": self.start.detail},
+            "config": {name: value for name, value in run.to_json().items() if name not in SET_PER_RUN},
+            "environment": describe_environment(self.device),
+            "initial": self.initial,
+            "pretraining": self.pretraining,
+            "losses": [str(spec) for spec in self.specs],
+            "seeds": list(self.config.seeds),
+            "runs": [self._entry(*key) for key in order if key in self.records],
+            "examples": self.examples,
+        }
+        write_json(self.path, document)
+
+    def _started(self, start: Start) -> None:
+        """Scores of the start, once: evaluated for a weights file, known from the first phase for a pretrained one."""
+        if start.pretraining is not None:
+            keys = ("seed", "history", "scores", "seconds")
+            self.pretraining.append({key: start.pretraining[key] for key in keys})
+        if self.start is not None:
+            return
+        self.start = start
+        network = start.build()
+        self.parameters = sum(p.numel() for p in network.parameters())
+        if self.initial is None and start.kind == "pretraining":
+            self.initial = start.initial
+        elif self.initial is None and start.kind == "weights":
+            self.initial = {"val": self._score_start(network, self.data.val), "test": None}
+            if self.data.test is not None:
+                self.initial["test"] = self._score_start(network, self.data.test)
+        self.write()
+
+    def _score_start(self, network: torch.nn.Module, dataset: SegmentationDataset) -> dict[str, Any]:
+        progress = self.progress or False
+        scores = evaluate(
+            network, dataset, device=self.device, progress=progress, description=f"start: {dataset.split}"
+        )
+        say(self.progress, f"start: {dataset.split} mIoU {100 * scores.dataset_miou:.2f} %")
+        return scores.to_json()
+
+    def _folder(self, spec: LossSpec, seed: int) -> Path:
+        return self.out / spec.slug / f"seed-{seed}"
+
+    def _entry(self, loss: str, seed: int) -> dict[str, Any]:
+        record = {
+            name: value for name, value in self.records[loss, seed].items() if name not in ("images", "parameters")
+        }
+        folder = self._folder(LossSpec.parse(loss), seed).relative_to(self.out)
+        return record | {"weights": (folder / record["weights"]).as_posix()}
+
+    def _draw_examples(self) -> list[dict[str, Any]]:
+        """Of the first seed; where the runs differ, the reader should see how."""
+        seed = self.config.seeds[0]
+        images = {str(spec): self.records[str(spec), seed]["images"] for spec in self.specs}
+        chosen = largest_differences(images, self.config.examples)
+        models = {}
+        for spec in self.specs:
+            path = self._folder(spec, seed) / "model.safetensors"
+            models[str(spec)] = (spec.slug, load_weights(self.config.run.model, path, self.data.classes))
+        return draw_examples(chosen, models, images, self.data.val, self.out, self.device)
+
+
+def _parse_losses(losses: tuple[str, ...]) -> list[LossSpec]:
+    specs = [LossSpec.parse(loss) for loss in losses]
+    names = [str(spec) for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise LabError(f"losses: {name!r} stands twice; name each loss once.")
+    return specs
+
+
+def _with_earlier(config: ComparisonConfig, out: Path) -> ComparisonConfig:
+    """With the losses and seeds of the folder that is resumed: what is there stays, what is new is added."""
+    path = out / "config.json"
+    if not config.resume or not path.is_file():
+        return config
+    before = read_json(path)
+    try:
+        losses = {str(LossSpec.parse(loss)): None for loss in [*before["losses"], *config.losses]}
+        seeds = dict.fromkeys([*before["seeds"], *config.seeds])
+    except (KeyError, TypeError) as error:
+        raise LabError(f"{path}: not the configuration of a comparison ({error!r}). Choose another --out.") from error
+    return replace(config, losses=tuple(losses), seeds=tuple(seeds))

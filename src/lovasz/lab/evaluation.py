@@ -1,0 +1,143 @@
+"""Scores of a network on a data set at full resolution. Apart from training, so that all commands share one measure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import nn
+
+from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
+from lovasz.lab.environment import resolve_device
+from lovasz.lab.errors import LabError
+from lovasz.lab.progress import display
+from lovasz.metrics import DatasetIoU, ImageIoU, confusion_counts
+
+PIXELS_AT_ONCE = 4 * 360 * 480  # images of one size go through the network together up to this many pixels
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Fractions in [0, 1].
+
+    dataset_miou: mean over classes of the IoU of the whole set's counts; a class in neither truth nor prediction is
+    left out.
+    image_miou: mean over images of the image's own mean IoU over the classes in its truth or prediction.
+    pixel_accuracy: share of pixels that are right, void left out. per_class_iou: None where the class is nowhere.
+    images: mean IoU of each image by name; kept out of the JSON of the scores; None for an image that is all void.
+    """
+
+    dataset_miou: float
+    image_miou: float
+    pixel_accuracy: float
+    per_class_iou: Mapping[str, float | None]
+    images: Mapping[str, float | None] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as JSON holds them, without `images`."""
+        return {
+            "dataset_miou": self.dataset_miou,
+            "image_miou": self.image_miou,
+            "pixel_accuracy": self.pixel_accuracy,
+            "per_class_iou": dict(self.per_class_iou),
+        }
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | bool = False,
+    description: str | None = None,
+) -> Scores:
+    """Scores of `model` on `dataset`, each image at its own full size, no augmentation.
+
+    model: float RGB in [0, 1], (N, 3, H, W), to logits (N, C, H, W). It is in eval mode for the pass only.
+    device: a torch device, or its name as `resolve_device` takes it. progress: a running rich display that gets a bar
+    for this pass, or whether to show one.
+    Raises LabError for an empty data set, one that is all void, and a network with another number of outputs.
+    """
+    classes = dataset.info.classes
+    if not len(dataset):
+        raise LabError(f"data set {dataset.info.name}, split {dataset.split}: no images to evaluate.")
+    whole = DatasetIoU(len(classes), ignore_index=IGNORE_INDEX, absent="exclude")
+    by_image = ImageIoU(len(classes), ignore_index=IGNORE_INDEX, absent="exclude")
+    images: dict[str, float | None] = {}
+    if isinstance(device, str):
+        device = resolve_device(device)
+    was_training = model.training
+    model.eval().to(device)
+    try:
+        with display(progress) as shown:
+            bar = None
+            if shown is not None:
+                bar = shown.add_task(description or f"evaluating {dataset.split}", total=len(dataset), note="")
+            for names, batch, masks in _batches(dataset):
+                labels = predict_labels(model, batch, device, len(classes))
+                whole.update(labels, masks)
+                by_image.update(labels, masks)
+                images |= zip(names, _image_ious(labels, masks, len(classes)), strict=True)
+                if shown is not None and bar is not None:
+                    shown.advance(bar, len(names))
+            if shown is not None and bar is not None:
+                shown.remove_task(bar)
+    finally:
+        model.train(was_training)
+    if not whole.confusion.sum():
+        raise LabError(
+            f"data set {dataset.info.name}, split {dataset.split}: every pixel is void, there is nothing to score."
+        )
+    per_class = dict(zip(classes, map(_fraction, whole.per_class()), strict=True))
+    return Scores(float(whole.compute()), float(by_image.compute()), float(whole.pixel_accuracy()), per_class, images)
+
+
+def predict_labels(
+    model: nn.Module, images: torch.Tensor, device: torch.device | str, num_classes: int
+) -> torch.Tensor:
+    """The class of each pixel: images uint8 (N, 3, H, W) to int64 (N, H, W) on the CPU, by a model in eval mode."""
+    with torch.inference_mode():
+        logits = model(images.to(device).float() / 255)
+    if logits.shape[1] != num_classes:
+        raise LabError(
+            f"the network gives {logits.shape[1]} classes, the data set has {num_classes}; use weights for these."
+        )
+    return logits.argmax(1).cpu()
+
+
+def _image_ious(labels: torch.Tensor, masks: torch.Tensor, num_classes: int) -> list[float | None]:
+    """Mean IoU of each image over the classes in its truth or prediction."""
+    counts = confusion_counts(labels, masks, num_classes, ignore_index=IGNORE_INDEX, per_image=True)  # (n, C, C)
+    intersection = counts.diagonal(dim1=1, dim2=2).double()  # (n, C)
+    union = counts.sum(1) + counts.sum(2) - intersection
+    return [_fraction(value) for value in (intersection / union).nanmean(1)]
+
+
+def _batches(dataset: SegmentationDataset):
+    """Names, images (n, 3, H, W) and masks (n, H, W) of neighbours that have one size, in order."""
+    samples = []
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        pixels = (len(samples) + 1) * sample.mask.numel()
+        if samples and (sample.mask.shape != samples[0].mask.shape or pixels > PIXELS_AT_ONCE):
+            yield _stack(samples)
+            samples = []
+        samples.append(sample)
+    yield _stack(samples)
+
+
+def _stack(samples):
+    return (
+        [s.name for s in samples],
+        torch.stack([s.image for s in samples]),
+        torch.stack([s.mask for s in samples]).long(),
+    )
+
+
+def _fraction(value: torch.Tensor) -> float | None:
+    number = float(value)
+    return None if math.isnan(number) else number

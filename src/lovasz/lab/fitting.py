@@ -1,0 +1,387 @@
+"""The training loop through Lightning: poly schedule, checkpoints, resume, logs, times. Knows no files but its folder.
+
+All randomness is a function of (seed, epoch, image) for data and of (seed, step) for dropout, so a run that was killed
+and resumed goes through the same numbers as one that was not.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+
+from lovasz.lab.config import RunConfig
+from lovasz.lab.data import TrainingView
+from lovasz.lab.errors import LabError
+from lovasz.lab.evaluation import Scores
+from lovasz.lab.losses import TrainingLoss
+from lovasz.lab.progress import say
+
+SHUFFLE, STEP = 1, 2  # streams of random numbers that must not coincide
+PROBES = 12  # how often in a run the loss is timed alone
+
+Validate = Callable[[nn.Module], Scores]
+
+
+@dataclass
+class FitResult:
+    """What a run leaves besides its weights: see "runs" of comparison.json. Times are medians, in seconds."""
+
+    history: list[dict[str, Any]]
+    steps: int
+    seconds: float
+    seconds_per_step: float
+    loss_seconds_per_step: float
+    final_scores: Scores | None  # of the last epoch, when this process did it
+
+
+def fit(
+    config: RunConfig,
+    model: nn.Module,
+    loss: TrainingLoss,
+    data: TrainingView,
+    folder: Path,
+    *,
+    device: torch.device,
+    validate: Validate,
+    resume: bool = False,
+    progress: Progress | None = None,
+    description: str = "training",
+) -> FitResult:
+    """Train `model` in place and return the history.
+
+    Writes folder/checkpoints/last.ckpt after each epoch, whole or not at all, and folder/logs. With `resume`, goes on
+    from that checkpoint if it is there; the epoch that was interrupted is repeated from its beginning.
+    Raises LabError when the loss is not finite, when images of a batch differ in size, and for a damaged checkpoint.
+    """
+    order = EpochOrder(len(data), config.seed, data)
+    batch_size = min(config.batch_size, len(data))
+    loader = DataLoader(
+        data,
+        batch_size=batch_size,
+        sampler=order,
+        drop_last=True,
+        num_workers=config.num_workers,
+        collate_fn=_stack,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    lines = ProgressLines(progress, description)
+    task = SegmentationTask(config, model, loss, len(loader) * config.epochs, validate, lines.epoch_done)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    start = checkpoint if resume and checkpoint.is_file() else None
+    if start is not None:
+        # Lightning makes the first iterator, and its workers, before it tells the sampler the epoch.
+        order.set_epoch(_finished_epochs(start, task))
+    if config.precision == "16-mixed" and device.type != "cuda":
+        raise LabError(f"precision '16-mixed' needs a CUDA device, this run is on {device.type}; use 'bf16-mixed'.")
+    with _quiet():
+        trainer = L.Trainer(
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            precision=config.precision,  # type: ignore[arg-type]
+            max_epochs=config.epochs,
+            logger=_logger(config, folder),
+            callbacks=[lines, LastCheckpoint(checkpoint)],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            log_every_n_steps=1,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+        model.train()
+        trainer.fit(task, loader, ckpt_path=start, weights_only=True)
+    return FitResult(
+        history=task.state.history,
+        steps=task.total_steps,
+        seconds=task.state.seconds,
+        seconds_per_step=_median(task.state.step_seconds),
+        loss_seconds_per_step=_median(task.state.loss_seconds),
+        final_scores=task.last_scores,
+    )
+
+
+@dataclass
+class _State:
+    """What a resumed run must know besides Lightning's own state; plain values, so that it loads with weights_only."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    loss_seconds: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # of the finished epochs, validation included
+
+
+class SegmentationTask(L.LightningModule):
+    """The network, the loss and the optimiser of one run. Only the network's tensors are in the state dict."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: nn.Module,
+        loss: TrainingLoss,
+        total_steps: int,
+        validate: Validate,
+        epoch_done: Callable[[dict[str, Any], int, float], None],
+    ) -> None:
+        super().__init__()
+        self.config, self.model, self.loss = config, model, loss
+        self.total_steps, self.validate, self.epoch_done = total_steps, validate, epoch_done
+        self.state = _State()
+        self.last_scores: Scores | None = None
+        self.learning_rate = config.learning_rate  # of the step that ran last
+        self._probe_every = max(1, total_steps // PROBES)
+        self._losses: list[Tensor] = []
+        self._epoch_start = self._step_end = time.perf_counter()
+        self._probing = 0.0
+
+    def configure_optimizers(self) -> Any:
+        """Adam (0.9, 0.999) or SGD, both with the plain L2 term, and Eq. 16 at each step."""
+        c = self.config
+        if c.optimizer == "adam":
+            optimizer: Any = torch.optim.Adam(self.model.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                self.model.parameters(), lr=c.learning_rate, momentum=c.momentum, weight_decay=c.weight_decay
+            )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: max(0.0, 1.0 - step / self.total_steps) ** c.poly_power
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Starts the clocks."""
+        self._epoch_start = self._step_end = time.perf_counter()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Dropout of a step depends on the seed and the step alone."""
+        torch.manual_seed(_mix(self.config.seed, STEP, self.global_step))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
+        """images uint8 (N, 3, H, W), target int64 (N, H, W)."""
+        images, target = batch
+        logits = self.model(images.float() / 255)
+        moment = self.global_step / self.total_steps
+        loss = self.loss(logits, target, moment)
+        self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        if not math.isfinite(float(loss.detach())):
+            raise LabError(
+                f"loss {self.loss.spec}: {float(loss.detach())} at step {self.global_step + 1} of {self.total_steps}. "
+                "Lower the learning rate (--learning-rate) or use --precision 32-true."
+            )
+        if self.global_step % self._probe_every == min(1, self._probe_every - 1):  # not the first: it may compile
+            self._probe(logits, target, moment)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        """Time of the step with its data, without the probe."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.state.step_seconds.append(now - self._step_end - self._probing)
+        self._step_end, self._probing = now, 0.0
+        self.log("train_loss", self._losses[-1])
+        self.log("learning_rate", self.learning_rate)
+
+    def on_train_epoch_end(self) -> None:
+        """Validates, and writes the epoch into the history."""
+        epoch, scores = self.current_epoch + 1, None
+        every = self.config.validate_every
+        if every and (epoch % every == 0 or epoch == self.config.epochs):
+            scores = self.validate(self.model)
+            self.log("val_dataset_miou", scores.dataset_miou)
+        self.last_scores = scores
+        entry = {
+            "epoch": epoch,
+            "train_loss": float(torch.stack(self._losses).double().mean()),
+            "learning_rate": self.learning_rate,
+            "val": None if scores is None else scores.to_json(),
+        }
+        now = time.perf_counter()
+        self.state.history.append(entry)
+        self.state.seconds += now - self._epoch_start
+        self.epoch_done(entry, self.config.epochs, now - self._epoch_start)
+        self._losses = []
+        self._epoch_start = self._step_end = now
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the history and the times."""
+        checkpoint["lovasz"] = vars(self.state) | {"total_steps": self.total_steps}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the history and the times back."""
+        kept = dict(checkpoint["lovasz"])
+        kept.pop("total_steps")
+        self.state = _State(**kept)
+
+    def _probe(self, logits: Tensor, target: Tensor, moment: float) -> None:
+        """Forward and backward of the loss alone, on logits cut from the network."""
+        begin = time.perf_counter()
+        alone = logits.detach().requires_grad_()
+        if alone.device.type == "cuda":
+            torch.cuda.synchronize(alone.device)
+        start = time.perf_counter()
+        torch.autograd.grad(self.loss(alone, target, moment), alone)
+        if alone.device.type == "cuda":
+            torch.cuda.synchronize(alone.device)
+        end = time.perf_counter()
+        self.state.loss_seconds.append(end - start)
+        self._probing = end - begin
+
+
+class EpochOrder(Sampler[int]):
+    """A shuffled order that depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows."""
+
+    def __init__(self, length: int, seed: int, data: TrainingView) -> None:
+        self.length, self.seed, self.data, self.epoch = length, seed, data, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch before iterating."""
+        self.epoch = epoch
+        self.data.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(_mix(self.seed, SHUFFLE, self.epoch))
+        return iter(torch.randperm(self.length, generator=generator).tolist())
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps one checkpoint, of the last finished epoch: written beside, then renamed, so a kill leaves a whole one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
+        """Runs after the module's own hook, so the epoch's history is in it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        trainer.save_checkpoint(partial)
+        os.replace(partial, self.path)
+
+
+class ProgressLines(Callback):
+    """A bar with loss, learning rate and validation mIoU; one line per epoch that stays."""
+
+    def __init__(self, progress: Progress | None, description: str) -> None:
+        self.progress, self.description = progress, description
+        self.bar: Any = None
+        self.note = ""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]
+        """Opens the bar."""
+        if self.progress is not None:
+            done = trainer.global_step
+            self.bar = self.progress.add_task(self.description, total=pl_module.total_steps, completed=done, note="")
+
+    def on_train_batch_end(  # type: ignore[override]
+        self,
+        trainer: L.Trainer,
+        pl_module: SegmentationTask,
+        outputs: Any,
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Moves the bar."""
+        if self.progress is not None:
+            note = f"loss {float(outputs['loss']):.4f} lr {pl_module.learning_rate:.1e}{self.note}"
+            self.progress.update(self.bar, completed=trainer.global_step, note=note)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: SegmentationTask) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Closes the bar."""
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        """Closes the bar, also when the run is interrupted."""
+        self._close()
+
+    def epoch_done(self, entry: dict[str, Any], epochs: int, seconds: float) -> None:
+        """The line of a finished epoch."""
+        val = entry["val"]
+        self.note = "" if val is None else f" val mIoU {100 * val['dataset_miou']:.2f} %"
+        line = f"{self.description}: epoch {entry['epoch']}/{epochs}, loss {entry['train_loss']:.4f}"
+        say(self.progress, f"{line}{',' if self.note else ''}{self.note}, {seconds:.0f} s")
+
+    def _close(self) -> None:
+        if self.progress is not None and self.bar is not None:
+            self.progress.remove_task(self.bar)
+            self.bar = None
+
+
+def _stack(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    sizes = {tuple(target.shape) for _, target in items}
+    if len(sizes) > 1:
+        a, b = sorted(sizes)[:2]
+        raise LabError(
+            f"training images of {a[0]}x{a[1]} and {b[0]}x{b[1]} pixels (height x width) cannot share a batch. "
+            "Give --crop HEIGHTxWIDTH, or --batch-size 1."
+        )
+    return torch.stack([image for image, _ in items]), torch.stack([target for _, target in items])
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several numbers, without the collisions of a sum."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else 0.0
+
+
+def _logger(config: RunConfig, folder: Path) -> Logger | bool:
+    if config.logger == "csv":
+        return CSVLogger(folder, name="logs")  # each start its own version_N: nothing is overwritten
+    if config.logger == "tensorboard":
+        return TensorBoardLogger(folder, name="logs")
+    return False
+
+
+def _finished_epochs(path: Path, task: SegmentationTask) -> int:
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)["lovasz"]
+        steps, finished = kept["total_steps"], len(kept["history"])
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise LabError(
+            f"{path}: not a checkpoint of this program ({error}). Delete it to start the run anew."
+        ) from error
+    if steps != task.total_steps:
+        raise LabError(
+            f"{path}: from a run of {steps} steps, this one has {task.total_steps}; the data or budget changed."
+        )
+    return finished
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's advice on workers and its notices about devices, which this lab's own options answer."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
+            warnings.filterwarnings(
+                "ignore", message=r".*LeafSpec.*is deprecated", category=FutureWarning
+            )  # its own use
+            yield
+    finally:
+        log.setLevel(level)

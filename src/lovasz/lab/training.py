@@ -1,0 +1,269 @@
+"""One run from its configuration to its folder: data, start, training, final scores, weights.
+
+Apart from `fitting`, which is the loop itself: here stands what is opened before it and written after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from lovasz.lab.config import RunConfig, read_json, write_json
+from lovasz.lab.data import (
+    IGNORE_INDEX,
+    Augmentation,
+    SegmentationDataset,
+    TrainingView,
+    available_splits,
+    open_dataset,
+)
+from lovasz.lab.environment import describe_environment, resolve_device
+from lovasz.lab.errors import LabError
+from lovasz.lab.evaluation import Scores, evaluate
+from lovasz.lab.fitting import fit
+from lovasz.lab.losses import LossSpec, class_weights
+from lovasz.lab.models import create_model, load_weights, save_weights
+from lovasz.lab.progress import display, say
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of one data set; test is None where there is none."""
+
+    train: SegmentationDataset
+    val: SegmentationDataset
+    test: SegmentationDataset | None
+
+    @classmethod
+    def open(cls, config: RunConfig) -> Data:
+        """Opens what `config.data` names. Raises LabError."""
+        options = dict(config.data_options)
+        splits = available_splits(config.data, seed=config.data_seed, **options)
+        missing = {"train", "val"} - set(splits)
+        if missing:
+            raise LabError(f"data {config.data!r}: no {sorted(missing)[0]} split; it has {', '.join(splits)}.")
+
+        def split(name: str) -> SegmentationDataset:
+            dataset = open_dataset(config.data, name, seed=config.data_seed, **options)
+            if not len(dataset):
+                raise LabError(f"data {config.data!r}: the {name} split has no images.")
+            return dataset
+
+        return cls(split("train"), split("val"), split("test") if "test" in splits else None)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.train.info.classes
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training starts: `build()` gives a new network with the same weights each time."""
+
+    kind: str  # "weights", "pretraining" or "random"
+    detail: str
+    build: Callable[[], nn.Module]
+    initial: dict[str, Any] | None = None  # its scores, where they are known already
+    pretraining: dict[str, Any] | None = None  # the run of the first phase
+
+
+def train(config: RunConfig, *, resume: bool = False, progress: Progress | bool = True) -> Path:
+    """Train one network with one loss and one seed; returns the path of OUT/run.json.
+
+    Writes OUT/config.json, run.json (history, scores, times), model.safetensors and its JSON, checkpoints/, logs/.
+    With `resume`, goes on in an existing OUT and ends with the same weights as an uninterrupted run (same device and
+    threads); without it, an existing folder raises LabError.
+    """
+    spec = LossSpec.parse(config.loss)
+    if not config.out:
+        raise LabError("out: a run needs a folder to write to.")
+    folder = Path(config.out)
+    device = resolve_device(config.device)
+    open_folder(folder, {"run": config.to_json()}, resume=resume)
+    finished = folder / "run.json"
+    with display(progress) as shown:
+        if resume and finished.is_file():
+            say(shown, f"{finished} is there: the run is finished.")
+            return finished
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        data = Data.open(config)
+        start = find_start(config, data, folder, device=device, resume=resume, progress=shown)
+        weights = training_class_weights(data.train, shown) if spec.needs_class_weights else None
+        record = run_once(
+            config, data, start, weights, folder, device=device, resume=resume, progress=shown, description=str(spec)
+        )
+        record |= {
+            "start": {"kind": start.kind, "detail": start.detail},
+            "config": config.to_json(),
+            "environment": describe_environment(device),
+        }
+        write_json(finished, record)
+    return finished
+
+
+def open_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    """Make the output folder and write config.json; returns the configuration that was there before, if any.
+
+    Raises LabError when the folder holds something and `resume` is off, and when it belongs to another configuration.
+    """
+    path = folder / "config.json"
+    if folder.exists() and not folder.is_dir():
+        raise LabError(f"{folder}: the output folder is a file. Choose another --out.")
+    before = None
+    if folder.is_dir() and any(folder.iterdir()):
+        if not resume:
+            raise LabError(
+                f"{folder}: the output folder exists and is not empty. Add --resume to go on in it, or choose another "
+                "--out."
+            )
+        if not path.is_file():
+            raise LabError(
+                f"{folder}: no config.json, so this is no folder of an earlier run to resume. Choose another --out."
+            )
+        before = read_json(path)
+        try:
+            old = RunConfig.from_json(before["run"])
+        except (KeyError, TypeError) as error:
+            raise LabError(f"{path}: not the configuration of a run ({error!r}). Choose another --out.") from error
+        difference = old.difference(RunConfig.from_json(configuration["run"]))
+        if difference:
+            raise LabError(
+                f"{path}: cannot resume with another configuration, {difference}. Use the old value or another --out."
+            )
+    write_json(path, configuration)
+    return before
+
+
+def find_start(
+    config: RunConfig, data: Data, folder: Path, *, device: torch.device, resume: bool, progress: Progress | None
+) -> Start:
+    """The start of all losses of one seed: a weights file, a first phase of cross-entropy (trained here), or random."""
+    if config.weights is not None:
+        path = Path(config.weights)
+        return Start("weights", path.name, lambda: load_weights(config.model, path, data.classes))
+
+    def random() -> nn.Module:
+        torch.manual_seed(config.seed)
+        return create_model(config.model, len(data.classes))
+
+    if not config.pretrain_epochs:
+        return Start("random", f"seed {config.seed}", random)
+    first = config.replace(loss="cross_entropy", epochs=config.pretrain_epochs, pretrain_epochs=0)
+    place = folder / "pretraining" / f"seed-{config.seed}"
+    finished = place / "run.json"
+    if finished.is_file():
+        record = read_json(finished)
+    else:
+        name = f"pretraining, seed {config.seed}"
+        record = run_once(
+            first,
+            data,
+            Start("random", f"seed {config.seed}", random),
+            None,
+            place,
+            device=device,
+            resume=resume,
+            progress=progress,
+            description=name,
+        )
+    detail = f"{config.pretrain_epochs} epochs of cross-entropy"
+    weights = place / "model.safetensors"
+    return Start(
+        "pretraining", detail, lambda: load_weights(config.model, weights, data.classes), record["scores"], record
+    )
+
+
+def run_once(
+    config: RunConfig,
+    data: Data,
+    start: Start,
+    weights: Tensor | None,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool,
+    progress: Progress | None,
+    description: str,
+) -> dict[str, Any]:
+    """Train, score on val and test, write the weights and then run.json, whose presence says that the run is finished.
+
+    weights: class weights where the loss needs them. Returns run.json: an entry of "runs" in comparison.json, with the
+    mean IoU of each validation image under "images".
+    """
+    spec = LossSpec.parse(config.loss)
+    loss = spec.build(len(data.classes), IGNORE_INDEX, weights)
+    model = start.build()
+    view = TrainingView(data.train, Augmentation(crop=config.crop, scale=config.scale, flip=config.flip), config.seed)
+
+    def score(dataset: SegmentationDataset, network: nn.Module) -> Scores:
+        return evaluate(
+            network, dataset, device=device, progress=progress or False, description=f"{description}: {dataset.split}"
+        )
+
+    result = fit(
+        config,
+        model,
+        loss,
+        view,
+        folder,
+        device=device,
+        validate=lambda network: score(data.val, network),
+        resume=resume,
+        progress=progress,
+        description=description,
+    )
+    val = result.final_scores or score(data.val, model)
+    test = score(data.test, model) if data.test is not None else None
+    info = data.train.info
+    scores = {"val": val.to_json(), "test": None if test is None else test.to_json()}
+    path = folder / "model.safetensors"
+    save_weights(
+        model.cpu(),
+        path,
+        model_name=config.model,
+        classes=info.classes,
+        palette=info.palette,
+        extra={"loss": str(spec), "seed": config.seed, "data": info.name, "scores": scores},
+    )
+    record = {
+        "loss": str(spec),
+        "seed": config.seed,
+        "history": result.history,
+        "scores": scores,
+        "seconds_per_step": result.seconds_per_step,
+        "loss_seconds_per_step": result.loss_seconds_per_step,
+        "steps": result.steps,
+        "seconds": result.seconds,
+        "weights": path.name,
+        "images": dict(val.images),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    write_json(folder / "run.json", record)
+    last = record["scores"]
+    line = f"{description}: val mIoU {100 * last['val']['dataset_miou']:.2f} %"
+    say(progress, line + (f", test mIoU {100 * last['test']['dataset_miou']:.2f} %" if last["test"] else ""))
+    return record
+
+
+def training_class_weights(dataset: SegmentationDataset, progress: Progress | None = None) -> Tensor:
+    """ENet's weights, (C,) float32, from one pass over the training masks."""
+    counts = torch.zeros(256, dtype=torch.int64)
+    bar = None if progress is None else progress.add_task("counting classes", total=len(dataset), note="")
+    for i in range(len(dataset)):
+        counts += torch.bincount(dataset[i].mask.flatten().long(), minlength=256)
+        if progress is not None and bar is not None:
+            progress.advance(bar)
+    if progress is not None and bar is not None:
+        progress.remove_task(bar)
+    counts = counts[: len(dataset.info.classes)]
+    if not counts.sum():
+        raise LabError(f"data set {dataset.info.name}: every training pixel is void, so classes have no frequencies.")
+    return class_weights(counts.double() / counts.sum())
