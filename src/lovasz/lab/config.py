@@ -114,7 +114,7 @@ class RunConfig:
         return cls(**values)
 
     def difference(self, other: RunConfig) -> str | None:
-        """The first field that differs and changes the weights, as "name: mine there, theirs now"; None if none does."""
+        """The first field that differs and changes the weights, "name: mine there, theirs now"; None if none does."""
         mine, theirs = self.to_json(), other.to_json()
         for name in mine:
             if name not in MAY_DIFFER and mine[name] != theirs[name]:

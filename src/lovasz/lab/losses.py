@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
 
 NAMES = (
     "cross_entropy",
@@ -114,7 +114,7 @@ class TrainingLoss(nn.Module):
     - lovasz_hinge, lovasz_sigmoid, hinge: binary losses. With two classes the score is the logit of class 1
       (foreground) minus that of class 0. With more, each class stands against the rest with its own logit as the score,
       and the mean is taken over the classes present in the batch (hinge: over all). The whole batch is one image.
-    - soft_jaccard: 1 minus the soft Jaccard index of the probabilities, Rahman & Wang 2016.
+    - soft_jaccard: 1 minus the soft Jaccard index of the softmax, over the classes present, Rahman & Wang 2016.
     """
 
     class_weights: Tensor | None
@@ -153,24 +153,24 @@ class TrainingLoss(nn.Module):
 
             return partial(lovasz_softmax, ignore_index=self.ignore_index)
         if name == "soft_jaccard":
-            from lovasz.baselines import soft_jaccard
+            from lovasz.baselines import soft_jaccard_loss
 
-            return partial(soft_jaccard, ignore_index=self.ignore_index)
+            return partial(soft_jaccard_loss, ignore_index=self.ignore_index)
+        binary = self.num_classes == 2
+        if name == "hinge":
+            from lovasz.baselines import hinge_loss
+
+            loss = partial(hinge_loss, ignore_index=self.ignore_index)
+            return partial(_foreground, loss) if binary else loss
         if name == "lovasz_sigmoid":
             from lovasz.functional import lovasz_sigmoid
 
-            return partial(
-                self._one_vs_rest, partial(lovasz_sigmoid, per_image=False, ignore_index=self.ignore_index), True
-            )
-        if name == "lovasz_hinge":
-            from lovasz.functional import lovasz_hinge
+            loss = partial(lovasz_sigmoid, ignore_index=self.ignore_index)
+            return partial(_foreground, loss) if binary else partial(self._lovasz_multilabel, loss)
+        from lovasz.functional import lovasz_hinge
 
-            return partial(
-                self._one_vs_rest, partial(lovasz_hinge, per_image=False, ignore_index=self.ignore_index), True
-            )
-        from lovasz.baselines import hinge
-
-        return partial(self._one_vs_rest, partial(hinge, ignore_index=self.ignore_index), False)
+        loss = partial(lovasz_hinge, per_image=False, ignore_index=self.ignore_index)
+        return partial(_foreground, loss) if binary else partial(self._one_vs_rest, loss)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         total = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="sum")
@@ -185,20 +185,25 @@ class TrainingLoss(nn.Module):
         shares = weight[target.where(valid, 0)].where(valid, 0)
         return total / shares.sum().clamp(min=torch.finfo(logits.dtype).tiny)
 
-    def _one_vs_rest(self, binary: Loss, present_only: bool, logits: Tensor, target: Tensor) -> Tensor:
-        if self.num_classes == 2:
-            return binary(logits[:, 1] - logits[:, 0], target)
+    def _lovasz_multilabel(self, loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+        labels = torch.arange(self.num_classes, device=target.device).view(1, -1, *[1] * (target.ndim - 1))
+        masks = (target.unsqueeze(1) == labels).to(torch.int16)  # (N, C, H, W)
+        masks = masks.masked_fill((target == self.ignore_index).unsqueeze(1), self.ignore_index)
+        return loss(logits, masks, multilabel=True)
+
+    def _one_vs_rest(self, loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
         valid = target != self.ignore_index
-        losses, present = [], []
+        values, present = [], []
         for c in range(self.num_classes):
             foreground = target == c
-            losses.append(binary(logits[:, c], foreground.to(target.dtype).where(valid, self.ignore_index)))
+            values.append(loss(logits[:, c], foreground.to(target.dtype).where(valid, self.ignore_index)))
             present.append(foreground.any())
-        values = torch.stack(losses)  # (C,)
-        if not present_only:
-            return values.mean()
         mask = torch.stack(present)  # (C,)
-        return values.where(mask, 0.0).sum() / mask.sum().clamp(min=1)
+        return torch.stack(values).where(mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def _foreground(loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
+    return loss(logits[:, 1] - logits[:, 0], target)
 
 
 def class_weights(frequencies: Tensor) -> Tensor:
