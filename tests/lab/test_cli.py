@@ -1,0 +1,393 @@
+"""The command line: every option reaches the run, every failure is one paragraph, and a comparison works from end to end."""
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from lovasz.lab import commands, losses, options
+from lovasz.lab.config import ComparisonConfig, RunConfig
+from lovasz.lab.errors import LabError
+
+COMMANDS = ("compare", "train", "evaluate", "predict", "doctor")
+TINY = ["--data", "shapes", "--data-option", "size=32", "--data-option", "train_images=4"]
+TINY += ["--data-option", "val_images=2", "--data-option", "test_images=2", "--batch-size", "2", "--threads", "1"]
+runner = CliRunner()
+
+
+def invoke(*arguments, **rest):
+    return runner.invoke(commands.app, list(map(str, arguments)), **rest)
+
+
+def lovasz(*arguments, **rest) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lovasz", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **rest)
+
+
+# --- what is printed without running anything
+
+
+def test_the_bare_command_shows_help_with_examples_and_succeeds():
+    result = invoke()
+    assert result.exit_code == 0
+    assert "lovasz compare --data folder:my_images" in result.stdout
+    assert all(name in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_the_terminal_and_ends_with_examples(command, width):
+    result = invoke(command, "--help", env={"COLUMNS": str(width), "TERMINAL_WIDTH": str(width)})
+    assert result.exit_code == 0
+    assert "Examples" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= width
+
+
+@pytest.mark.parametrize("line", [line for lines in commands.EXAMPLES.values() for line in lines])
+def test_the_examples_are_valid_command_lines(line):
+    name, command, *arguments = shlex.split(line)
+    assert name == "lovasz"
+    typer.main.get_command(commands.app).commands[command].make_context(command, arguments)
+
+
+def test_the_losses_in_the_help_are_those_there_are():
+    assert options.LOSS_NAMES.split(", ") == list(losses.NAMES)
+
+
+def test_version():
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"lovasz \d+\.\d+\.\d+\S*\n", result.stdout)
+
+
+def test_output_to_a_file_has_no_colour_codes():
+    done = lovasz("compare", "--help", env=dict(os.environ, TERM="xterm-256color"))
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+
+
+def test_help_loads_nothing_that_trains():
+    code = "import sys; from lovasz.lab import commands; commands.app(['--help'], standalone_mode=False); "
+    code += "print(sorted({'lightning', 'torchmetrics', 'plotly', 'numba', 'tensorboard'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_lab_extra_one_line_says_what_to_install(missing):
+    code = f"""
+import sys
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] == {missing!r} else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+sys.argv = ["lovasz", "compare"]
+from lovasz.lab.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert 'pip install "lovasz[lab]"' in done.stderr
+    assert missing in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- reading the options
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("1", (0,)), ("3", (0, 1, 2)), ("7,", (7,)), ("0,5, 9", (0, 5, 9)), ("2,1", (2, 1))]
+)
+def test_seeds_are_a_count_or_a_list(text, seeds):
+    assert options.parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "a", "1,1", "1,-2", "1.5", ",", "99999999999,"])
+def test_bad_seeds_are_refused(text):
+    with pytest.raises(LabError, match="--seeds"):
+        options.parse_seeds(text)
+
+
+def test_crops_and_scales_are_read():
+    assert options.parse_crop("256x512") == (256, 512)
+    assert options.parse_scale("0.5,2") == (0.5, 2.0)
+
+
+@pytest.mark.parametrize("text", ["", "256", "256x", "0x5", "-1x5", "axb", "1x2x3", "1.5x2"])
+def test_bad_crops_are_refused(text):
+    with pytest.raises(LabError, match="--crop"):
+        options.parse_crop(text)
+
+
+@pytest.mark.parametrize("text", ["", "1", "2,1", "0,1", "a,b", "1,inf", "nan,1", "1,2,3"])
+def test_bad_scales_are_refused(text):
+    with pytest.raises(LabError, match="--scale"):
+        options.parse_scale(text)
+
+
+@pytest.mark.parametrize("text", ["", "a,", ",a", "a,a", "a, a"])
+def test_bad_lists_of_losses_are_refused(text):
+    with pytest.raises(LabError, match="--losses"):
+        options.parse_losses(text)
+
+
+def test_data_options_are_numbers_or_text():
+    assert options.parse_data_options(["size=64", "fraction=0.5", "kind=rgb", "x="]) == {
+        "size": 64,
+        "fraction": 0.5,
+        "kind": "rgb",
+        "x": "",
+    }
+    for pair in ("size", "=3", "a b=3"):
+        with pytest.raises(LabError, match="--data-option"):
+            options.parse_data_options([pair])
+    with pytest.raises(LabError, match="twice"):
+        options.parse_data_options(["a=1", "a=2"])
+
+
+def test_different_comparisons_have_different_default_folders():
+    sets = [("cross_entropy+lovasz_softmax",), ("cross_entropy>lovasz_softmax",), ("cross_entropy", "lovasz_softmax")]
+    folders = {str(options.default_folder(f"folder:/data/{name}", "enet", s)) for s in sets for name in ("a", "b")}
+    assert len(folders) == 6
+    assert all(re.fullmatch(r"runs[/\\][\w.\-]+", folder) for folder in folders)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The configuration that a command asks to run, without running it."""
+    from lovasz.lab import comparison, training
+
+    seen = {}
+
+    def take(config, **rest):
+        seen.update(config=config, **rest)
+        raise LabError("stopped by the test")
+
+    monkeypatch.setattr(comparison, "compare", take)
+    monkeypatch.setattr(training, "train", take)
+    return seen
+
+
+GIVEN = {  # every option with a value that is not its default, and the field it must reach
+    "--data": ("camvid:x", "data", "camvid:x"),
+    "--data-seed": ("3", "data_seed", 3),
+    "--data-option": ("void=9", "data_options", {"void": 9}),
+    "--model": ("enet_torch7", "model", "enet_torch7"),
+    "--pretrain-epochs": ("2", "pretrain_epochs", 2),
+    "--epochs": ("7", "epochs", 7),
+    "--batch-size": ("3", "batch_size", 3),
+    "--learning-rate": ("0.25", "learning_rate", 0.25),
+    "--optimizer": ("sgd", "optimizer", "sgd"),
+    "--weight-decay": ("0.5", "weight_decay", 0.5),
+    "--momentum": ("0.1", "momentum", 0.1),
+    "--poly-power": ("2", "poly_power", 2.0),
+    "--validate-every": ("4", "validate_every", 4),
+    "--crop": ("32x48", "crop", (32, 48)),
+    "--scale": ("0.5,2", "scale", (0.5, 2.0)),
+    "--no-flip": (None, "flip", False),
+    "--precision": ("bf16-mixed", "precision", "bf16-mixed"),
+    "--device": ("cpu", "device", "cpu"),
+    "--threads": ("2", "threads", 2),
+    "--workers": ("1", "num_workers", 1),
+    "--logger": ("none", "logger", "none"),
+}
+
+
+def test_each_option_reaches_its_field_of_the_comparison(asked):
+    line = [part for option, (text, _, _) in GIVEN.items() for part in ([option] if text is None else [option, text])]
+    invoke("compare", *line, "--losses", "hinge,soft_jaccard", "--seeds", "4,2", "--out", "o", "--examples", "2", "--resume")
+    config = asked["config"]
+    assert isinstance(config, ComparisonConfig)
+    assert {field: getattr(config.run, field) for _, field, _ in GIVEN.values()} == {f: v for _, f, v in GIVEN.values()}
+    assert (config.losses, config.seeds, config.out) == (("hinge", "soft_jaccard"), (4, 2), "o")
+    assert (config.examples, config.resume) == (2, True)
+
+
+def test_each_option_reaches_its_field_of_one_run(asked):
+    line = [part for option, (text, _, _) in GIVEN.items() for part in ([option] if text is None else [option, text])]
+    invoke("train", *line, "--loss", "hinge", "--seed", "4", "--out", "o", "--resume")
+    config = asked["config"]
+    expected = {field: value for _, field, value in GIVEN.values()} | {"loss": "hinge", "seed": 4, "out": "o"}
+    assert {field: getattr(config, field) for field in expected} == expected
+    assert asked["resume"] is True
+    untested = {field.name for field in dataclasses.fields(RunConfig)} - set(expected)
+    assert untested == {"weights"}, "a field of RunConfig has no option in this test"
+
+
+def test_from_scratch_the_losses_share_a_first_phase_and_from_weights_they_do_not(asked):
+    invoke("compare", "--data", "camvid:x")
+    scratch = asked["config"].run
+    invoke("compare", "--data", "camvid:x", "--weights", "w.safetensors")
+    tuned = asked["config"].run
+    assert scratch.weights is None
+    assert scratch.pretrain_epochs == scratch.epochs > tuned.epochs
+    assert (tuned.weights, tuned.pretrain_epochs) == ("w.safetensors", 0)
+
+
+# --- failures
+
+
+def test_an_error_is_one_paragraph_on_stderr_with_exit_code_2(monkeypatch):
+    from lovasz.lab import comparison
+
+    def fail(config):
+        raise LabError("folder[red] is not there: /tmp/[bold]x[/bold]")
+
+    monkeypatch.setattr(comparison, "compare", fail)
+    result = invoke("compare", "--data", "shapes", "--epochs", "1")
+    assert result.exit_code == 2
+    assert result.stderr == "Error: folder[red] is not there: /tmp/[bold]x[/bold]\n"
+    assert result.stdout == ""
+
+
+def _interrupted_as_by_lightning():
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sys.exit(1)
+
+
+def _interrupted():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("interrupt", [_interrupted, _interrupted_as_by_lightning])
+def test_an_interruption_says_how_to_go_on(monkeypatch, interrupt):
+    from lovasz.lab import comparison
+
+    monkeypatch.setattr(comparison, "compare", lambda config: interrupt())
+    line = ["compare", "--data", "folder:my images", "--epochs", "1", "--pretrain-epochs", "0"]
+    monkeypatch.setattr(sys, "argv", ["lovasz", *line])
+    result = invoke(*line)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1].strip() == shlex.join(["lovasz", *line, "--resume"])
+
+
+def test_an_exit_that_is_no_interruption_stays_what_it_is(monkeypatch):
+    from lovasz.lab import comparison
+
+    monkeypatch.setattr(comparison, "compare", lambda config: sys.exit(5))
+    assert invoke("compare", "--data", "shapes", "--epochs", "1").exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--data", "folder:/no/such/place"], ["/no/such/place"]),
+        (["--data", "nonsense"], ["nonsense"]),
+        (["--data", "shapes", "--losses", "cross_entropy"], ["cross_entrop", "cross_entropy"]),
+        (["--data", "shapes", "--weights", "missing.safetensors"], ["missing.safetensors"]),
+        (["--data", "shapes", "--model", "nonet"], ["nonet", "enet"]),
+        (["--data", "shapes", "--optimizer", "lion"], ["lion", "adam"]),
+        (["--data", "shapes", "--precision", "8"], ["'8'", "bf16-mixed"]),
+        (["--data", "shapes", "--device", "cuda:99"], ["cuda:99"]),
+        (["--data", "shapes", "--weights", "w", "--pretrain-epochs", "3"], ["pretrain_epochs"]),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(tmp_path, line, words):
+    out = tmp_path / "out"
+    result = invoke("compare", *line, "--out", out)
+    assert result.exit_code == 2, result.output
+    assert all(word in result.stderr for word in words), result.stderr
+    assert "Traceback" not in result.output
+    assert not out.exists()
+
+
+# --- real runs on tiny drawn images
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "compared"
+    result = invoke("compare", *TINY, "--epochs", "1", "--out", out, "--examples", "1")
+    assert result.exit_code == 0, result.output
+    return out, result
+
+
+def test_a_comparison_prints_its_table_and_writes_its_report(compared):
+    out, result = compared
+    comparison = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert [run["loss"] for run in comparison["runs"]] == ["cross_entropy", "lovasz_softmax"]
+    assert comparison["start"]["kind"] == "pretraining"
+    assert (out / "report.html").is_file()
+    for run in comparison["runs"]:
+        row = next(line for line in result.stdout.splitlines() if line.strip().startswith(run["loss"]))
+        assert f"{100 * run['scores']['val']['dataset_miou']:.1f}" in row
+    assert str(out / "report.html") in result.stdout
+
+
+def test_an_existing_folder_is_refused_and_left_alone(compared):
+    out, _ = compared
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    result = invoke("compare", *TINY, "--epochs", "1", "--out", out)
+    assert result.exit_code == 2
+    assert str(out) in result.stderr
+    assert "--resume" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_resuming_a_finished_comparison_trains_nothing_again(compared):
+    out, first = compared
+    weights = sorted(out.rglob("model.safetensors"))
+    before = [path.stat().st_mtime_ns for path in weights]
+    result = invoke("compare", *TINY, "--epochs", "1", "--out", out, "--examples", "1", "--resume")
+    assert result.exit_code == 0, result.output
+    assert [path.stat().st_mtime_ns for path in weights] == before
+    assert result.stdout == first.stdout
+
+
+def test_evaluate_gives_the_scores_that_the_run_wrote(compared):
+    out, _ = compared
+    weights = out / "lovasz_softmax" / "seed-0" / "model.safetensors"
+    result = invoke("evaluate", *TINY[:-4], "--weights", weights, "--split", "test", "--json")
+    assert result.exit_code == 0, result.output
+    expected = json.loads((weights.parent / "run.json").read_text(encoding="utf-8"))["scores"]["test"]
+    printed = json.loads(result.stdout)
+    assert printed["scores"] == pytest.approx(expected, rel=1e-9, nan_ok=True) or printed["scores"] == expected
+    assert (printed["split"], printed["data"]) == ("test", "shapes")
+    table = invoke("evaluate", *TINY[:-4], "--weights", weights, "--split", "test")
+    assert f"{100 * expected['dataset_miou']:.1f}" in table.stdout
+    assert "background" in table.stdout
+
+
+def test_train_writes_weights_that_predict_can_use(tmp_path, compared):
+    out = tmp_path / "one"
+    result = invoke("train", *TINY, "--loss", "lovasz_softmax", "--epochs", "1", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert (out / "model.safetensors").is_file()
+    image = compared[0] / json.loads((compared[0] / "comparison.json").read_text())["examples"][0]["image"]
+    done = lovasz("predict", image, "--weights", out / "model.safetensors", "--out", tmp_path / "p")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p" / "masks" / "image.png").is_file()
+    again = lovasz("predict", image, "--weights", out / "model.safetensors", "--out", tmp_path / "p")
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+
+
+def test_ctrl_c_in_a_real_run_says_how_to_go_on_and_the_rest_is_done(tmp_path):
+    out = tmp_path / "interrupted"
+    line = ["compare", *TINY, "--epochs", "200", "--losses", "cross_entropy", "--pretrain-epochs", "0", "--out", str(out)]
+    line += ["--validate-every", "0", "--logger", "none"]
+    process = subprocess.Popen([sys.executable, "-m", "lovasz", *line], stderr=subprocess.PIPE, text=True)
+    checkpoint = out / "cross_entropy" / "seed-0" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130, message
+    assert "Traceback" not in message
+    assert message.strip().splitlines()[-1].strip() == shlex.join(["lovasz", *line, "--resume"])
+    assert checkpoint.is_file()
+    assert not (out / "cross_entropy" / "seed-0" / "run.json").exists()
