@@ -60,7 +60,7 @@ def confusion_counts(
     if per_image and target.ndim < 3:
         raise ValueError(
             f"a per-image metric needs target (N, H, W), with the images in the first dimension, got {_shape(target)}. "
-            "For one image add the batch dimension, target[None]; for point clouds (N, P) a last one, target[..., None]."
+            "For one image add the batch dimension, target[None]; for points (N, P) a last one, target[..., None]."
         )
     labels = _predicted_labels(preds, target, num_classes, threshold)  # (N, *spatial) int64
     truth = target.long()
@@ -99,7 +99,8 @@ def _predicted_labels(preds: Tensor, target: Tensor, num_classes: int, threshold
             raise ValueError(
                 f"preds {_shape(preds)} for target {_shape(target)} are scores of a single foreground class: these "
                 f"need num_classes=2 and a threshold (0.0 for logits, 0.5 for probabilities), got "
-                f"num_classes={num_classes} and threshold={threshold}. Scores of all classes have the shape {_scores_shape(target, num_classes)}."
+                f"num_classes={num_classes} and threshold={threshold}. "
+                f"Scores of all classes have the shape {_scores_shape(target, num_classes)}."
             )
         if torch.isnan(preds).any():
             raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")

@@ -1,0 +1,282 @@
+"""The names and signatures of the authors' `lovasz_losses.py` (bermanmaxim/LovaszSoftmax on GitHub): a one-line switch.
+
+Apart from `functional`, whose arguments follow `torch.nn.functional.cross_entropy`: these follow the authors' file.
+
+    from lovasz import compat as L      # was: import lovasz_losses as L
+
+Values are the authors', computed with ``method="exact"``. Mended: a batch that is all void is a scalar zero attached to
+the graph (theirs is an empty tensor, or NaN for the cross-entropies), and so is an all-void image's part in a per-image
+mean; one valid pixel works (theirs raises); float64 and half precision work; boolean labels, whole-numbered floating
+labels and tensors that are not contiguous work wherever integer labels do; ``classes`` may be any string object that
+equals a name (theirs asks ``is``); `xloss` honours `ignore`; `mean` does not write into its first element. Labels that
+name no class and are not `ignore` raise (theirs takes them for background of every class), and so do probabilities
+outside [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import filterfalse
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lovasz import functional
+from lovasz.kernels.exact import jaccard_weights
+
+# The authors' names of arguments are kept as they are: EMPTY, C, l.
+
+
+def lovasz_grad(gt_sorted: Tensor) -> Tensor:
+    """Gradient of the Lovász extension of the Jaccard loss in the sorted errors (Algorithm 1 of the paper).
+
+    Args:
+        gt_sorted: (P,) 0/1 ground truth in the order of decreasing errors; integer, bool or floating.
+
+    Returns:
+        (P,) weights, float64 for a float64 argument, else float32; from integer counts: long vectors lose nothing.
+
+    Raises:
+        ValueError: values other than 0 and 1, or not one dimension.
+
+    Example:
+        >>> lovasz_grad(torch.tensor([1, 0, 1]))
+        tensor([0.5000, 0.1667, 0.3333])
+    """
+    if gt_sorted.dim() != 1:
+        raise ValueError(f"gt_sorted must be (P,), got shape {tuple(gt_sorted.shape)}")
+    foreground = gt_sorted == 1
+    if not bool((foreground | (gt_sorted == 0)).all()):
+        raise ValueError("gt_sorted must hold 0 and 1 only: it marks the foreground")
+    dtype = torch.float64 if gt_sorted.dtype == torch.float64 else torch.float32
+    return jaccard_weights(foreground.unsqueeze(0), dtype=dtype).squeeze(0)
+
+
+def iou_binary(preds: Any, labels: Any, EMPTY: float = 1.0, ignore: int | None = None, per_image: bool = True) -> float:
+    """IoU of the foreground (label 1), in percent.
+
+    Args:
+        preds, labels: (B, H, W) tensors or arrays of 0 and 1, and `ignore` in labels.
+        EMPTY: what an image without foreground in either counts as, in [0, 1].
+        ignore: void label.
+        per_image: mean over the images, else all pixels together.
+    """
+    pairs = zip(preds, labels, strict=True) if per_image else [(preds, labels)]
+    return 100 * mean(_class_iou(pred, label, 1, EMPTY, ignore) for pred, label in pairs)
+
+
+def iou(
+    preds: Any, labels: Any, C: int, EMPTY: float = 1.0, ignore: int | None = None, per_image: bool = False
+) -> np.ndarray:
+    """IoU of each class, in percent: an array over the C classes without `ignore`, if that is one of them.
+
+    Args:
+        preds, labels: (B, H, W) tensors or arrays of class labels.
+        C: number of classes.
+        EMPTY: what a class that is in neither counts as, in [0, 1].
+        ignore: void label.
+        per_image: mean over the images for each class, else all pixels together.
+    """
+    pairs = zip(preds, labels, strict=True) if per_image else [(preds, labels)]
+    classes = [c for c in range(C) if c != ignore]
+    scores = [[_class_iou(pred, label, c, EMPTY, ignore) for c in classes] for pred, label in pairs]
+    return 100 * np.array([mean(of_class) for of_class in zip(*scores, strict=True)])
+
+
+def _class_iou(pred: Any, label: Any, c: int, empty: float, ignore: int | None) -> float:
+    pred, label = torch.as_tensor(pred).long(), torch.as_tensor(label).long()
+    truth, found = label == c, pred == c
+    if ignore is not None:
+        found = found & (label != ignore)
+    union = int((truth | found).sum())
+    return int((truth & found).sum()) / union if union else empty
+
+
+# ------------------------------------------------------------------ binary losses
+
+
+def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore: int | None = None) -> Tensor:
+    """Binary Lovász hinge loss.
+
+    Args:
+        logits: (B, H, W) scores (or (B, 1, H, W)), positive for foreground; any floating dtype.
+        labels: same shape, 0 and 1, and `ignore`.
+        per_image: mean of the losses of the images, else one loss of all pixels.
+        ignore: void label.
+
+    Returns:
+        A scalar; errors as in `lovasz.functional.lovasz_hinge`.
+    """
+    labels = _whole(labels)
+    if logits.dim() > 1 and logits.shape == labels.shape:
+        logits, labels = logits.flatten(1), labels.flatten(1)  # volumes too, as the authors' flattening takes them
+    return functional.lovasz_hinge(logits, labels, per_image=per_image, ignore_index=ignore, method="exact")
+
+
+def lovasz_hinge_flat(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary Lovász hinge loss of (P,) logits and (P,) labels 0 and 1; 0 for P = 0."""
+    if labels.numel() == 0:
+        return logits.sum() * 0.0
+    return functional.lovasz_hinge(logits, _whole(labels), per_image=False, method="exact")
+
+
+def flatten_binary_scores(scores: Tensor, labels: Tensor, ignore: int | None = None) -> tuple[Tensor, Tensor]:
+    """Scores and labels as (P,) vectors, without the pixels whose label is `ignore`."""
+    scores, labels = scores.reshape(-1), labels.reshape(-1)
+    if ignore is None:
+        return scores, labels
+    valid = _whole(labels) != ignore
+    return scores[valid], labels[valid]
+
+
+class StableBCELoss(nn.Module):
+    """Binary cross-entropy of logits, averaged; 0 for empty input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Mean over all elements of -log sigmoid(input) where target is 1 and -log sigmoid(-input) where it is 0."""
+        if input.numel() == 0:
+            return input.sum() * 0.0
+        wide = input if input.dtype == torch.float64 else input.float()
+        wide, target = torch.broadcast_tensors(wide, target.to(wide.dtype))
+        return F.binary_cross_entropy_with_logits(wide, target)
+
+
+def binary_xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
+    """Binary cross-entropy of (B, H, W) logits and labels 0 and 1, averaged over the pixels that are not `ignore`."""
+    return StableBCELoss()(*flatten_binary_scores(logits, labels, ignore))
+
+
+# ------------------------------------------------------------------ multi-class losses
+
+
+def lovasz_softmax(
+    probas: Tensor,
+    labels: Tensor,
+    classes: str | Sequence[int] = "present",
+    per_image: bool = False,
+    ignore: int | None = None,
+) -> Tensor:
+    """Multi-class Lovász-Softmax loss of probabilities.
+
+    Args:
+        probas: (B, C, H, W) class probabilities; or (B, H, W), also (B, 1, H, W), the sigmoid output for the one class
+            that `classes` names, such as [1].
+        labels: (B, H, W), 0..C-1 and `ignore`.
+        classes: "all", "present" for those that occur in labels, or a list of classes to average.
+        per_image: mean of the losses of the images, else one loss of all pixels.
+        ignore: void label.
+
+    Returns:
+        A scalar; errors as in `lovasz.functional.lovasz_softmax`.
+
+    Raises:
+        ValueError: a sigmoid output without exactly one class in `classes`.
+    """
+    labels = _whole(labels)
+    if probas.dim() == 3 or (probas.dim() > 3 and probas.shape[1] == 1):
+        return functional.lovasz_sigmoid(
+            probas,
+            _foreground(labels, classes, ignore),
+            from_logits=False,
+            per_image=per_image,
+            ignore_index=None if ignore is None else -1,
+            method="exact",
+        )
+    return functional.lovasz_softmax(
+        probas,
+        labels,
+        from_logits=False,
+        classes=classes,
+        per_image=per_image,
+        ignore_index=ignore,
+        method="exact",
+    )
+
+
+def lovasz_softmax_flat(probas: Tensor, labels: Tensor, classes: str | Sequence[int] = "present") -> Tensor:
+    """Lovász-Softmax loss of (P, C) probabilities and (P,) labels; 0 for P = 0. C = 1 is a sigmoid's one class."""
+    if probas.numel() == 0:
+        return probas.sum() * 0.0
+    labels = _whole(labels)
+    if probas.shape[1] == 1:
+        foreground = _foreground(labels, classes, None)
+        return functional.lovasz_sigmoid(probas[:, 0], foreground, from_logits=False, method="exact")
+    return functional.lovasz_softmax(probas, labels, from_logits=False, classes=classes, method="exact")
+
+
+def flatten_probas(probas: Tensor, labels: Tensor, ignore: int | None = None) -> tuple[Tensor, Tensor]:
+    """Probabilities (B, C, H, W), or (B, H, W) of a sigmoid, as (P, C), and labels as (P,), without `ignore` pixels."""
+    if probas.dim() == 3:
+        probas = probas.unsqueeze(1)  # (B, 1, H, W)
+    if probas.dim() < 3:
+        raise ValueError(f"probas must be (B, C, H, W) or (B, H, W), got shape {tuple(probas.shape)}")
+    probas = probas.movedim(1, -1).reshape(-1, probas.shape[1])  # (P, C)
+    labels = labels.reshape(-1)  # (P,)
+    if ignore is None:
+        return probas, labels
+    valid = _whole(labels) != ignore
+    return probas[valid], labels[valid]
+
+
+def xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
+    """Cross-entropy of (B, C, H, W) logits and (B, H, W) labels, averaged over the pixels that are not void.
+
+    The void label is `ignore`; without one it is 255, which the authors have fixed whatever `ignore` says.
+    """
+    labels = _whole(labels)
+    void = 255 if ignore is None else ignore
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    total = F.cross_entropy(wide, labels, ignore_index=void, reduction="sum")
+    return total / (labels != void).sum().clamp(min=1)
+
+
+# ------------------------------------------------------------------ means
+
+
+def isnan(x: Any) -> Any:
+    """Whether a number is NaN; elementwise for a tensor or an array."""
+    return x != x
+
+
+def mean(l: Iterable[Any], ignore_nan: bool = False, empty: Any = 0) -> Any:  # noqa: E741 - the authors' name
+    """Mean of numbers or tensors in any iterable.
+
+    Args:
+        l: the values; a generator is fine.
+        ignore_nan: leave NaN out.
+        empty: result if nothing is there; "raise" raises ValueError instead.
+    """
+    values: Iterator[Any] = filterfalse(isnan, l) if ignore_nan else iter(l)
+    count, total = 0, empty
+    for value in values:
+        total = value if count == 0 else total + value  # never in place: the first value belongs to the caller
+        count += 1
+    if count == 0:
+        if isinstance(empty, str) and empty == "raise":
+            raise ValueError("mean of nothing: no values came, or all were NaN; give empty= a number to return")
+        return empty
+    return total if count == 1 else total / count
+
+
+def _whole(labels: Tensor) -> Tensor:
+    """Labels as int64. Floating labels are taken, as the authors take them, if they are whole numbers."""
+    if not labels.is_floating_point():
+        return labels.long()
+    whole = labels.long()
+    if not bool((whole == labels).all()):
+        raise ValueError("labels must be whole numbers (class labels), got fractions: soft labels have no IoU")
+    return whole
+
+
+def _foreground(labels: Tensor, classes: str | Sequence[int], ignore: int | None) -> Tensor:
+    """1 where the one class of a sigmoid output is true, 0 elsewhere, -1 at void pixels."""
+    if isinstance(classes, str) or len(classes) != 1:
+        raise ValueError(f"a sigmoid output, probas (B, H, W), is one class: name it, classes=[1]; got {classes!r}")
+    foreground = (labels == classes[0]).long()
+    return foreground if ignore is None else foreground.masked_fill(labels == ignore, -1)
