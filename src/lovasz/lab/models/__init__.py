@@ -1,0 +1,27 @@
+"""The networks of the lab by name, and their weights in files.
+
+A network takes floating RGB in [0, 1] of shape (N, 3, H, W), any H and W, and returns logits (N, C, H, W); the scaling
+of its input is part of it.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from lovasz.lab.errors import LabError
+from lovasz.lab.models.enet import pytorch_enet, torch7_enet
+from lovasz.lab.models.weights import describe_weights, load_exported, load_weights, save_weights
+
+__all__ = ["MODELS", "create_model", "describe_weights", "load_exported", "load_weights", "save_weights"]
+
+MODELS: dict[str, Callable[[int], nn.Module]] = {"enet": pytorch_enet, "enet_torch7": torch7_enet}
+
+
+def create_model(name: str, num_classes: int) -> nn.Module:
+    """A network of `MODELS` with `num_classes` outputs and random weights (drawn from torch's global generator).
+
+    Raises LabError for an unknown name or fewer than one class.
+    """
+    if name not in MODELS:
+        raise LabError(f"model {name!r} is unknown; choose one of: {', '.join(MODELS)}.")
+    return MODELS[name](num_classes)

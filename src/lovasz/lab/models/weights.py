@@ -1,0 +1,287 @@
+"""Weights in files: a .safetensors with the tensors and beside it a .json with the class names.
+
+Nothing here unpickles. A file that cannot be used is a LabError that names the file, what it holds and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lovasz.lab.errors import LabError
+from lovasz.lab.models.layouts import COUNTER, LAYOUTS, SCALING, Layout
+
+NAMED = 3  # this many missing or unexpected tensors are named in a message
+VOID_NAMES = frozenset({"unlabelled", "unlabeled", "void", "ignore"})
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+CLASSIFIER = ("classifier.weight", "classifier.bias")  # transposed convolution: (inputs, outputs, h, w), and (outputs,)
+
+
+def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> nn.Module:
+    """The network in a .safetensors file, with one output for each of `classes`, in their order.
+
+    Args:
+        model_name: a name of `lovasz.lab.models.MODELS`. "enet" takes any file of an ENet and builds the variant whose
+            tensors it holds; "enet_torch7" takes the Torch7 variant only.
+        path: a file of `save_weights` or a published one (see `layouts.py`), with its .json beside it.
+        classes: names of the data set's classes. They are looked up in the JSON's "classes", where case, spaces,
+            hyphens and underscores do not count; outputs for other classes are dropped. Without a JSON the file must
+            have exactly as many outputs as there are classes, and they are taken to be in this order.
+
+    Raises LabError: no such file, not a (whole) safetensors file, another network, a class without an output,
+    values that are not finite, an unusable JSON.
+    """
+    path = Path(path)
+    tensors = _read_tensors(path)
+    layout = _recognise(model_name, path, tensors)
+    state = {ours: tensors[theirs] for theirs, ours in layout.keys.items()}
+    num_outputs = _check_tensors(path, layout, state)
+    description = describe_weights(path) if json_path(path).exists() else None
+    channels = torch.tensor(_match_classes(path, num_outputs, description, classes))
+    for key in CLASSIFIER:
+        if key in state:
+            state[key] = state[key].index_select(1 if key.endswith("weight") else 0, channels)
+    if not layout.holds_scaling:
+        state |= _input_scaling(path, description or {})
+    state = {key: tensor.to(torch.float32, copy=True) for key, tensor in layout.finish(state).items()}
+    model = layout.skeleton(len(channels))
+    for key in model.state_dict():
+        if key.endswith(COUNTER):
+            state[key] = tensors.get(layout.rename(key), torch.tensor(0)).to(torch.int64, copy=True)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model
+
+
+def load_exported(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network in a file and its description, without a data set: the JSON beside the file names the classes.
+
+    Outputs named unlabelled or void are dropped, also from "classes" and "palette" of the description returned.
+    Raises LabError as `load_weights` does, and where there is no JSON.
+    """
+    description = describe_weights(path)
+    name = str(description.get("model_name") or "enet")  # the tensors tell which ENet; published files say no name
+    kept = [i for i, name in enumerate(description["classes"]) if _plain(name) not in VOID_NAMES]
+    for key in ("classes", "palette"):
+        if description.get(key) is not None:
+            description[key] = [description[key][i] for i in kept]
+    return load_weights(name, path, description["classes"]), description
+
+
+def save_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    model_name: str,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the tensors to `path` (.safetensors) and their description to the .json beside it.
+
+    Args:
+        classes: one name for each output of the network, in order.
+        palette: one (r, g, b) in 0..255 for each class, or None.
+        extra: more entries for the JSON, beside "model_name", "num_outputs", "classes", "palette" and "input".
+
+    Files are replaced whole: an interruption leaves the former ones. Raises LabError when the path does not end in
+    .safetensors, the network is not one of `MODELS`, the numbers do not fit, or the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise LabError(f"{path}: weights are written as .safetensors; give a path that ends so.")
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    _recognise(model_name, path, state)
+    num_outputs = state[CLASSIFIER[0]].shape[1]
+    description: dict[str, Any] = {
+        "model_name": model_name,
+        "num_outputs": num_outputs,
+        "classes": [str(name) for name in classes],
+        "palette": None if palette is None else [[int(part) for part in colour] for colour in palette],
+        "input": {"channels": "RGB", "range": "[0,1] (x/255)", "scaling": "inside the network"},
+    }
+    clash = description.keys() & (extra or {}).keys()
+    if clash:
+        raise LabError(f"{path}: extra may not replace {', '.join(sorted(clash))} of the description; rename it.")
+    place = json_path(path)
+    _check_description(place, description | dict(extra or {}))
+    if len(description["classes"]) != num_outputs:
+        raise LabError(f"{path}: {len(description['classes'])} class names for {num_outputs} outputs; give one each.")
+    text = json.dumps(description | dict(extra or {}), indent=1, ensure_ascii=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, partial_json = (file.with_name(file.name + ".partial") for file in (path, place))
+        save_file(state, partial, metadata={"format": "pt"})
+        partial_json.write_text(text, encoding="utf-8")
+        partial.replace(path)
+        partial_json.replace(place)
+    except (OSError, SafetensorError) as error:
+        raise LabError(f"{path}: cannot be written ({error}); choose another folder.") from error
+
+
+def describe_weights(path: str | Path) -> dict[str, Any]:
+    """The JSON beside a weights file; "classes" is there and is a list of names.
+
+    Raises LabError when the weights file or its JSON is missing or the JSON cannot be used.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LabError(f"{path}: there is no such weights file; check the path.")
+    place = json_path(path)
+    if not place.is_file():
+        raise LabError(f"{place}: missing; the file beside the weights that names the classes is needed. Put it there.")
+    try:
+        description = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LabError(
+            f"{place}: cannot be read as JSON ({error}); replace it by the one that was made with the weights."
+        ) from error
+    return _check_description(place, description)
+
+
+def json_path(path: Path) -> Path:
+    """Where the description of a weights file lies."""
+    return path.with_suffix(".json")
+
+
+def _check_description(place: Path, description: Any) -> dict[str, Any]:
+    classes = description.get("classes") if isinstance(description, dict) else None
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise LabError(f'{place}: expected an object whose "classes" lists the class name of each output.')
+    palette = description.get("palette")
+    if palette is not None and not (
+        isinstance(palette, list)
+        and len(palette) == len(classes)
+        and all(isinstance(colour, list) and len(colour) == 3 for colour in palette)
+        and all(isinstance(part, int) and 0 <= part <= 255 for colour in palette for part in colour)
+    ):
+        raise LabError(
+            f'{place}: "palette" must hold one [red, green, blue] in 0..255 for each of {len(classes)} classes.'
+        )
+    return description
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise LabError(f"{path}: there is no such weights file; check the path.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        hint = "this looks like a file of torch.save, which may run code and is not opened; " if _pickled(path) else ""
+        raise LabError(
+            f"{path}: not a whole safetensors file ({error}); {hint}expected an undamaged .safetensors."
+        ) from error
+
+
+def _pickled(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) in (b"PK", b"\x80\x02")  # torch.save: a zip, or before 2020 a bare pickle
+    except OSError:
+        return False
+
+
+def _recognise(model_name: str, path: Path, tensors: Mapping[str, Tensor]) -> Layout:
+    names = {key for key in tensors if not key.endswith(COUNTER)}
+    candidates = [layout for layout in LAYOUTS if model_name in layout.names]
+    if not candidates:
+        known = sorted({name for layout in LAYOUTS for name in layout.names})
+        raise LabError(f"model {model_name!r} is unknown; choose one of: {', '.join(known)}.")
+    nearest = min(candidates, key=lambda layout: len(names ^ layout.keys.keys()))
+    if names == nearest.keys.keys():
+        return nearest
+    problems = [
+        f"{len(keys)} {what}, first {', '.join(keys[:NAMED])}"
+        for what, keys in (
+            ("missing", [key for key in nearest.keys if key not in names]),
+            ("unexpected", [key for key in tensors if key in names and key not in nearest.keys]),
+        )
+        if keys
+    ]
+    other = next((layout for layout in LAYOUTS if names == layout.keys.keys()), None)
+    remedy = f"it holds {other.names[0]!r}: choose that model" if other else "give a file of this network"
+    raise LabError(
+        f"{path}: not the weights of {model_name!r} (compared with the layout of {nearest.title}: "
+        f"tensors {'; '.join(problems)}); {remedy}."
+    )
+
+
+def _check_tensors(path: Path, layout: Layout, state: Mapping[str, Tensor]) -> int:
+    """The number of outputs, after a look at every shape and value."""
+    weight = state[CLASSIFIER[0]]
+    num_outputs = weight.shape[1] if weight.ndim == 4 else 1
+    theirs = {ours: key for key, ours in layout.keys.items()}
+    for key, expected in layout.skeleton(max(1, num_outputs)).state_dict().items():
+        if key not in state:
+            continue
+        tensor = state[key]
+        if tensor.shape != expected.shape or tensor.dtype not in FLOATING:
+            raise LabError(
+                f"{path}: tensor {theirs[key]} is {tensor.dtype} of shape {tuple(tensor.shape)}; {layout.names[0]!r} "
+                f"needs floating {tuple(expected.shape)}. Give a file of this network."
+            )
+        if not tensor.float().isfinite().all():
+            raise LabError(f"{path}: tensor {theirs[key]} holds NaN or infinite values; the network cannot be used.")
+    return num_outputs
+
+
+def _match_classes(
+    path: Path, num_outputs: int, description: Mapping[str, Any] | None, classes: Sequence[str]
+) -> list[int]:
+    """For each class the number of the output that stands for it."""
+    if not classes:
+        raise LabError(f"{path}: no classes to predict; name at least one.")
+    if description is None:
+        if num_outputs != len(classes):
+            raise LabError(
+                f"{path}: {num_outputs} outputs for {len(classes)} classes ({', '.join(classes)}), and no "
+                f"{json_path(path).name} beside it that says which is which; put it there."
+            )
+        return list(range(num_outputs))
+    names = description["classes"]
+    if len(names) != num_outputs:
+        raise LabError(
+            f'{json_path(path)}: "classes" names {len(names)} outputs, but {path.name} has {num_outputs}; '
+            "the two files do not belong together."
+        )
+    if list(classes) == names:
+        return list(range(num_outputs))
+    found = {name: [i for i, output in enumerate(names) if _plain(output) == _plain(name)] for name in classes}
+    found |= {name: [names.index(name)] for name in classes if names.count(name) == 1}  # the very name comes first
+    absent = [name for name in classes if not found[name]]
+    if absent:
+        raise LabError(
+            f"{path}: no output for {len(absent)} of the {len(classes)} classes of the data: {', '.join(absent)}. The "
+            f"file has: {', '.join(names)}. Give weights for these classes, or train from a random start."
+        )
+    unclear = [name for name in classes if len(found[name]) > 1]
+    if unclear:
+        raise LabError(f"{json_path(path)}: {unclear[0]!r} may be one of several outputs; give each its own name.")
+    return [found[name][0] for name in classes]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name).casefold()
+
+
+def _input_scaling(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Mean and standard deviation of the input from the JSON of a published file; 0 and 1 where it says nothing."""
+    given = description.get("input", {})
+    if not isinstance(given, dict) or given.get("channels", "RGB") != "RGB":
+        raise LabError(f'{json_path(path)}: "input" must be an object with "channels": "RGB"; came {given!r}.')
+    scaling = {}
+    for key, name, default in zip(SCALING, ("mean", "std"), (0.0, 1.0), strict=True):
+        values = given.get(name, [default] * 3)
+        numbers = isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values)
+        if not numbers or not all(math.isfinite(v) and (v > 0 or name == "mean") for v in values):
+            raise LabError(f'{json_path(path)}: "input" has {name} {values!r}; expected three numbers, std above 0.')
+        scaling[key] = torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)
+    return scaling
