@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from lovasz import set_functions, validation
-from lovasz.kernels import choose, exact
+from lovasz.kernels import choose, exact, load
+from lovasz.problem import Problem
 from lovasz.validation import Classes
 
 ACTIVATIONS = ("relu", "elu")
@@ -74,48 +75,23 @@ def lovasz_softmax(
     only_present, chosen = validation.resolve_classes(classes, num_classes)
     weight = validation.resolve_weight(weight, num_classes, input)
     choice = choose(method, impl, input.device, input.numel())
-    validation.check_labels(target, num_classes, ignore_index)
+    if choice.kernel != "cpu":  # that one checks while it counts
+        target = target.long()  # in uint8, -1 would equal 255
+        validation.check_labels(target, num_classes, ignore_index)
     if not from_logits:
         validation.check_probabilities(input)
 
     if input.dim() == 2:
         input, target = input.t().unsqueeze(0), target.unsqueeze(0)  # (1, C, P), (1, P)
-    input = input.flatten(2)  # (N, C, S)
-    target = target.reshape(target.shape[0], -1)  # (N, S)
-    return _exact_softmax(input, target, from_logits, only_present, chosen, per_image, ignore_index, weight)
-
-
-def _exact_softmax(
-    input: Tensor,
-    target: Tensor,
-    from_logits: bool,
-    only_present: bool,
-    chosen: tuple[int, ...] | None,
-    per_image: bool,
-    ignore_index: int | None,
-    weight: Tensor | None,
-) -> Tensor:
-    """Lovász-Softmax of (N, C, S) and (N, S) by sorting."""
-    num_classes = input.shape[1]
-    valid = None if ignore_index is None else target != ignore_index  # (N, S)
-    scores = _at_least_float32(input)
-    if valid is not None:
-        scores = scores.masked_fill(~valid.unsqueeze(1), 0)  # void pixels are not even read: they may hold NaN
-    probabilities = scores.softmax(1) if from_logits else scores
-    foreground = target.unsqueeze(1) == torch.arange(num_classes, device=input.device).view(1, -1, 1)  # (N, C, S)
-    if from_logits:
-        # 1 - p as the sum of the other probabilities: neither it nor its gradient cancels where p is near 1.
-        wrong = probabilities.masked_fill(foreground, 0).sum(1, keepdim=True)  # (N, 1, S)
-    else:
-        wrong = 1 - probabilities
-    if chosen is not None:
-        probabilities, foreground = probabilities[:, list(chosen)], foreground[:, list(chosen)]
-        wrong = wrong if from_logits else wrong[:, list(chosen)]
-        weight = None if weight is None else weight[list(chosen)]
-    errors = torch.where(foreground, wrong, probabilities)
-    losses, present = _extension_per_group(errors, foreground, valid, per_image, None)
-    counted = present if only_present else torch.ones_like(present)
-    return _average(losses, counted, weight)
+    problem = Problem(
+        errors="softmax" if from_logits else "probability",
+        labelled=True,
+        per_image=per_image,
+        ignore_index=ignore_index,
+        only_present=only_present,
+        chosen=chosen,
+    )
+    return load(choice).loss(input.flatten(2), target.reshape(target.shape[0], -1), problem, weight)
 
 
 def lovasz_hinge(
@@ -158,16 +134,17 @@ def lovasz_hinge(
     """
     validation.require_choice("activation", activation, ACTIVATIONS)
     input, target = _binary(input, target, ignore_index)
-    choose(method, impl, input.device, input.numel())
-    valid = None if ignore_index is None else target != ignore_index  # (N, S)
-    scores = _at_least_float32(input)
-    if valid is not None:
-        scores = scores.masked_fill(~valid, 0)
-    foreground = target == 1
-    margins = 1 - torch.where(foreground, scores, -scores)  # (N, S)
-    function = torch.relu if activation == "relu" else _shifted_elu
-    losses, present = _extension_per_group(margins.unsqueeze(1), foreground.unsqueeze(1), valid, per_image, function)
-    return _average(losses, torch.ones_like(present), None)
+    choice = choose(method, impl, input.device, input.numel())
+    if choice.kernel != "cpu":
+        target = target.long()
+        validation.check_labels(target, 2, ignore_index)
+    problem = Problem(
+        errors="hinge" if activation == "relu" else "elu",
+        labelled=False,
+        per_image=per_image,
+        ignore_index=ignore_index,
+    )
+    return load(choice).loss(input, target, problem, None)
 
 
 def lovasz_sigmoid(
@@ -220,41 +197,32 @@ def lovasz_sigmoid(
         validation.require_labels("target", target)
         validation.require_same_device(input, target)
         validation.check_ignore_index(ignore_index)
-        validation.check_multilabel_shapes(input, target)
-        validation.check_labels(target, 2, ignore_index)
+        validation.check_multilabel_shapes(input, target, per_image)
         only_present, chosen = validation.resolve_classes(classes, input.shape[1])
         weight = validation.resolve_weight(weight, input.shape[1], input)
-        if per_image and input.dim() == 2:
-            raise ValueError(
-                f"per_image=True needs images, but input is a flat list of pixels {validation.shape(input)}"
-            )
         if input.dim() == 2:
-            input, target = input.t().unsqueeze(0), target.t().unsqueeze(0)
+            input, target = input.t().unsqueeze(0), target.t().unsqueeze(0)  # (1, C, P)
         input, target = input.flatten(2), target.flatten(2)  # (N, C, S)
     else:
         if weight is not None or classes != "present":
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
         only_present, chosen = False, None
         input, target = _binary(input, target, ignore_index)
-        input, target = input.unsqueeze(1), target.unsqueeze(1)  # (N, 1, S)
-    choose(method, impl, input.device, input.numel())
+    choice = choose(method, impl, input.device, input.numel())
+    if choice.kernel != "cpu":
+        target = target.long()
+        validation.check_labels(target, 2, ignore_index)
     if not from_logits:
         validation.check_probabilities(input)
-    if chosen is not None:
-        input, target = input[:, list(chosen)], target[:, list(chosen)]
-        weight = None if weight is None else weight[list(chosen)]
-    valid = None if ignore_index is None else target != ignore_index  # (N, C, S)
-    scores = _at_least_float32(input)
-    if valid is not None:
-        scores = scores.masked_fill(~valid, 0)
-    foreground = target == 1
-    if from_logits:
-        errors = torch.where(foreground, -scores, scores).sigmoid()
-    else:
-        errors = torch.where(foreground, 1 - scores, scores)
-    losses, present = _extension_per_group(errors, foreground, valid, per_image, None)
-    counted = present if only_present else torch.ones_like(present)
-    return _average(losses, counted, weight)
+    problem = Problem(
+        errors="sigmoid" if from_logits else "probability",
+        labelled=False,
+        per_image=per_image,
+        ignore_index=ignore_index,
+        only_present=only_present,
+        chosen=chosen,
+    )
+    return load(choice).loss(input, target, problem, weight)
 
 
 def lovasz_extension(
@@ -303,57 +271,17 @@ def lovasz_extension(
         raise ValueError("errors must be (..., P), got a scalar")
     validation.require_not_empty(errors)
     function = set_functions.resolve(set_function, errors.shape[-1])
-    rows = _at_least_float32(errors).reshape(-1, errors.shape[-1])
+    rows = (errors if errors.dtype == torch.float64 else errors.float()).reshape(-1, errors.shape[-1])
     mask = (foreground != 0).reshape(rows.shape)
     return exact.extension(rows, mask, set_function=function).reshape(errors.shape[:-1])
 
 
 def _binary(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Check a binary loss's tensors and bring them to (N, S)."""
+    """Check a binary loss's tensors and bring them to (N, 1, S)."""
     validation.require_float("input", input)
     validation.require_labels("target", target)
     validation.require_same_device(input, target)
     validation.check_ignore_index(ignore_index)
     validation.check_binary_shapes(input, target)
-    validation.check_labels(target, 2, ignore_index)
     images = 1 if input.dim() == 1 else input.shape[0]
-    return input.reshape(images, -1), target.reshape(images, -1)
-
-
-def _at_least_float32(input: Tensor) -> Tensor:
-    return input if input.dtype == torch.float64 else input.float()
-
-
-def _shifted_elu(margins: Tensor) -> Tensor:
-    return torch.nn.functional.elu(margins) + 1
-
-
-def _extension_per_group(
-    errors: Tensor,
-    foreground: Tensor,
-    valid: Tensor | None,
-    per_image: bool,
-    activation: Callable[[Tensor], Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    """Extensions of (N, C, S) errors: (N or 1, C) values, and whether each has foreground. ``valid`` is (N, S) or (N, C, S)."""
-    images, classes, _ = errors.shape
-    if valid is not None and valid.dim() == 2:
-        valid = valid.unsqueeze(1).expand_as(errors)
-    if not per_image:
-        errors, foreground = (t.transpose(0, 1).flatten(1).unsqueeze(0) for t in (errors, foreground))  # (1, C, P)
-        valid = None if valid is None else valid.transpose(0, 1).flatten(1).unsqueeze(0)
-        images = 1
-    errors, foreground = errors.flatten(0, 1), foreground.flatten(0, 1)  # (N C, P)
-    valid = None if valid is None else valid.flatten(0, 1)
-    values = exact.extension(errors, foreground, valid, activation=activation)
-    present = (foreground if valid is None else foreground & valid).any(-1)
-    return values.view(images, classes), present.view(images, classes)
-
-
-def _average(losses: Tensor, counted: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean over images of the weighted mean over the counted classes; a row without any counts as 0."""
-    share = counted.to(losses.dtype) if weight is None else counted * weight.to(losses.dtype)
-    total = share.sum(-1, keepdim=True)
-    share = torch.where(total > 0, share / total.clamp(min=torch.finfo(losses.dtype).tiny), torch.zeros_like(share))
-    # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
-    return (torch.where(share > 0, losses, torch.zeros_like(losses)) * share).sum(-1).mean()
+    return input.reshape(images, 1, -1), target.reshape(images, 1, -1)

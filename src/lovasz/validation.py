@@ -88,7 +88,7 @@ def check_binary_shapes(input: Tensor, target: Tensor) -> None:
         )
 
 
-def check_multilabel_shapes(input: Tensor, target: Tensor) -> None:
+def check_multilabel_shapes(input: Tensor, target: Tensor, per_image: bool) -> None:
     """Check ``(N, C, *spatial)`` or ``(P, C)`` for both tensors."""
     if input.dim() < 2:
         raise ValueError(f"input must be (N, C, *spatial) or (P, C) for multilabel=True, got shape {shape(input)}")
@@ -98,6 +98,8 @@ def check_multilabel_shapes(input: Tensor, target: Tensor) -> None:
             "each channel is its own 0/1 mask",
         )
     require_not_empty(input)
+    if per_image and input.dim() == 2:
+        raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {shape(input)}")
 
 
 def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
@@ -139,7 +141,7 @@ def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, li
 
 def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
     """Raise ValueError naming a label outside ``0..num_classes-1``; on an accelerator the check does not wait for it."""
-    if target.dtype == torch.bool and num_classes >= 2:
+    if target.dtype == torch.bool:
         return
     wrong = (target < 0) | (target >= num_classes)
     if ignore_index is not None:
@@ -160,8 +162,10 @@ def label_error(label: int, num_classes: int) -> ValueError:
 
 
 def check_probabilities(input: Tensor) -> None:
-    """Raise ValueError if values lie outside [0, 1]; NaN passes and propagates. Does not wait for an accelerator."""
-    wrong = (input < 0) | (input > 1)
+    """Raise ValueError if values lie outside [0, 1], up to rounding; NaN passes and propagates. Waits for no accelerator."""
+    # Interpolated probabilities leave [0, 1] by a rounding or two.
+    slack = 8 * torch.finfo(input.dtype).eps
+    wrong = (input < -slack) | (input > 1 + slack)
     if torch.compiler.is_compiling() or input.device.type != "cpu":
         torch._assert_async(~wrong.any(), "input holds values outside [0, 1] though from_logits=False")
     elif bool(wrong.any()):

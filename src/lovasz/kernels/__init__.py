@@ -6,8 +6,10 @@ Nothing here imports numba or triton before one of them is needed.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
@@ -81,3 +83,8 @@ def choose(method: str, impl: str, device: torch.device, errors: int) -> Choice:
     if device.type == "cpu":
         return Choice("portable", f"CPU tensors, but {numba_problem()} for the fast kernel")
     return Choice("portable", f"device {device.type}: bins in plain torch operations")
+
+
+def load(choice: Choice) -> ModuleType:
+    """The kernel's module, imported when it is first needed; its ``loss`` computes."""
+    return importlib.import_module(f"lovasz.kernels.{choice.kernel}")

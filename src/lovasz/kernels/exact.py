@@ -6,9 +6,12 @@ Apart from the binned kernels because it shares nothing with them; it runs on an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from lovasz.problem import Problem
 
 SetFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -95,3 +98,52 @@ def extension(
     if activation is not None:
         ordered = activation(ordered)
     return (ordered * weights).sum(-1)
+
+
+def loss(input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
+    """The loss of (N, C, S) scores against (N, S) labels or (N, C, S) masks; see ``lovasz.functional``.
+
+    Computed in float64 (float32 on devices without it): the logits of a confident network alone cost float32 a digit.
+    """
+    images, classes, _ = input.shape
+    valid = None if problem.ignore_index is None else target != problem.ignore_index
+    if problem.labelled:
+        foreground = target.unsqueeze(1) == torch.arange(classes, device=input.device).view(1, -1, 1)  # (N, C, S)
+        valid = None if valid is None else valid.unsqueeze(1).expand_as(foreground)
+    else:
+        foreground = target == 1
+    scores = input.float() if input.device.type == "mps" else input.double()
+    if valid is not None:
+        scores = scores.masked_fill(~valid, 0)  # void pixels are not even read: they may hold NaN
+    errors, activation = _errors(scores, foreground, problem.errors)
+    if not problem.per_image:
+        errors, foreground, valid = (_joined(t) for t in (errors, foreground, valid))  # (1, C, P)
+        images = 1
+    errors, foreground = errors.flatten(0, 1), foreground.flatten(0, 1)  # (N C, P)
+    valid = None if valid is None else valid.flatten(0, 1)
+    losses = extension(errors, foreground, valid, activation=activation).view(images, classes)
+    present = (foreground if valid is None else foreground & valid).sum(-1).view(images, classes)
+    shares = problem.shares(present, weight).to(losses.dtype)
+    # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
+    value = (torch.where(shares > 0, losses, 0) * shares).sum()
+    return value.to(torch.promote_types(input.dtype, torch.float32))
+
+
+def _joined(tensor: Tensor | None) -> Any:
+    """The pixels of all images in one row per class: (N, C, S) to (1, C, N S)."""
+    return None if tensor is None else tensor.transpose(0, 1).flatten(1).unsqueeze(0)
+
+
+def _errors(scores: Tensor, foreground: Tensor, kind: str) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+    """The errors to sort, and the activation to apply to them once sorted."""
+    if kind == "sigmoid":
+        return torch.where(foreground, -scores, scores).sigmoid(), None
+    if kind in ("hinge", "elu"):
+        activation = torch.relu if kind == "hinge" else _shifted_elu
+        return 1 - torch.where(foreground, scores, -scores), activation
+    probabilities = scores.softmax(1) if kind == "softmax" else scores
+    return torch.where(foreground, 1 - probabilities, probabilities), None
+
+
+def _shifted_elu(margins: Tensor) -> Tensor:
+    return torch.nn.functional.elu(margins) + 1

@@ -190,9 +190,18 @@ def train(
 def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
     """The run that the options of `compare` and `train` describe; defaults differ with and without --weights."""
     weights: Path | None = given["weights"]
-    epochs = given["epochs"]
-    if epochs is None:
-        epochs = options.EPOCHS_FROM_SCRATCH if weights is None else options.EPOCHS_FROM_WEIGHTS
+    data_options = options.parse_data_options(given["data_option"])
+    epochs, crop = given["epochs"], given["crop"]
+    if epochs is None or crop is None:
+        from lovasz.lab import defaults
+        from lovasz.lab.data import open_dataset
+
+        images = open_dataset(given["data"], "train", seed=given["data_seed"], **data_options)
+        if epochs is None:
+            epochs = defaults.default_epochs(len(images), given["batch_size"], from_weights=weights is not None)
+        crop = defaults.default_crop(images) if crop is None else options.parse_crop(crop)
+    else:
+        crop = options.parse_crop(crop)
     pretrain_epochs = given["pretrain_epochs"]
     if pretrain_epochs is None:
         pretrain_epochs = epochs if weights is None else 0
@@ -203,10 +212,10 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
         weights=None if weights is None else str(weights),
         epochs=epochs,
         pretrain_epochs=pretrain_epochs,
-        crop=options.parse_crop(given["crop"]),
+        crop=crop,
         scale=options.parse_scale(given["scale"]),
         num_workers=given["workers"],
-        data_options=options.parse_data_options(given["data_option"]),
+        data_options=data_options,
         **changes,
     )
 
@@ -258,7 +267,6 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of the same name.", rich_help_panel=options.OUTPUT)
     ] = False,
-    model: options.WeightsModel = None,
     device: options.Device = DEFAULT.device,
     threads: options.Threads = None,
 ) -> None:
@@ -272,7 +280,6 @@ def predict(
             images,
             weights,
             out,
-            model_name=options.model_name(weights, model),
             overlays=overlays,
             opacity=opacity,
             overwrite=overwrite,

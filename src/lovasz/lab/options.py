@@ -23,7 +23,6 @@ DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
     "Output",
 )
 
-EPOCHS_FROM_SCRATCH, EPOCHS_FROM_WEIGHTS = 30, 5
 DEFAULT_LOSSES = "cross_entropy,lovasz_softmax"
 LOSS_NAMES = "cross_entropy, weighted_cross_entropy, lovasz_softmax, lovasz_hinge, lovasz_sigmoid, hinge, soft_jaccard"
 
@@ -133,7 +132,7 @@ Epochs = Annotated[
         min=1,
         help="Epochs with the loss.",
         rich_help_panel=TRAINING,
-        show_default=f"{EPOCHS_FROM_SCRATCH} from scratch, {EPOCHS_FROM_WEIGHTS} with --weights",
+        show_default="10 or more, for 1000 steps; 5 or more, for 150 steps, with --weights",
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a step.", rich_help_panel=TRAINING)]
@@ -158,9 +157,9 @@ Crop = Annotated[
     typer.Option(
         "--crop",
         metavar="HxW",
-        help="Train on random crops of this height and width, such as 256x256.",
+        help="Train on random crops of this height and width, such as 256x256; `whole` for whole images.",
         rich_help_panel=AUGMENTATION,
-        show_default="whole images",
+        show_default="whole, or up to 512x512 where images are larger or differ in size",
     ),
 ]
 Scale = Annotated[
@@ -209,9 +208,9 @@ def parse_data_options(pairs: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
-def parse_crop(text: str | None) -> tuple[int, int] | None:
-    """`"256x512"` -> `(256, 512)` (height, width); `None` stays `None`. Raises LabError."""
-    if text is None:
+def parse_crop(text: str) -> tuple[int, int] | None:
+    """`"256x512"` -> `(256, 512)` (height, width); `"whole"` -> `None`. Raises LabError."""
+    if text == "whole":
         return None
     match = re.fullmatch(r"\s*(\d+)\s*[xX×,]\s*(\d+)\s*", text)
     if not match or not all(int(side) for side in match.groups()):

@@ -3,23 +3,25 @@ needs a truth: here images come straight from a person's folder, and every file 
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from rich.progress import Progress
 
-from lovasz.lab.data import IGNORE_INDEX, DatasetInfo
+from lovasz.lab.config import read_json, write_json
+from lovasz.lab.data import DatasetInfo
+from lovasz.lab.data.colours import overlay, voc_palette
+from lovasz.lab.data.masks import IMAGE_SUFFIXES, read_image
 from lovasz.lab.errors import LabError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-VOID_NAMES = ("unlabelled", "unlabeled", "void", "ignore")  # outputs that some networks have and nobody wants drawn
+from lovasz.lab.evaluation import predict_labels
+from lovasz.lab.models import load_exported
 
 
 @dataclass
@@ -39,7 +41,6 @@ def predict_images(
     weights: Path,
     out: Path,
     *,
-    model_name: str,
     overlays: bool = True,
     opacity: float = 0.5,
     overwrite: bool = False,
@@ -49,7 +50,7 @@ def predict_images(
     """Write `out`/masks/NAME.png and `out`/overlays/NAME.png for an image or for each image below a folder.
 
     A mask is an 8-bit palette PNG of the image's size: the pixel is the class number, the palette holds the class
-    colours. `out`/classes.json lists names and colours. Sub-folders are kept. A file's ending is replaced by .png; in a
+    colours. `out`/classes.json lists names and colours (as the data set `folder:` reads them). Sub-folders are kept. A file's ending is replaced by .png; in a
     folder where two images would then have one name, all keep their ending (a.jpg.png, a.tif.png).
     Images are read one by one at full resolution. One that cannot be read is passed over and stands in `unreadable`.
     Raises LabError before anything is written when there is no image, or when a file to write is there already and
@@ -61,25 +62,27 @@ def predict_images(
     folders = ("masks", "overlays") if overlays else ("masks",)
     if not overwrite:
         _refuse_existing([out / folder / name for name in names for folder in folders])
-    info = classes_of(weights)
-    network = load_weights(model_name, weights, info.classes).eval().to(device)
+    network, description = load_exported(weights)
+    network.eval().to(device)
+    info = classes_of(description, weights.name)
     result = Predictions(out, info, other_files=other_files)
-    _write_classes(out / "classes.json", info, overwrite)
+    _write_legend(out / "classes.json", info, overwrite)
     task = progress.add_task("predicting", total=len(files), note="") if progress else None
     for path, name in zip(files, names, strict=True):
         try:
             pixels = read_image(path)
-        except (LabError, OSError) as error:
+        except LabError as error:
             result.unreadable[path] = str(error)
             continue
+        finally:
+            if progress and task is not None:
+                progress.advance(task)
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W)
         labels = predict_labels(network, image, device, info.num_classes)[0].to(torch.uint8).numpy()
         result.masks.append(_save(_palette_image(labels, info), out / "masks" / name))
         if overlays:
             drawn = Image.fromarray(overlay(pixels, labels, info, alpha=opacity))
             result.overlays.append(_save(drawn, out / "overlays" / name))
-        if progress and task is not None:
-            progress.advance(task)
     return result
 
 
@@ -116,14 +119,11 @@ def _key(path: Path) -> str:
     return str(path).casefold()
 
 
-def classes_of(weights: Path) -> DatasetInfo:
-    """Class names and colours from the JSON beside the weights; colours of the Pascal VOC map where it has none."""
-    description = describe_weights(weights)
-    classes = tuple(str(name) for name in description["classes"])
+def classes_of(description: Mapping[str, Any], name: str) -> DatasetInfo:
+    """Class names and colours from the JSON beside the weights; the colour map of Pascal VOC where it has no colours."""
+    classes = tuple(description["classes"])
     palette = description.get("palette") or voc_palette(len(classes))
-    kept = [i for i, name in enumerate(classes) if name.strip().lower() not in VOID_NAMES]
-    colours = tuple(tuple(int(part) for part in palette[i]) for i in kept)
-    return DatasetInfo(str(description.get("name", "")), tuple(classes[i] for i in kept), colours)
+    return DatasetInfo(name, classes, tuple((red, green, blue) for red, green, blue in palette))
 
 
 def _palette_image(labels: np.ndarray, info: DatasetInfo) -> Image.Image:
@@ -132,6 +132,16 @@ def _palette_image(labels: np.ndarray, info: DatasetInfo) -> Image.Image:
     image = Image.fromarray(labels)
     image.putpalette(colours.tobytes())
     return image
+
+
+def _write_legend(path: Path, info: DatasetInfo, overwrite: bool) -> None:
+    """Further images may join those of an earlier call, but not under a legend of other classes."""
+    legend = {"classes": list(info.classes), "palette_rgb": [list(colour) for colour in info.palette]}
+    if path.exists() and not overwrite:
+        if read_json(path) != legend:
+            raise LabError(f"{path}: lists other classes than these weights have; choose another --out, or --overwrite.")
+        return
+    write_json(path, legend)
 
 
 def _refuse_existing(paths: Sequence[Path]) -> None:

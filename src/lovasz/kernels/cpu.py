@@ -1,0 +1,227 @@
+"""The binned losses on the CPU, fused from logits: two passes over memory, nothing of the logits' size but the gradient.
+
+Here are threads, layouts and autograd; the arithmetic is in ``cpu_loops.py``, the bins are in ``bins.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lovasz import validation
+from lovasz.kernels import bins, cpu_loops
+from lovasz.problem import Problem
+
+_MODES = {
+    "sigmoid": cpu_loops.MODE_SIGMOID,
+    "probability": cpu_loops.MODE_PROBABILITY,
+    "hinge": cpu_loops.MODE_HINGE,
+    "elu": cpu_loops.MODE_ELU,
+}
+_GRAIN = 1 << 16  # errors below which a further thread costs more than it saves
+_pools: dict[int, ThreadPoolExecutor] = {}
+# A forked child has the pool's object but not its threads: it starts its own.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pools.clear)
+
+
+def loss(input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
+    """The loss of (N, C, S) scores of any strides against (N, S) labels or (N, C, S) masks; see ``lovasz.functional``."""
+    if input.dtype not in (torch.float32, torch.float64):
+        input = input.float()
+    if target.dtype == torch.bool:
+        target = target.view(torch.uint8)
+    elif target.dtype not in (torch.uint8, torch.int64):
+        target = target.long()
+    return _Binned.apply(input, target.contiguous(), problem, weight)  # pyright: ignore[reportReturnType]
+
+
+class _Binned(torch.autograd.Function):
+    """Counts and tables in forward, the gradient in backward, where the scores are read again."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
+        passes = _Passes(input, target, problem)
+        value = passes.count(weight)
+        if passes.nan:
+            value = float("nan")
+        ctx.save_for_backward(input, target)
+        ctx.tables = passes.lut, passes.weights, passes.shares
+        ctx.problem = problem
+        return torch.tensor(value, dtype=input.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        input, target = ctx.saved_tensors
+        passes = _Passes(input, target, ctx.problem)
+        passes.lut, passes.weights, passes.shares = ctx.tables
+        return passes.gradient(float(grad)), None, None, None
+
+
+class _Passes:
+    """Both passes over one input: how it lies in memory, who computes which part, and the tables between them."""
+
+    lut: np.ndarray  # (C, cells)
+    weights: np.ndarray  # (G, 2, bins)
+    shares: np.ndarray  # (G,)
+
+    def __init__(self, input: Tensor, target: Tensor, problem: Problem) -> None:
+        self.input = input
+        self.problem = problem
+        self.images, self.classes, self.pixels = input.shape
+        self.groups = self.classes * (self.images if problem.per_image else 1)
+        self.x = _storage(input)
+        self.target = target.view(-1).numpy()
+        self.mirrored = problem.errors not in ("hinge", "elu")
+        self.cells = bins.MIRRORED_CELLS if self.mirrored else bins.UNBOUNDED_CELLS
+        self.void = 0 if problem.ignore_index is None else problem.ignore_index
+        self.has_void = problem.ignore_index is not None
+        self.softmax = problem.errors == "softmax"
+        self.nan = False
+        self.width = min(1024, max(64, 32768 // (4 * self.classes) // 16 * 16))
+
+    def count(self, weight: Tensor | None) -> float:
+        """First pass: deal the bins, count, weigh. Returns the loss."""
+        most, least = bins.capacity(self.groups, self.cells, self.images * self.pixels)
+        step = max(1, self.images * self.pixels // bins.SAMPLE) | 1
+        identity = np.arange(self.cells, dtype=np.int32) << 5 | bins.CELL_BITS
+        identity = np.broadcast_to(identity, (self.classes, self.cells)).copy()
+        hist, totals = self._count(identity, self.cells, step, per_image=False)
+        self.lut = np.empty((self.classes, self.cells), np.int32)
+        used = np.empty(self.classes, np.int64)
+        cpu_loops.deal(
+            hist.sum(0), totals, step, bins.resolution(self.images * self.pixels), most, least, self.lut, used
+        )
+
+        hist, totals = self._count(self.lut, int(used.max()), 1, self.problem.per_image)
+        foreground = torch.from_numpy(totals[:, 0].copy()).view(-1, self.classes)
+        self.shares = self.problem.shares(foreground, weight).view(-1).numpy()
+        self.weights = np.empty((self.groups, 2, hist.shape[-1]), np.float32)
+        losses = np.empty(self.groups)
+        parts = min(torch.get_num_threads(), self.groups)
+        bounds = [self.groups * i // parts for i in range(parts + 1)]
+        run = partial(cpu_loops.weigh, self.mirrored, self.lut, hist, totals, self.shares)
+        _in_threads(lambda i: run(bounds[i], bounds[i + 1], self.weights, losses), parts)
+        return float((losses * self.shares).sum())
+
+    def _count(self, lut: np.ndarray, size: int, step: int, per_image: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Packed counts (R, G, 2, size) of every ``step``-th pixel, and (G, 2) foreground and surplus background pixels."""
+        pixels = -(-self.pixels // step)
+        shape = (self.images, self.classes, pixels)
+        strides = (*self.input.stride()[:2], self.input.stride(2) * step)
+        units = self.images * pixels * (1 if self.softmax else self.classes)
+        bounds = _split(units, units * (self.classes if self.softmax else 1))
+        parts = len(bounds) - 1
+        groups = self.classes * (self.images if per_image else 1)
+        hist = np.zeros((parts, groups, 2, size), np.int64)
+        totals = np.zeros((parts, groups, 2), np.int64)
+        status = np.zeros((parts, 3), np.int64)
+        void = (self.void, self.has_void, per_image)
+
+        def run(i: int) -> None:
+            rest = (*void, bounds[i], bounds[i + 1])
+            out = (lut, hist[i], totals[i], status[i])
+            if self.softmax:
+                cpu_loops.count_softmax(
+                    self.x, strides, shape, self.target, (self.pixels, step), *rest, self.width, *out
+                )
+            else:
+                cpu_loops.count_elements(
+                    _MODES[self.problem.errors],
+                    self.x,
+                    strides,
+                    shape,
+                    self.target,
+                    self._target_strides(step),
+                    self.problem.labelled,
+                    *rest,
+                    *out,
+                )
+
+        _in_threads(run, parts)
+        if status[:, 0].any():
+            label = int(status[status[:, 0].argmax(), 1])
+            raise validation.label_error(label, self.classes if self.problem.labelled else 2)
+        self.nan |= bool(status[:, 2].any())
+        counted = totals.sum(0)
+        if self.softmax:
+            # The loops put void pixels and the target's class into the lowest background bin rather than branch.
+            voids = counted[:: self.classes, 1].repeat(self.classes)
+            counted[:, 1] = voids + counted[:, 0]
+        else:
+            counted[:, 1] = 0
+        return hist, counted
+
+    def _target_strides(self, step: int) -> tuple[int, int, int]:
+        if self.problem.labelled:
+            return self.pixels, 0, step
+        return self.classes * self.pixels, self.pixels, step
+
+    def gradient(self, factor: float) -> Tensor:
+        """Second pass: the gradient of the loss times ``factor``, laid out as the input."""
+        out = torch.empty_like(self.input)
+        flat = _storage(out)
+        shape = (self.images, self.classes, self.pixels)
+        units = self.images * self.pixels * (1 if self.softmax else self.classes)
+        bounds = _split(units, units * (self.classes if self.softmax else 1))
+        active = self.shares != 0
+        scale = self.input.numpy(force=True).dtype.type(factor)
+        void = (self.void, self.has_void, self.problem.per_image)
+
+        def run(i: int) -> None:
+            rest = (*void, bounds[i], bounds[i + 1])
+            tables = (self.lut, self.weights, active, scale, flat, out.stride())
+            if self.softmax:
+                cpu_loops.gradient_softmax(
+                    self.x, self.input.stride(), shape, self.target, (self.pixels, 1), *rest, self.width, *tables
+                )
+            else:
+                cpu_loops.gradient_elements(
+                    _MODES[self.problem.errors],
+                    self.x,
+                    self.input.stride(),
+                    shape,
+                    self.target,
+                    self._target_strides(1),
+                    self.problem.labelled,
+                    *rest,
+                    *tables,
+                )
+
+        _in_threads(run, len(bounds) - 1)
+        return out
+
+
+def _storage(tensor: Tensor) -> np.ndarray:
+    """The memory under a tensor as a flat array that begins at its first element."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.detach().as_strided((extent,), (1,)).numpy()
+
+
+def _split(units: int, errors: int) -> list[int]:
+    """Bounds of parts of about equal size: as many as threads where that pays, and none beyond a packed bin's range."""
+    parts = max(1, min(torch.get_num_threads(), errors // _GRAIN))
+    parts = max(parts, -(-units // bins.CHUNK))
+    return [units * i // parts for i in range(parts + 1)]
+
+
+def _in_threads(run: Callable[[int], None], parts: int) -> None:
+    """Call ``run(0)`` to ``run(parts - 1)`` on as many threads as torch uses; compiled code leaves the interpreter free."""
+    threads = torch.get_num_threads()
+    if parts == 1 or threads == 1:
+        for i in range(parts):
+            run(i)
+        return
+    pool = _pools.get(threads)
+    if pool is None:
+        pool = _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="lovasz")
+    list(pool.map(run, range(parts)))

@@ -1,0 +1,50 @@
+"""What one call asks of a kernel, the same for all kernels: which errors, which groups of pixels, which average."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One loss, apart from its tensors.
+
+    Attributes:
+        errors: "softmax" (from logits), "sigmoid" (from logits), "probability", "hinge" or "elu".
+        labelled: the target holds class indices (N, S), else 0 and 1 per score (N, C, S).
+        per_image: groups are (image, class), else classes.
+        ignore_index: void label or None.
+        only_present: average over groups with foreground.
+        chosen: average over these classes, None for all.
+    """
+
+    errors: str
+    labelled: bool
+    per_image: bool
+    ignore_index: int | None
+    only_present: bool = False
+    chosen: tuple[int, ...] | None = None
+
+    def shares(self, foreground: Tensor, weight: Tensor | None) -> Tensor:
+        """Share of each group's loss in the result: the weighted mean over its image's counted classes (Eq. 13), then the
+        mean over images; an image without any counts as 0.
+
+        Args:
+            foreground: (images or 1, C) numbers of foreground pixels.
+            weight: (C,) class weights or None.
+
+        Returns:
+            Tensor of the same shape, float64 where the device has it.
+        """
+        dtype = torch.float32 if foreground.device.type == "mps" else torch.float64
+        counted = foreground > 0 if self.only_present else torch.ones_like(foreground, dtype=torch.bool)
+        if self.chosen is not None:
+            chosen = torch.zeros(foreground.shape[1], dtype=torch.bool, device=foreground.device)
+            chosen[list(self.chosen)] = True
+            counted = counted & chosen
+        share = counted.to(dtype) if weight is None else counted * weight.detach().to(dtype)
+        total = share.sum(1, keepdim=True)
+        return share / torch.where(total > 0, total, 1) / foreground.shape[0]
