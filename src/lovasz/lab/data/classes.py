@@ -1,0 +1,129 @@
+"""Finding out the classes of a folder of masks: from what the user says, else classes.json, else the masks themselves.
+
+The rules for what is not said are few and stand in `find_classes`; what was concluded is told in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lovasz.lab.data.classes_file import Said
+from lovasz.lab.data.colours import voc_palette
+from lovasz.lab.data.dataset import IGNORE_INDEX, Colour
+from lovasz.lab.data.labels import MOST_CLASSES, LabelCoding, hexadecimal
+from lovasz.lab.data.survey import Survey, survey
+from lovasz.lab.errors import LabError
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set, how masks code them, and in words where this comes from."""
+
+    palette: tuple[Colour, ...]
+    coding: LabelCoding
+    explanation: str
+
+
+def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
+    """The classes, from what is said where it is enough (classes with void, or values), else after reading all masks.
+
+    Unless void or values are said, the masks decide:
+    - values 0 and 255 and no other: two classes, 255 is the second (foreground), nothing is void;
+    - otherwise 255 is void where it occurs.
+    Unless classes are said, they are the values 0..largest (void left out), named "class k"; two are "background" and
+    "foreground". A largest value above 250, or far above the number of values, is refused: those are greys drawn for
+    the eye, or edges that were smoothed. Masks in colours need classes and palette said.
+    Raises LabError, naming a file where there is one to name.
+    """
+    if said.values is not None or (said.classes is not None and said.void is not None):
+        void = said.void or ()
+        values = said.values or _values_beside(void, len(said.classes or ()))
+        return _build(said, values, void)
+    seen = survey(masks)
+    if not seen.values and not seen.colours:
+        raise LabError(f"{where}: no masks to find the classes in.")
+    if said.classes is None or said.palette is None:
+        if seen.colours:
+            _refuse_colours(seen, where)
+        void, values = _meaning(said, seen, where)
+        found = _build(said, values, void, seen)
+        found.coding.refuse_others(seen.values)
+        return found
+    void, values = _meaning(said, seen, where)
+    return _build(said, values, void)
+
+
+def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Void values and class values."""
+    found = set(seen.values)
+    count = len(said.classes) if said.classes is not None else None
+    if said.void is None and found in ({0, 255}, {255}) and count in (None, 2):
+        return (), (0, 255)
+    void = said.void if said.void is not None else tuple({IGNORE_INDEX} & found)
+    if count is not None:
+        return void, _values_beside(void, count)
+    classes = sorted(found - set(void))
+    if classes in ([], [0]):
+        raise LabError(f"{where}: the masks hold no label but {_list(sorted(found))}; there is nothing to tell apart.")
+    values = tuple(value for value in range(classes[-1] + 1) if value not in void)
+    if classes[-1] > 250 or len(values) > 4 * len(classes):
+        raise LabError(
+            f"{seen.values[classes[-1]]}: the masks hold the values {_list(sorted(found))}, which look like greys and "
+            "not like class indices 0, 1, 2... Say which classes they are: values=0,128,... in the order of "
+            "classes=... (and void=VALUE for a value to leave out)."
+        )
+    return void, values
+
+
+def _refuse_colours(seen: Survey, where: Path) -> None:
+    colours = sorted(seen.colours)
+    shown = ",".join(hexadecimal(colour) for colour in colours[:12]) + (",..." if len(colours) > 12 else "")
+    raise LabError(
+        f"{seen.colours[colours[0]]}: a mask in colours, whose classes are unknown ({len(colours)} colours were "
+        f"found: {shown}). Give them with classes=name,... and palette=#rrggbb,... in the same order, or in "
+        f"{where / 'classes.json'} (keys classes and palette_rgb)."
+    )
+
+
+def _build(said: Said, values: tuple[int, ...], void: tuple[int, ...], seen: Survey | None = None) -> Classes:
+    names = said.classes or _names(values)
+    if len(values) != len(names):
+        raise LabError(f"values: {len(values)} mask values for {len(names)} classes; expected one for each class.")
+    if said.palette is not None and len(said.palette) != len(names):
+        raise LabError(f"palette: {len(said.palette)} colours for {len(names)} classes; expected one for each class.")
+    if not 2 <= len(names) <= MOST_CLASSES:
+        raise LabError(f"classes: got {len(names)}, expected 2 to {MOST_CLASSES} (the background counts as one).")
+    for what, items in ("classes", names), ("palette", said.palette or ()), ("values", values):
+        if len(set(items)) != len(items):
+            raise LabError(f"{what}: got {_list(items)}, in which one stands twice; expected all different.")
+    if set(values) & set(void):
+        raise LabError(f"void: {_list(sorted(set(values) & set(void)))} is also the mask value of a class.")
+    palette = said.palette or (seen.palette_of(values) if seen else None) or voc_palette(len(names))
+    coding = LabelCoding(names, values, void, said.palette, said.void_colour, said.by)
+    voids = [str(value) for value in void] + ([hexadecimal(said.void_colour)] if said.void_colour else [])
+    words = [
+        f"{len(names)} classes ({_list(names)}) from {said.source if said.classes else 'the masks'}",
+        f"void {' and '.join(voids)}" if voids else "no void",
+    ]
+    if values != tuple(range(len(values))):
+        words.append(f"mask values {_list(values)} in this order")
+    absent = [value for value in values if value not in seen.values] if seen else []
+    if absent:
+        words.append(f"no mask holds {_list(absent)}")
+    return Classes(palette, coding, "; ".join(words))
+
+
+def _values_beside(void: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The first `count` values that are not void."""
+    return tuple(value for value in range(count + len(void)) if value not in void)[:count]
+
+
+def _names(values: tuple[int, ...]) -> tuple[str, ...]:
+    return ("background", "foreground") if len(values) == 2 else tuple(f"class {value}" for value in values)
+
+
+def _list(items: Sequence[object]) -> str:
+    shown = ", ".join(str(item) for item in items[:24])
+    return shown + (f" and {len(items) - 24} more" if len(items) > 24 else "")

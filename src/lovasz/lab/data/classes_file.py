@@ -1,0 +1,92 @@
+"""What is said about the classes of a folder: the type `Said`, and the file classes.json. What follows from it is
+concluded in classes.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lovasz.lab.data.dataset import Colour
+from lovasz.lab.errors import LabError
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is stated about the classes; None stands for what is not. void: values, () for "there is none"."""
+
+    classes: tuple[str, ...] | None = None
+    palette: tuple[Colour, ...] | None = None
+    values: tuple[int, ...] | None = None
+    void: tuple[int, ...] | None = None
+    void_colour: Colour | None = None
+    by: str = "auto"
+    source: str = "the options"
+
+
+def read_classes_file(path: Path) -> Said:
+    """What a classes.json says.
+
+    Keys: "classes": names; "palette_rgb": one [r, g, b] for each; "void_index": the mask value that is void, null for
+    none (an entry of "classes" at this place is no class); "void_rgb": its colour; "num_classes": for a check.
+    Other keys are left alone. Raises LabError naming the file and the key.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise LabError(f"{path}: cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise LabError(f"{path}: expected an object with the keys classes, palette_rgb and void_index.")
+    names = _names_said(content, path)
+    palette = _palette_said(content, path, len(names))
+    void_index = content.get("void_index")
+    if void_index is not None and not _is_byte(void_index):
+        raise LabError(f"{path}: void_index is {void_index!r}; expected a mask value from 0 to 255, or null.")
+    void_rgb = content.get("void_rgb")
+    if void_rgb is not None and not _is_colour(void_rgb):
+        raise LabError(f"{path}: void_rgb is {void_rgb!r}; expected [red, green, blue] from 0 to 255.")
+    kept = [k for k in range(len(names)) if k != void_index]
+    void_colour = void_rgb
+    if void_colour is None and palette and void_index is not None and void_index < len(names):
+        void_colour = palette[void_index]
+    if content.get("num_classes", len(kept)) != len(kept):
+        raise LabError(
+            f"{path}: num_classes is {content['num_classes']!r}, but classes holds {len(kept)} names"
+            f"{' besides void' if len(kept) < len(names) else ''}; correct one of them."
+        )
+    return Said(
+        classes=tuple(names[k] for k in kept),
+        palette=tuple(palette[k] for k in kept) if palette else None,
+        values=tuple(kept) if len(kept) < len(names) else None,
+        void=() if "void_index" in content and void_index is None else None if void_index is None else (void_index,),
+        void_colour=tuple(void_colour) if void_colour is not None else None,  # type: ignore[arg-type]
+        source=path.name,
+    )
+
+
+def _names_said(content: Mapping[str, Any], path: Path) -> list[str]:
+    names = content.get("classes")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise LabError(f"{path}: classes is {names!r}; expected a list of names.")
+    return names
+
+
+def _palette_said(content: Mapping[str, Any], path: Path, count: int) -> list[Colour] | None:
+    palette = content.get("palette_rgb")
+    if palette is None:
+        return None
+    if not isinstance(palette, list) or not all(_is_colour(colour) for colour in palette):
+        raise LabError(f"{path}: palette_rgb must be a list of [red, green, blue] from 0 to 255.")
+    if len(palette) != count:
+        raise LabError(f"{path}: palette_rgb holds {len(palette)} colours for {count} classes.")
+    return [(red, green, blue) for red, green, blue in palette]
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_byte(part) for part in value)

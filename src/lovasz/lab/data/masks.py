@@ -1,0 +1,135 @@
+"""Reading images and masks from files that may be anything: truncated, huge, of the wrong kind, or hostile.
+
+Apart from the data sets, so that every picture enters the lab through one door. All errors name the file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lovasz.lab.errors import LabError
+
+# Only these decoders are ever tried, whatever the file's first bytes say.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm", ".jpg", ".jpeg")
+SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+@dataclass(frozen=True, eq=False)
+class RawMask:
+    """A mask as its file has it.
+
+    values: (H, W) uint8 or uint16 of grey values or palette indices, or (H, W, 3) uint8 of colours.
+    palette: uint8 (K, 3), the colours of indices 0..K-1, for palette images.
+    """
+
+    values: np.ndarray
+    palette: np.ndarray | None = None
+
+    @property
+    def grey(self) -> np.ndarray | None:
+        """The values as one number a pixel: indices as they are, colours with three equal channels; None for others."""
+        if self.values.ndim == 2:
+            return self.values
+        red = self.values[..., 0]
+        equal = np.array_equal(red, self.values[..., 1]) and np.array_equal(red, self.values[..., 2])
+        return red if equal else None
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image as uint8 (H, W, 3) RGB, upright: an EXIF orientation is applied, as viewers and labelling tools do.
+
+    Grey is repeated three times, an alpha channel is dropped, CMYK is converted. Raises LabError for a file that is
+    missing, damaged, larger than Pillow's limit on pixels, or of 16 or 32 bits (which to stretch is not ours to guess).
+    """
+    with _opened(path, "image") as image:
+        if image.mode in (*SIXTEEN_BITS, "F"):
+            raise LabError(
+                f"{path}: the image has more than 8 bits a channel (mode {image.mode}); expected 8. "
+                "Save it as 8-bit grey or RGB, stretched as you want the network to see it."
+            )
+        image = ImageOps.exif_transpose(image)
+        if "transparency" in image.info:  # Pillow warns when the transparent colour of a palette is dropped at once
+            image = image.convert("RGBA")
+        return np.array(image.convert("RGB"))
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) that `read_image` gives, from the file's head."""
+    with _opened(path, "image") as image:
+        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
+def read_mask(path: Path) -> RawMask:
+    """A mask as stored: class indices are never passed through a colour conversion, and no orientation is applied.
+
+    Raises LabError as `read_image` does, and for lossy files, for transparency that is in use, and for values that are
+    no whole numbers from 0 to 65535.
+    """
+    with _opened(path, "mask") as image:
+        if image.format in ("JPEG", "MPO"):
+            raise LabError(
+                f"{path}: a JPEG mask. Its compression changes labels along every edge; expected a lossless file. "
+                "Save masks as PNG."
+            )
+        palette = None
+        if image.mode == "P":
+            colours = image.getpalette("RGB")
+            palette = np.array(colours, np.uint8).reshape(-1, 3) if colours else None
+            values = np.array(image)
+        elif image.mode in ("1", "L"):
+            values = np.array(image, np.uint8)  # 1-bit: 0 and 1
+        elif image.mode in SIXTEEN_BITS:
+            wide = np.array(image).astype(np.int64)
+            if wide.min() < 0 or wide.max() > 65535:
+                raise LabError(f"{path}: mask values from {wide.min()} to {wide.max()}; expected 0 to 65535.")
+            values = wide.astype(np.uint16)
+        elif image.mode in ("RGB", "RGBA", "LA"):
+            if image.mode != "RGB" and image.getextrema()[-1] != (255, 255):  # type: ignore[index]
+                raise LabError(
+                    f"{path}: the mask has transparent pixels, whose label is unclear; save it without alpha."
+                )
+            values = np.array(image.convert("RGB"))
+        else:
+            raise LabError(f"{path}: a mask of mode {image.mode}; expected grey, palette or RGB.")
+        return RawMask(values, palette)
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[Image.Image]:
+    """The open picture; whatever goes wrong in the decoder becomes one LabError with the file's name."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                # A phone's JPEG may carry a preview as a second frame (MPO); anything else with several is unclear.
+                frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+                if frames > 1:
+                    raise LabError(f"{path}: the {what} file holds {frames} pictures; expected one.")
+                yield image
+    except LabError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise LabError(
+            f"{path}: the {what} has more than {Image.MAX_IMAGE_PIXELS} pixels, which may be an attack by a small file "
+            "that unpacks to fill the memory. Cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+        ) from error
+    except FileNotFoundError as error:
+        raise LabError(f"{path}: there is no such {what} file.") from error
+    except Exception as error:  # decoders raise nearly everything on damaged bytes
+        raise LabError(
+            f"{path}: the {what} cannot be read ({error or type(error).__name__}). "
+            "The file may be truncated or no picture; expected " + ", ".join(FORMATS) + "."
+        ) from error

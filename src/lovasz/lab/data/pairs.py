@@ -1,0 +1,70 @@
+"""A data set whose samples are pairs of files, an image and a mask. Apart from the layouts that find the files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lovasz.lab.data.dataset import DatasetInfo, Sample, SegmentationDataset
+from lovasz.lab.data.labels import LabelCoding
+from lovasz.lab.data.masks import read_image, read_mask
+from lovasz.lab.errors import LabError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image, its mask, and the stem that names both (relative, with / between folders)."""
+
+    stem: str
+    image: Path
+    mask: Path
+
+
+class PairDataset(SegmentationDataset):
+    """Reads an image and its mask at each access. Raises LabError naming the file when one of them is unusable."""
+
+    def __init__(
+        self, info: DatasetInfo, split: str, pairs: Sequence[Pair], coding: LabelCoding, description: str
+    ) -> None:
+        self.info, self.split = info, split
+        self.pairs, self.coding, self._description = tuple(pairs), coding, description
+        self._names = sample_names([pair.stem for pair in pairs])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image = read_image(pair.image)  # (H, W, 3)
+        mask = self.coding.decode(read_mask(pair.mask), pair.mask)  # (H, W)
+        if mask.shape != image.shape[:2]:
+            (height, width), (rows, columns) = image.shape[:2], mask.shape
+            turned = " (after the turn its EXIF orientation asks for)" if (height, width) == (columns, rows) else ""
+            raise LabError(
+                f"{pair.mask}: the mask is {columns} x {rows} pixels (width x height), its image {pair.image} is "
+                f"{width} x {height}{turned}; expected one size."
+            )
+        pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()  # (3, H, W)
+        return Sample(pixels, torch.from_numpy(mask), self._names[index])
+
+    def describe(self) -> str:
+        """What was understood of the files."""
+        return self._description
+
+
+def sample_names(stems: Sequence[str]) -> tuple[str, ...]:
+    """Stems as names of files, all different: folders joined by "__", what a file system may refuse as "_"."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for stem in stems:
+        plain = re.sub(r"[^\w.-]", "_", stem.replace("/", "__")).strip(".") or "_"
+        name, number = plain, 2
+        while name.casefold() in taken:
+            name, number = f"{plain}-{number}", number + 1
+        taken.add(name.casefold())
+        names.append(name)
+    return tuple(names)

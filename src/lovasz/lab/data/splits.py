@@ -1,0 +1,100 @@
+"""Which image belongs to train, val and test: list files of stems, or a random split that a seed repeats.
+
+Apart from the folders, because several layouts share the list files and none cares how they are written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from lovasz.lab.data.dataset import SPLITS
+from lovasz.lab.data.masks import IMAGE_SUFFIXES
+from lovasz.lab.errors import LabError
+
+SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+RANDOM_SHARES = {"val": 0.15, "test": 0.15}  # the rest is train
+Split = Mapping[str, list[str]]  # stems of each split that there is
+
+
+def find_list_files(folder: Path) -> dict[str, Path]:
+    """The list files train.txt, val.txt, test.txt (or their other usual names) of a folder; empty without train."""
+    found: dict[str, Path] = {}
+    for split, names in SPLIT_NAMES.items():
+        paths = [path for name in names if (path := folder / f"{name}.txt").is_file()]
+        if len(paths) > 1:
+            raise LabError(f"{paths[0]} and {paths[1]}: two lists of the {split} images; keep one.")
+        if paths:
+            found[split] = paths[0]
+    return found if "train" in found else {}
+
+
+def read_list_files(files: Mapping[str, Path], stems: Collection[str], images: Path) -> dict[str, list[str]]:
+    """The stems of each list, in its order.
+
+    A line is a stem, a file name or a path, whose ending is left out; of several columns the first counts. Empty lines
+    are passed over. Raises LabError, naming file and line, for an image that is not there or that is listed twice, in
+    one list or in two, since a network tested on its training images would look better than it is.
+    """
+    known = set(stems)
+    by_name: dict[str, list[str]] = {}
+    for stem in stems:
+        by_name.setdefault(stem.rsplit("/", 1)[-1], []).append(stem)
+    place: dict[str, str] = {}
+    split: dict[str, list[str]] = {}
+    for name, path in files.items():
+        split[name] = []
+        for number, line in enumerate(_lines(path), 1):
+            if not line.strip():
+                continue
+            stem = _find(line.strip(), known, by_name)
+            if stem is None:
+                raise LabError(f"{path}, line {number}: {line.strip()!r}, but {images} has no image of this name.")
+            here = f"{path}, line {number}"
+            if stem in place:
+                raise LabError(f"{here}: the image {stem!r} is already listed in {place[stem]}; remove one of the two.")
+            place[stem] = here
+            split[name].append(stem)
+    return split
+
+
+def random_split(stems: Collection[str], seed: int) -> dict[str, list[str]]:
+    """70 % train, 15 % val, 15 % test, at least one each (two images: no test), a function of (seed, stems) alone.
+
+    Stems are ordered by a hash of seed and stem, so neither the order of the files nor the machine matters.
+    """
+    order = sorted(stems, key=lambda stem: hashlib.sha256(f"{seed}/{stem}".encode()).digest())
+    val = max(1, round(RANDOM_SHARES["val"] * len(order)))
+    test = max(1, round(RANDOM_SHARES["test"] * len(order))) if len(order) > 2 else 0
+    parts = {"train": order[val + test :], "val": order[:val], "test": order[val : val + test]}
+    return {name: sorted(parts[name]) for name in SPLITS if parts[name]}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(
+            f"{path}: the list of images cannot be read ({error}); expected text, one stem a line."
+        ) from error
+
+
+def _find(line: str, known: set[str], by_name: Mapping[str, list[str]]) -> str | None:
+    for text in (line, line.split()[0]):
+        stem = _without_ending(text)
+        if stem in known:
+            return stem
+        same_name = by_name.get(stem.rsplit("/", 1)[-1], [])
+        if len(same_name) == 1:
+            return same_name[0]
+    return None
+
+
+def _without_ending(text: str) -> str:
+    path, dot, ending = text.rpartition(".")
+    return path if dot and f".{ending.lower()}" in IMAGE_SUFFIXES else text

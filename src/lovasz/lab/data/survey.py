@@ -1,0 +1,79 @@
+"""What all masks of a folder hold together: read once, for classes that nobody stated. Apart from the conclusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from lovasz.lab.data.dataset import Colour
+from lovasz.lab.data.labels import colours_seen, hexadecimal
+from lovasz.lab.data.masks import read_mask
+from lovasz.lab.errors import LabError
+from lovasz.lab.progress import display
+
+
+@dataclass
+class Survey:
+    """What all masks together hold: each value and each colour with the first file that has it; palette colours."""
+
+    values: dict[int, Path] = field(default_factory=dict)
+    colours: dict[Colour, Path] = field(default_factory=dict)
+    palette: dict[int, tuple[Colour, Path]] = field(default_factory=dict)
+    grey_files: int = 0
+
+    def add(self, path: Path) -> None:
+        """Read one more mask."""
+        raw = read_mask(path)
+        grey = raw.grey
+        if grey is None:
+            for colour in colours_seen(raw.values):
+                self.colours.setdefault(colour, path)
+            return
+        self.grey_files += raw.palette is None
+        for value in np.flatnonzero(np.bincount(grey.ravel())).tolist():
+            self.values.setdefault(value, path)
+            if raw.palette is not None and value < len(raw.palette):
+                red, green, blue = raw.palette[value].tolist()
+                before, other = self.palette.setdefault(value, ((red, green, blue), path))
+                if before != (red, green, blue):
+                    raise LabError(
+                        f"{path}: index {value} is drawn in {hexadecimal((red, green, blue))}, but in {other} in "
+                        f"{hexadecimal(before)}: the palettes differ, so an index may mean two classes. Give "
+                        "classes=... and palette=#rrggbb,... with coding=colour to go by the colours, or "
+                        "void=... with classes=... and coding=index to go by the indices."
+                    )
+
+    def palette_of(self, values: Sequence[int]) -> tuple[Colour, ...] | None:
+        """The colours that the files' palettes give these values; None unless all have one and they differ."""
+        colours = [self.palette[value][0] for value in values if value in self.palette]
+        complete = len(colours) == len(values) == len(set(colours)) and not self.grey_files
+        return tuple(colours) if complete else None
+
+
+def survey(masks: Sequence[Path]) -> Survey:
+    """Read all masks, with a progress bar; remembered as long as no file changes, as splits are opened one by one."""
+    return _survey(tuple((path, *_state(path)) for path in masks))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise LabError(f"{path}: the mask cannot be read ({error}).") from error
+    return status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=4)
+def _survey(files: tuple[tuple[Path, int, int], ...]) -> Survey:
+    seen = Survey()
+    with display(True) as progress:
+        bar = progress.add_task("reading the labels of all masks", total=len(files), note="") if progress else None
+        for path, *_ in files:
+            seen.add(path)
+            if progress and bar is not None:
+                progress.advance(bar)
+    return seen
