@@ -108,7 +108,8 @@ class LabelCoding:
             raise LabError(
                 f"{path}: colour {hexadecimal(colours[row, column])} at row {row}, column {column}, which is the "
                 f"colour of none of the {len(self.classes)} classes; expected "
-                f"{', '.join(map(hexadecimal, self.colours))}. Correct the mask or the palette; void=#rrggbb names a colour to leave out."
+                f"{', '.join(map(hexadecimal, self.colours))}. Correct the mask or the palette; "
+                "void=#rrggbb names a colour to leave out."
             )
         return labels[nearest]
 
