@@ -1,0 +1,252 @@
+"""What a comparison says: means and spreads per loss, the table with the best values, the result in one sentence.
+
+Apart from the page, so that every stated number can be checked without reading HTML.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+METRICS = {"dataset_miou": "dataset mIoU", "image_miou": "image mIoU", "pixel_accuracy": "pixel accuracy"}
+SPLITS = {"val": "validation", "test": "test"}
+_LOSS_NAMES = {
+    "cross_entropy": "cross-entropy",
+    "weighted_cross_entropy": "weighted cross-entropy",
+    "lovasz_softmax": "Lovász-Softmax",
+    "lovasz_hinge": "Lovász hinge",
+    "lovasz_sigmoid": "Lovász-Sigmoid",
+    "hinge": "hinge loss",
+    "soft_jaccard": "soft Jaccard",
+}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation (n - 1; None for a single value) of the values of several seeds."""
+
+    mean: float
+    deviation: float | None
+    count: int
+
+    @staticmethod
+    def of(values: Iterable[float | None]) -> Spread | None:
+        """Over the values that are there; None when there is none."""
+        present = [value for value in values if value is not None and math.isfinite(value)]
+        if not present:
+            return None
+        deviation = statistics.stdev(present) if len(present) > 1 else None
+        return Spread(statistics.fmean(present), deviation, len(present))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss and its finished runs. `index` is its place in the list of losses, which decides its colour."""
+
+    index: int
+    spec: str
+    label: str
+    runs: tuple[dict[str, Any], ...]
+
+    def score(self, split: str, metric: str, seeds: set[int] | None = None) -> Spread | None:
+        """One metric over the runs (over those with these seeds)."""
+        chosen = [run for run in self.runs if seeds is None or run["seed"] in seeds]
+        return Spread.of((run["scores"][split] or {}).get(metric) for run in chosen)
+
+    def class_iou(self, split: str, name: str) -> Spread | None:
+        """The IoU of one class over the runs in which it is defined."""
+        return Spread.of(((run["scores"][split] or {}).get("per_class_iou") or {}).get(name) for run in self.runs)
+
+    def seconds_per_step(self) -> Spread | None:
+        """Time of a whole training step."""
+        return Spread.of(run["seconds_per_step"] for run in self.runs)
+
+    def share_of_step(self) -> Spread | None:
+        """Share of a step's time that the loss takes, forward and backward, as a fraction."""
+        times = [(run["loss_seconds_per_step"], run["seconds_per_step"]) for run in self.runs]
+        return Spread.of(loss / step if loss is not None and step else None for loss, step in times)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value of the table as it is shown; `best` when no other loss shows a better one."""
+
+    text: str
+    deviation: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """`groups` are (title, number of columns); `before` is the row of the common start, without a loss."""
+
+    groups: tuple[tuple[str, int], ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Loss, tuple[Cell, ...]], ...]
+    before: tuple[Cell, ...] | None
+
+
+def losses_of(comparison: dict[str, Any]) -> list[Loss]:
+    """All losses of the comparison in its order, also those without a finished run."""
+    runs = sorted(comparison["runs"], key=lambda run: run["seed"])
+    return [
+        Loss(index, spec, label_of(spec), tuple(run for run in runs if run["loss"] == spec))
+        for index, spec in enumerate(comparison["losses"])
+    ]
+
+
+def label_of(spec: str) -> str:
+    """A loss spec in words: "cross_entropy+0.5*lovasz_softmax" → "cross-entropy + 0.5 × Lovász-Softmax"."""
+    text = re.sub(r"[A-Za-z_][A-Za-z_0-9]*", lambda match: _LOSS_NAMES.get(match[0], match[0]), spec)
+    text = re.sub(r">\s*(0?\.\d+)\s*>([^>]*)", lambda match: f">{match[2].strip()} (from {_percent(match[1])})", text)
+    return re.sub(r"\s*([+*>])\s*", lambda match: {"+": " + ", "*": " × ", ">": " → "}[match[1]], text)
+
+
+def missing_runs(comparison: dict[str, Any]) -> list[tuple[str, int | None]]:
+    """(label, seed) of runs that other losses have and this one has not; (label, None) for a loss without any run."""
+    seeds = sorted({run["seed"] for run in comparison["runs"]})
+    missing: list[tuple[str, int | None]] = []
+    for loss in losses_of(comparison):
+        there = {run["seed"] for run in loss.runs}
+        missing += [(loss.label, seed) for seed in seeds if seed not in there] if there else [(loss.label, None)]
+    return missing
+
+
+def score_splits(comparison: dict[str, Any]) -> list[str]:
+    """The splits that have scores in at least one finished run or at the start."""
+    sources = [run["scores"] for run in comparison["runs"]] + [comparison["initial"] or {}]
+    return [split for split in SPLITS if any(source.get(split) for source in sources)]
+
+
+def score_table(comparison: dict[str, Any]) -> Table:
+    """Every loss against every score. A best value is one that no other loss beats as shown, to the last digit."""
+    losses, splits = losses_of(comparison), score_splits(comparison)
+    initial = comparison["initial"] or {}
+    groups, columns = [], []
+    spreads: list[list[Spread | None]] = []
+    formats: list[tuple[float, int, Callable[..., float]]] = []  # scale, digits, which end is best
+    before: list[Cell] = []
+    for split in splits:
+        groups.append((f"{SPLITS[split]}, %", len(METRICS)))
+        for metric, title in METRICS.items():
+            columns.append(title)
+            spreads.append([loss.score(split, metric) for loss in losses])
+            formats.append((100.0, 1, max))
+            start = (initial.get(split) or {}).get(metric)
+            before.append(Cell(f"{100 * start:.1f}") if start is not None else Cell("–"))
+    steps = [loss.seconds_per_step() for loss in losses]
+    seconds = max((step.mean for step in steps if step), default=0.0) >= 1.0
+    groups.append(("cost", 2))
+    columns += [f"{'s' if seconds else 'ms'} per step", "loss, % of step"]
+    spreads += [steps, [loss.share_of_step() for loss in losses]]
+    formats += [(1.0, 2, min) if seconds else (1000.0, 1, min), (100.0, 1, min)]
+    before += [Cell("–"), Cell("–")]
+    cells = [_cells(column, *form) for column, form in zip(spreads, formats, strict=True)]
+    rows = tuple((loss, tuple(column[loss.index] for column in cells)) for loss in losses)
+    return Table(tuple(groups), tuple(columns), rows, tuple(before) if initial else None)
+
+
+def best_cells(values: list[float | None], digits: int, best: Callable[..., float] = max) -> list[bool]:
+    """Which values are best when rounded to these digits; none is when fewer than two are there."""
+    shown = [None if value is None else round(value, digits) for value in values]
+    present = [value for value in shown if value is not None]
+    return [len(present) > 1 and value == best(present) for value in shown]
+
+
+def _cells(spreads: list[Spread | None], scale: float, digits: int, best: Callable[..., float]) -> list[Cell]:
+    marks = best_cells([spread and spread.mean * scale for spread in spreads], digits, best)
+    return [_cell(spread, scale, digits, mark) for spread, mark in zip(spreads, marks, strict=True)]
+
+
+def _cell(spread: Spread | None, scale: float, digits: int, best: bool) -> Cell:
+    if spread is None:
+        return Cell("–")
+    deviation = "" if spread.deviation is None else f"{spread.deviation * scale:.{digits}f}"
+    return Cell(f"{spread.mean * scale:.{digits}f}", deviation, best)
+
+
+def headline(comparison: dict[str, Any]) -> tuple[str, str]:
+    """The result in one sentence, and a second line with what a reader needs to weigh it.
+
+    The best loss with a Lovász term stands against the best without one; where all losses are of one kind, the best
+    against the second best. Both means are over the seeds that both have. A difference no larger than the larger of the
+    two standard deviations is called within the spread.
+    """
+    losses = [loss for loss in losses_of(comparison) if loss.runs]
+    if not losses:
+        planned = " and ".join(label_of(spec) for spec in comparison["losses"])
+        return "No run has finished yet", f"Planned: {planned}. Continue with --resume to fill this page."
+    split = "test" if all(loss.score("test", "dataset_miou") for loss in losses) else "val"
+    scored = [loss for loss in losses if loss.score(split, "dataset_miou")]
+    if not scored:
+        return "No scores yet", "The finished runs hold neither validation nor test scores."
+    ranked = sorted(scored, key=lambda loss: -_score(loss, split).mean)
+    kinds = [[loss for loss in ranked if ("lovasz" in loss.spec) == lovasz] for lovasz in (True, False)]
+    winner, other = (kinds[0][0], kinds[1][0]) if all(kinds) else (ranked[0], ranked[1] if ranked[1:] else None)
+    seeds = {run["seed"] for run in winner.runs}
+    paired = seeds & {run["seed"] for run in other.runs} if other else seeds
+    shared = paired or None  # no seed in common: all of each, and said so below
+    score = _score(winner, split, shared)
+    sentence = f"{_capital(winner.label)}: {100 * score.mean:.1f} % {SPLITS[split]} mIoU"
+    notes = []
+    runs = f"{score.count} seed{'s' if score.count > 1 else ''}"
+    if other:
+        rival = _score(other, split, shared)
+        gain = 100 * (score.mean - rival.mean)
+        within = score.count > 1 and abs(gain) <= 100 * max(score.deviation or 0, rival.deviation or 0)
+        sentence += f", {_difference(gain, other.label)}" + (
+            f", within the spread of {runs}" if within else f" ({runs})"
+        )
+        if any({run["seed"] for run in loss.runs} - paired for loss in (winner, other)) and paired:
+            notes.append(f"Compared over the {runs} that both losses have finished; the table takes all runs.")
+        if not paired:
+            notes.append(f"The two losses share no seed: {score.count} against {rival.count} other seeds.")
+    else:
+        sentence += f" ({runs})"
+    if score.count == 1:
+        notes.append("One seed cannot show how far a repetition would fall from it.")
+    start = ((comparison["initial"] or {}).get(split) or {}).get("dataset_miou")
+    if start is not None:
+        notes.append(f"Before training it was {100 * start:.1f} %: {_signed(100 * (score.mean - start))} points since.")
+    if split == "test" and (val := winner.score("val", "dataset_miou", shared)):
+        val_other = other.score("val", "dataset_miou", shared) if other else None
+        against = f" against {100 * val_other.mean:.1f} %" if val_other else ""
+        notes.append(f"On validation images: {100 * val.mean:.1f} %{against}.")
+    step, step_other = winner.seconds_per_step(), other.seconds_per_step() if other else None
+    if step and step_other and step_other.mean > 0:
+        notes.append(f"A training step takes {_time(step.mean / step_other.mean)}.")
+    return sentence, " ".join(notes)
+
+
+def _score(loss: Loss, split: str, seeds: set[int] | None = None) -> Spread:
+    score = loss.score(split, "dataset_miou", seeds) or loss.score(split, "dataset_miou")
+    assert score is not None  # only losses with a score get here
+    return score
+
+
+def _difference(points: float, label: str) -> str:
+    if f"{abs(points):.1f}" == "0.0":
+        return f"the same as {label}"
+    word = "point" if f"{abs(points):.1f}" == "1.0" else "points"
+    return f"+{points:.1f} {word} over {label}" if points > 0 else f"{-points:.1f} {word} below {label}"
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−")
+
+
+def _time(ratio: float) -> str:
+    percent = f"{100 * abs(ratio - 1):.0f} %"
+    return "the same time" if percent == "0 %" else f"{percent} {'more' if ratio > 1 else 'less'} time"
+
+
+def _capital(label: str) -> str:
+    return label[:1].upper() + label[1:]
+
+
+def _percent(fraction: str) -> str:
+    return f"{100 * float(fraction):g} %"

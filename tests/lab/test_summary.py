@@ -1,0 +1,101 @@
+"""The one sentence that a comparison comes down to: gains, losses, spreads and what is missing."""
+
+import copy
+from typing import Any
+
+import pytest
+from tests.lab.comparison_folder import comparison
+
+from lovasz.lab.summary import headline, label_of
+
+
+def with_test_scores(scores: dict[str, list[float]], initial: float | None = None) -> dict[str, Any]:
+    content = comparison(losses=tuple(scores), seeds=(0,))
+    template = content["runs"][0]
+    content["runs"] = []
+    for loss, values in scores.items():
+        for seed, value in enumerate(values):
+            run = copy.deepcopy(template) | {"loss": loss, "seed": seed}
+            run["scores"]["test"]["dataset_miou"] = value
+            content["runs"].append(run)
+    if initial is None:
+        content["initial"] = None
+    else:
+        content["initial"]["test"]["dataset_miou"] = initial
+    return content
+
+
+@pytest.mark.parametrize(
+    ("scores", "sentence"),
+    [
+        (
+            {"weighted_cross_entropy": [0.540, 0.542, 0.541], "lovasz_softmax": [0.573, 0.574, 0.575]},
+            "Lovász-Softmax: 57.4 % test mIoU, +3.3 points over weighted cross-entropy (3 seeds)",
+        ),
+        (
+            {"lovasz_softmax": [0.55, 0.551, 0.552], "cross_entropy": [0.563, 0.564, 0.565], "hinge": [0.1, 0.1, 0.1]},
+            "Lovász-Softmax: 55.1 % test mIoU, 1.3 points below cross-entropy (3 seeds)",
+        ),
+        (
+            {"cross_entropy": [0.56, 0.57, 0.58], "lovasz_softmax": [0.572, 0.573, 0.574]},
+            "Lovász-Softmax: 57.3 % test mIoU, +0.3 points over cross-entropy, within the spread of 3 seeds",
+        ),
+        (
+            {"cross_entropy": [0.573, 0.573], "lovasz_softmax": [0.573, 0.573]},
+            "Lovász-Softmax: 57.3 % test mIoU, the same as cross-entropy, within the spread of 2 seeds",
+        ),
+        (
+            {"cross_entropy": [0.5], "lovasz_softmax": [0.51], "cross_entropy+lovasz_softmax": [0.52]},
+            "Cross-entropy + Lovász-Softmax: 52.0 % test mIoU, +2.0 points over cross-entropy (1 seed)",
+        ),
+        (
+            {"cross_entropy": [0.5], "hinge": [0.51]},
+            "Hinge loss: 51.0 % test mIoU, +1.0 point over cross-entropy (1 seed)",
+        ),
+        ({"lovasz_softmax": [0.5, 0.6]}, "Lovász-Softmax: 55.0 % test mIoU (2 seeds)"),
+        ({"lovasz_softmax": [], "cross_entropy": []}, "No run has finished yet"),
+    ],
+    ids=["gain", "loss", "within the spread", "equal", "best Lovász", "no Lovász", "one loss", "no run"],
+)
+def test_the_headline_states_the_result_plainly(scores: dict[str, list[float]], sentence: str) -> None:
+    assert headline(with_test_scores(scores))[0] == sentence
+
+
+def test_the_headline_compares_the_seeds_that_both_losses_have() -> None:
+    content = with_test_scores({"cross_entropy": [0.50, 0.60, 0.70], "lovasz_softmax": [0.52, 0.62]})
+    sentence, notes = headline(content)
+    assert sentence == "Lovász-Softmax: 57.0 % test mIoU, +2.0 points over cross-entropy, within the spread of 2 seeds"
+    assert "over the 2 seeds that both losses have finished" in notes
+
+
+def test_the_headline_says_so_when_no_seed_is_shared() -> None:
+    content = with_test_scores({"cross_entropy": [0.50, 0.51], "lovasz_softmax": [0.6]})
+    content["runs"][-1]["seed"] = 9
+    assert "share no seed: 1 against 2" in headline(content)[1]
+
+
+def test_the_headline_falls_back_to_validation_where_one_loss_has_no_test_score() -> None:
+    content = comparison()
+    for run in content["runs"][:3]:
+        run["scores"]["test"] = None
+    assert "validation mIoU" in headline(content)[0]
+
+
+def test_the_second_line_names_the_start_and_what_one_seed_cannot_show() -> None:
+    notes = headline(with_test_scores({"cross_entropy": [0.5], "lovasz_softmax": [0.51]}, initial=0.531))[1]
+    assert "Before training it was 53.1 %: −2.1 points since." in notes
+    assert "One seed cannot show" in notes
+
+
+@pytest.mark.parametrize(
+    ("spec", "label"),
+    [
+        ("cross_entropy+0.5*lovasz_softmax", "cross-entropy + 0.5 × Lovász-Softmax"),
+        ("cross_entropy>lovasz_softmax", "cross-entropy → Lovász-Softmax"),
+        ("cross_entropy>0.3>lovasz_softmax", "cross-entropy → Lovász-Softmax (from 30 %)"),
+        ("weighted_cross_entropy", "weighted cross-entropy"),
+        ("my_loss", "my_loss"),
+    ],
+)
+def test_a_loss_is_named_in_words(spec: str, label: str) -> None:
+    assert label_of(spec) == label
