@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -192,19 +191,16 @@ Resume = Annotated[
 ]
 
 
-def parse_data_options(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """`["size=64", "name=a"]` -> `{"size": 64, "name": "a"}`: JSON where a value reads as such, else text."""
-    values: dict[str, Any] = {}
+def parse_data_options(pairs: Sequence[str] | None) -> dict[str, str]:
+    """`["size=64", "void=255"]` -> `{"size": "64", "void": "255"}`; what a value means is for the data set to say."""
+    values: dict[str, str] = {}
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             raise LabError(f"--data-option {pair!r}: expected NAME=VALUE, for example --data-option void=255.")
         if name in values:
             raise LabError(f"--data-option {pair!r}: {name} is there twice; name each setting once.")
-        try:
-            values[name] = json.loads(text)
-        except json.JSONDecodeError:
-            values[name] = text
+        values[name] = text
     return values
 
 
@@ -259,7 +255,7 @@ def parse_losses(text: str) -> tuple[str, ...]:
 
 def default_folder(data: str, model: str, losses: tuple[str, ...]) -> Path:
     """`runs/<data>-<model>-<losses>` from the names alone, so that the same command finds its folder to resume."""
-    kind, _, place = data.partition(":")
+    kind, _, place = (data.rpartition("?")[0] or data).partition(":")  # without the options behind the question mark
     name = (Path(place).expanduser().resolve().name or kind) if place else kind
     words = [loss.replace("+", "-plus-").replace(">", "-then-").replace("*", "x") for loss in losses]
     parts = [re.sub(r"[^\w.]+", "-", part).strip("-") for part in (name, model, *words)]

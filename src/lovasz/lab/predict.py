@@ -50,8 +50,9 @@ def predict_images(
     """Write `out`/masks/NAME.png and `out`/overlays/NAME.png for an image or for each image below a folder.
 
     A mask is an 8-bit palette PNG of the image's size: the pixel is the class number, the palette holds the class
-    colours. `out`/classes.json lists names and colours (as the data set `folder:` reads them). Sub-folders are kept. A file's ending is replaced by .png; in a
-    folder where two images would then have one name, all keep their ending (a.jpg.png, a.tif.png).
+    colours. `out`/classes.json lists names and colours, as the data set `folder:` reads them. Sub-folders are kept.
+    A file's ending is replaced by .png; in a folder where two images would then have one name, all keep their ending
+    (a.jpg.png, a.tif.png).
     Images are read one by one at full resolution. One that cannot be read is passed over and stands in `unreadable`.
     Raises LabError before anything is written when there is no image, or when a file to write is there already and
     `overwrite` is off.
@@ -120,7 +121,7 @@ def _key(path: Path) -> str:
 
 
 def classes_of(description: Mapping[str, Any], name: str) -> DatasetInfo:
-    """Class names and colours from the JSON beside the weights; the colour map of Pascal VOC where it has no colours."""
+    """Class names and colours from the JSON beside the weights; Pascal VOC's colours where it has none."""
     classes = tuple(description["classes"])
     palette = description.get("palette") or voc_palette(len(classes))
     return DatasetInfo(name, classes, tuple((red, green, blue) for red, green, blue in palette))
@@ -139,7 +140,9 @@ def _write_legend(path: Path, info: DatasetInfo, overwrite: bool) -> None:
     legend = {"classes": list(info.classes), "palette_rgb": [list(colour) for colour in info.palette]}
     if path.exists() and not overwrite:
         if read_json(path) != legend:
-            raise LabError(f"{path}: lists other classes than these weights have; choose another --out, or --overwrite.")
+            raise LabError(
+                f"{path}: lists other classes than these weights have; choose another --out, or --overwrite."
+            )
         return
     write_json(path, legend)
 

@@ -1,0 +1,39 @@
+"""What a run is where the user says nothing: how long it trains and on what crops, from the data's number and sizes of
+images. Apart from the command line, so that the rules stand at one place and are tested without training."""
+
+from __future__ import annotations
+
+import math
+
+from lovasz.lab.data import SegmentationDataset
+from lovasz.lab.data.masks import image_size
+from lovasz.lab.data.pairs import PairDataset
+
+# (least steps, least epochs): a network with random weights needs far more than one that is fine-tuned. Counting steps
+# as well as epochs keeps forty images from being a run of forty steps.
+FROM_SCRATCH = 1000, 10
+FROM_WEIGHTS = 150, 5
+LARGEST_SIDE = 512  # of a crop that the user did not choose, so that a batch of ten fits an ordinary machine
+
+
+def default_epochs(images: int, batch_size: int, *, from_weights: bool) -> int:
+    """Epochs enough for the least number of steps, and no fewer than the least number of epochs."""
+    least_steps, least_epochs = FROM_WEIGHTS if from_weights else FROM_SCRATCH
+    steps = max(1, images // batch_size)  # an incomplete last batch is left out
+    return max(least_epochs, math.ceil(least_steps / steps))
+
+
+def default_crop(dataset: SegmentationDataset) -> tuple[int, int] | None:
+    """(height, width) of training crops, None for whole images: those share one size that is not too large.
+
+    Otherwise sides of 512, or less where no image is so large. Reads the heads of all image files; raises LabError
+    naming a damaged one.
+    """
+    if isinstance(dataset, PairDataset):
+        sizes = {image_size(pair.image) for pair in dataset.pairs}
+    else:
+        height, width = dataset[0].mask.shape  # a data set that is drawn has one size
+        sizes = {(height, width)}
+    if len(sizes) == 1 and all(height * width <= LARGEST_SIDE**2 for height, width in sizes):
+        return None
+    return min(LARGEST_SIDE, max(h for h, _ in sizes)), min(LARGEST_SIDE, max(w for _, w in sizes))

@@ -1,0 +1,224 @@
+"""Masks for a person's own images: right pixels under the right names, nothing overwritten, each bad file named."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from lovasz.lab import predict
+from lovasz.lab.errors import LabError
+
+CLASSES = ("dark", "red", "green")
+PALETTE = ((1, 2, 3), (200, 10, 20), (30, 220, 40))
+
+
+class ByColour(nn.Module):
+    """A network whose right answer is known: class 1 where red is brightest, 2 for green, 0 where all are below 0.2."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.full_like(images[:, 0], 0.2), images[:, 0], images[:, 1]], 1)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    monkeypatch.setattr(
+        predict, "load_exported", lambda _: (ByColour(), {"classes": list(CLASSES), "palette": PALETTE})
+    )
+    return path
+
+
+def picture(height=5, width=7):
+    """Left half red, right half green, top row dark; and the labels that this means."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    labels = np.zeros((height, width), np.uint8)
+    pixels[1:, : width // 2, 0] = 255
+    pixels[1:, width // 2 :, 1] = 255
+    labels[1:, : width // 2] = 1
+    labels[1:, width // 2 :] = 2
+    return pixels, labels
+
+
+def save(path, pixels=None, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture()[0] if pixels is None else pixels).save(path, **options)
+    return path
+
+
+def run(images, weights, out, **options):
+    return predict.predict_images(images, weights, out, **options)
+
+
+def test_the_mask_holds_class_numbers_and_shows_class_colours(tmp_path, weights):
+    pixels, labels = picture()
+    save(tmp_path / "in" / "a.png", pixels)
+    done = run(tmp_path / "in", weights, tmp_path / "out")
+    mask = Image.open(tmp_path / "out" / "masks" / "a.png")
+    assert mask.mode == "P"
+    np.testing.assert_array_equal(np.array(mask), labels)
+    np.testing.assert_array_equal(np.array(mask.convert("RGB")), np.array(PALETTE, np.uint8)[labels])
+    assert [path.name for path in done.masks + done.overlays] == ["a.png", "a.png"]
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.5, 1.0])
+def test_the_overlay_mixes_image_and_class_colours(tmp_path, weights, opacity):
+    pixels, labels = picture()
+    save(tmp_path / "a.png", pixels)
+    run(tmp_path / "a.png", weights, tmp_path / "out", opacity=opacity)
+    drawn = np.array(Image.open(tmp_path / "out" / "overlays" / "a.png")).astype(float)
+    expected = (1 - opacity) * pixels + opacity * np.array(PALETTE)[labels]
+    assert np.abs(drawn - expected).max() <= 1
+
+
+def test_overlays_can_be_left_out(tmp_path, weights):
+    save(tmp_path / "a.png")
+    run(tmp_path / "a.png", weights, tmp_path / "out", overlays=False)
+    assert not (tmp_path / "out" / "overlays").exists()
+
+
+def test_sub_folders_are_kept_and_every_size_and_kind_of_image_works(tmp_path, weights):
+    save(tmp_path / "in" / "a.jpg", picture(64, 33)[0])
+    save(tmp_path / "in" / "x" / "y" / "a.png", picture(1, 1)[0])
+    save(tmp_path / "in" / "x" / "grey.png", picture()[0][..., 0])
+    alpha = np.dstack([picture()[0], np.full((5, 7), 9, np.uint8)])
+    save(tmp_path / "in" / "x" / "alpha.PNG", alpha)
+    done = run(tmp_path / "in", weights, tmp_path / "out")
+    names = ["a.png", "x/alpha.png", "x/grey.png", "x/y/a.png"]
+    assert sorted(path.relative_to(tmp_path / "out" / "masks").as_posix() for path in done.masks) == names
+    assert [Image.open(tmp_path / "out" / "masks" / name).size for name in names] == [(33, 64), (7, 5), (7, 5), (1, 1)]
+    assert not done.unreadable
+
+
+def test_images_that_differ_only_in_their_ending_do_not_clash(tmp_path, weights):
+    red, green = np.full((3, 3, 3), (255, 0, 0), np.uint8), np.full((3, 3, 3), (0, 255, 0), np.uint8)
+    save(tmp_path / "in" / "a.bmp", red)
+    save(tmp_path / "in" / "a.png", green)
+    save(tmp_path / "in" / "other" / "a.png", green)
+    run(tmp_path / "in", weights, tmp_path / "out")
+    masks = tmp_path / "out" / "masks"
+    assert np.array(Image.open(masks / "a.bmp.png")).max() == 1
+    assert np.array(Image.open(masks / "a.png.png")).min() == 2
+    assert (masks / "other" / "a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.jpg", "a.png", "a.jpg.png", "b.png"],
+        ["a.jpg", "A.png"],
+        ["a", "a.png", "a.png.png"],
+        ["a.jpg.png", "a.jpg.tif"],
+        ["x/a.jpg", "x/a.png", "y/a.png"],
+    ],
+)
+def test_output_names_never_clash(names):
+    made = predict.output_names([predict.Path(name) for name in names])
+    assert len({str(name).casefold() for name in made}) == len(names)
+    assert [name.parent for name in made] == [predict.Path(name).parent for name in names]
+    assert all(name.suffix == ".png" for name in made)
+
+
+def test_nothing_is_overwritten_unless_asked(tmp_path, weights):
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "b.png")
+    there = tmp_path / "out" / "overlays" / "b.png"
+    there.parent.mkdir(parents=True)
+    there.write_text("precious")
+    with pytest.raises(LabError, match=r"overlays.b\.png.*--overwrite"):
+        run(tmp_path / "in", weights, tmp_path / "out")
+    assert there.read_text() == "precious"
+    assert not (tmp_path / "out" / "masks").exists(), "nothing is written when one file is in the way"
+    run(tmp_path / "in", weights, tmp_path / "out", overwrite=True)
+    assert Image.open(there).size == (7, 5)
+
+
+def test_the_legend_lists_names_and_colours(tmp_path, weights):
+    save(tmp_path / "a.png")
+    run(tmp_path / "a.png", weights, tmp_path / "out")
+    legend = json.loads((tmp_path / "out" / "classes.json").read_text(encoding="utf-8"))
+    assert legend["classes"] == list(CLASSES)
+    assert legend["palette_rgb"] == [list(colour) for colour in PALETTE]
+
+
+def test_more_images_may_join_but_not_under_another_legend(tmp_path, weights, monkeypatch):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    run(tmp_path / "a.png", weights, tmp_path / "out")
+    run(tmp_path / "b.png", weights, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
+    other = {"classes": ["x", "y", "z"], "palette": PALETTE}
+    monkeypatch.setattr(predict, "load_exported", lambda _: (ByColour(), other))
+    save(tmp_path / "c.png")
+    with pytest.raises(LabError, match=r"classes\.json.*--out"):
+        run(tmp_path / "c.png", weights, tmp_path / "out")
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
+
+
+def test_a_bad_image_is_named_and_the_others_are_done(tmp_path, weights):
+    save(tmp_path / "in" / "good.png")
+    whole = save(tmp_path / "in" / "cut.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    whole.write_bytes(whole.read_bytes()[:400])
+    (tmp_path / "in" / "text.png").write_text("no image")
+    (tmp_path / "in" / "empty.png").touch()
+    (tmp_path / "in" / "notes.txt").write_text("left out")
+    done = run(tmp_path / "in", weights, tmp_path / "out")
+    assert {path.name for path in done.unreadable} == {"cut.jpg", "text.png", "empty.png"}
+    assert [path.name for path in done.masks] == ["good.png"]
+    assert [path.name for path in done.other_files] == ["notes.txt"]
+
+
+def test_an_image_that_claims_a_monstrous_size_is_refused_before_it_is_decoded(tmp_path, weights):
+    good = save(tmp_path / "in" / "good.png")
+    data = bytearray(good.read_bytes())
+    data[16:24] = (60000).to_bytes(4, "big") * 2  # width and height of the PNG header
+    import zlib
+
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    (tmp_path / "in" / "bomb.png").write_bytes(data)
+    done = run(tmp_path / "in", weights, tmp_path / "out")
+    assert {path.name for path in done.unreadable} == {"bomb.png"}
+
+
+def test_an_earlier_output_inside_the_folder_is_not_taken_for_input(tmp_path, weights):
+    save(tmp_path / "a.png")
+    first = run(tmp_path, weights, tmp_path / "out")
+    again = run(tmp_path, weights, tmp_path / "out", overwrite=True)
+    assert len(first.masks) == len(again.masks) == 1
+
+
+def test_hidden_files_and_loops_of_links_are_left_alone(tmp_path, weights):
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / ".thumbnails" / "a.png")
+    save(tmp_path / "in" / "._a.png")
+    os.symlink(tmp_path / "in", tmp_path / "in" / "loop")
+    assert len(run(tmp_path / "in", weights, tmp_path / "out").masks) == 1
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path, weights):
+    with pytest.raises(LabError, match="nowhere"):
+        run(tmp_path / "nowhere", weights, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LabError, match="empty"):
+        run(tmp_path / "empty", weights, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_without_colours_get_distinct_ones():
+    info = predict.classes_of({"classes": [f"c{i}" for i in range(40)], "palette": None}, "w")
+    assert len(set(info.palette)) == 40
+    assert all(0 <= part <= 255 for colour in info.palette for part in colour)
+
+
+def test_the_shared_camvid_network_predicts_its_own_image(shared, tmp_path):
+    folder = shared / "data" / "camvid" / "val"
+    image = sorted(folder.iterdir())[0]
+    done = run(image, shared / "weights" / "enet_camvid_davidtvs.safetensors", tmp_path / "out")
+    assert len(done.info.classes) == 11
+    truth = np.array(Image.open(shared / "data" / "camvid" / "valannot" / f"{image.stem}.png"))
+    mask = np.array(Image.open(done.masks[0]))
+    valid = truth < 11
+    assert (mask[valid] == truth[valid]).mean() > 0.7
