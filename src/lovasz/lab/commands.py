@@ -139,6 +139,7 @@ def compare(
     from lovasz.lab.comparison import compare as run_comparison
     from lovasz.lab.report import write_report
 
+    console.print_plan(run, len(names), len(config.seeds), folder)
     path = run_comparison(config)
     report = write_report(path.parent)
     console.print_comparison(json.loads(path.read_text(encoding="utf-8")), report)
@@ -180,6 +181,7 @@ def train(
     run = _run_config(locals(), loss=loss, seed=seed, out=str(folder))
     from lovasz.lab.training import train as run_training
 
+    console.print_plan(run, 1, 1, folder)
     path = run_training(run, resume=resume)
     scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
     for split in [name for name in ("val", "test") if scores[name]]:
@@ -244,7 +246,7 @@ def evaluate(
     dataset = open_dataset(data, split, seed=data_seed, **options.parse_data_options(data_option))
     network = load_weights(options.model_name(weights, model), weights, dataset.info.classes)
     with display(not as_json) as progress:
-        scores = run_evaluation(network, dataset, device=place, progress=progress)
+        scores = run_evaluation(network, dataset, device=place, progress=progress or False)
     if as_json:
         typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
     else:

@@ -19,6 +19,7 @@ from rich.text import Text
 from lovasz.lab.errors import LabError
 
 if TYPE_CHECKING:
+    from lovasz.lab.config import RunConfig
     from lovasz.lab.predict import Predictions
 
 RESUMABLE = ("compare", "train")
@@ -43,6 +44,17 @@ def print_interrupted(arguments: Sequence[str] | None = None) -> None:
         console.print(Text("Interrupted."), highlight=False)
 
 
+def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
+    """On stderr: what will be trained, for how long, on what, and where it goes, also where the user chose nothing."""
+    pretraining = f"{run.pretrain_epochs} epochs of cross-entropy, then " if run.pretrain_epochs else ""
+    each = f" with each of {losses} losses" if losses > 1 else f" with {run.loss}"
+    if seeds > 1:
+        each += f" and {seeds} seeds"
+    on = "whole images" if run.crop is None else f"crops of {run.crop[0]} x {run.crop[1]} pixels"
+    text = f"{run.data}: {pretraining}{run.epochs} epochs{each}, on {on}, in steps of {run.batch_size}. Into {folder}"
+    Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
+
+
 def percent(value: float | None, spread: float | None = None) -> str:
     """A fraction as per cent with one decimal, `-` for a missing one; with the spread over seeds where there is one."""
     if value is None or math.isnan(value):
@@ -51,43 +63,39 @@ def percent(value: float | None, spread: float | None = None) -> str:
     return text if spread is None else f"{text} ± {100 * spread:.1f}"
 
 
-def new_table(title: str, *columns: str) -> Table:
-    """The one look of all tables: no frame, title at the left; a title is plain text (it may hold brackets)."""
-    return Table(*columns, title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+def new_table(*columns: str) -> Table:
+    """The one look of all tables: a line under the heads and no frame."""
+    return Table(*columns, box=box.SIMPLE_HEAD, show_edge=False)
 
 
-def scores_tables(scores: Mapping[str, Any], title: str) -> list[Table]:
+def print_table(console: Console, title: str, table: Table) -> None:
+    """The title on its own line, as rich would break it to the width of a narrow table; then the table and a gap."""
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(table)
+    console.print()
+
+
+def print_scores(scores: Mapping[str, Any], title: str, console: Console | None = None) -> None:
     """The totals, then the IoU of each class, from the JSON form of `Scores` (fractions in [0, 1])."""
-    totals = new_table(title)
-    totals.add_column("score")
-    totals.add_column("%", justify="right", no_wrap=True)
-    for name, key in (
-        ("mean IoU over the data set", "dataset_miou"),
-        ("mean IoU per image", "image_miou"),
-        ("pixel accuracy", "pixel_accuracy"),
-    ):
+    console = console or Console()
+    totals, classes = new_table("score"), new_table("class")
+    for table in (totals, classes):
+        table.add_column("%", justify="right", no_wrap=True)
+    names = {"dataset_miou": "mean IoU over the data set", "image_miou": "mean IoU per image"}
+    for key, name in (names | {"pixel_accuracy": "pixel accuracy"}).items():
         totals.add_row(name, percent(scores[key]))
-    classes = new_table("IoU per class")
-    classes.add_column("class", overflow="fold")
-    classes.add_column("%", justify="right", no_wrap=True)
     for name, value in scores["per_class_iou"].items():
         classes.add_row(Text(name), percent(value))
-    return [totals, classes]
-
-
-def print_scores(scores: Mapping[str, Any], title: str) -> None:
-    """Print both tables of `scores_tables`."""
-    console = Console()
-    for table in scores_tables(scores, title):
-        console.print(table)
-        console.print()
+    print_table(console, title, totals)
+    print_table(console, "IoU per class", classes)
 
 
 def print_comparison(comparison: Mapping[str, Any], report: Path) -> None:
     """The table, and where the page is."""
-    console = Console(soft_wrap=True)
-    console.print(comparison_table(comparison, console.width), soft_wrap=False)
-    console.print(Text(f"Report: {report}"), highlight=False)
+    console = Console()
+    title = f"{comparison['dataset']['name']}, {comparison['model']}: scores in %"
+    print_table(console, title, comparison_table(comparison, console.width))
+    console.print(Text(f"Report: {report}"), highlight=False, soft_wrap=True)
 
 
 def print_predictions(done: Predictions) -> None:
@@ -118,7 +126,7 @@ def comparison_table(comparison: Mapping[str, Any], width: int = 120) -> Table:
         columns.insert(0, ("test", "dataset_miou", "test mIoU"))
     if width >= 90:
         columns += [("val", "image_miou", "val image mIoU"), ("val", "pixel_accuracy", "val pixel acc.")]
-    table = new_table(f"{comparison['dataset']['name']}, {comparison['model']}: scores in %")
+    table = new_table()
     table.add_column("loss", overflow="fold")
     if width >= 60:
         table.add_column("seeds", justify="right")

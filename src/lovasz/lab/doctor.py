@@ -16,7 +16,7 @@ from rich.text import Text
 
 from lovasz import kernels
 from lovasz.functional import lovasz_softmax
-from lovasz.lab.console import new_table
+from lovasz.lab.console import new_table, print_table
 from lovasz.lab.environment import describe_environment
 
 PACKAGES = {  # package: (what for, how to get it)
@@ -168,29 +168,30 @@ def _remedies(found: Examination) -> Iterator[str]:
 def print_examination(found: Examination, console: Console | None = None) -> None:
     """The examination as tables, remedies last."""
     console = console or Console()
-    versions = new_table("Versions", "package", "version", "for")
+    versions = new_table("package", "version", "for")
     versions.add_row("python", platform.python_version(), "")
     for name, version in found.versions.items():
         versions.add_row(name, version or "-", PACKAGES[name][0])
-    machine = new_table("Devices", "device", "what")
+    machine = new_table("device", "what")
     for name, description in found.devices.items():
         machine.add_row(name, Text(description))
     machine.add_row("threads", found.threads)
-    usable = new_table("Kernels", "kernel", "usable here")
+    usable = new_table("kernel", "usable here")
     for impl, problem in found.kernels.items():
         usable.add_row(impl, Text(f"no: {problem}" if problem else "yes"))
-    choices = new_table("Which kernel computes the loss", "input", "kernel", "why")
+    choices = new_table("input", "kernel", "why")
     for row in found.choices:
         choices.add_row(*(Text(cell) for cell in row))
-    title = "Self-check: relative difference from the exact kernel in float64"
-    checks = new_table(title, "kernel", "device", "loss", "gradient", "")
+    checks = new_table("kernel", "device", "loss", "gradient", "")
     for check in found.checks:
         verdict = Text("right", style="green") if check.right else Text(check.failure or "WRONG", style="bold red")
         numbers = f"{check.loss_difference:.0e}", f"{check.gradient_difference:.0e}"
         checks.add_row(check.impl, check.device, *numbers, verdict)
-    for table in (versions, machine, usable, choices, checks):
-        console.print(table)
-        console.print()
+    print_table(console, "Versions", versions)
+    print_table(console, "Devices", machine)
+    print_table(console, "Kernels", usable)
+    print_table(console, "Which kernel computes the loss", choices)
+    print_table(console, "Self-check: relative difference from the exact kernel in float64", checks)
     if found.remedies:
         console.print(Text("To do:", style="bold"))
         for remedy in found.remedies:
