@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import math
 
-import torch
-from torch import Tensor
-
 CELL_BITS = 19  # low bits of a place inside its cell: 16 cells to the octave of a float32
 FLOOR = 0x30800000  # bits of 2^-30
 HALF_RANGE = 0x3F000000 - FLOOR  # places from 2^-30 up to 1/2
@@ -25,10 +22,10 @@ SUM_BITS = 40  # of a packed 64-bit bin: sum of dropped bits below, count above
 CHUNK = 1 << (SUM_BITS - CELL_BITS)  # errors of one class that a packed bin can take without overflow
 
 SAMPLE = 16384  # pixels looked at to deal out the bins
-FINEST = 15  # a cell has at most 2^15 bins
+FINEST = 17  # a cell has at most 2^17 bins
 TAIL_CELLS, TAIL_DECAY = 32, 0.9  # cells above the largest sampled error that may hold unsampled ones
 MEMORY = 1 << 21  # bins of all groups together
-MOST_BINS = 32768
+MOST_BINS = 65536
 
 
 def capacity(groups: int, cells: int, pixels: int) -> tuple[int, int]:
@@ -36,7 +33,7 @@ def capacity(groups: int, cells: int, pixels: int) -> tuple[int, int]:
 
     Where the sample is the whole input no cell needs bins in reserve, and few pixels can afford many bins.
     """
-    most = max(min(max(MOST_BINS, (1 << 25) // pixels), MEMORY // groups), 2 * cells)
+    most = max(min(max(MOST_BINS, 32 * cells, (1 << 25) // pixels), MEMORY // groups), 2 * cells)
     least = 0 if pixels < SAMPLE else max(0, min(4, int(math.log2(most / (2 * cells)))))
     return most, least
 

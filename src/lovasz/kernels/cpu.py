@@ -91,30 +91,76 @@ class _Passes:
 
     def count(self, weight: Tensor | None) -> float:
         """First pass: deal the bins, count, weigh. Returns the loss."""
+        labelled = self.problem.labelled
+        totals, surplus = self._count_labels() if labelled else (None, np.zeros(self.groups, np.int64))
+        # Without labels every chosen group is counted, and its foreground with it.
+        self.shares = self._shares(totals, weight)
         most, least = bins.capacity(self.groups, self.cells, self.images * self.pixels)
         step = max(1, self.images * self.pixels // bins.SAMPLE) | 1
-        identity = np.arange(self.cells, dtype=np.int32) << 5 | bins.CELL_BITS
-        identity = np.broadcast_to(identity, (self.classes, self.cells)).copy()
-        hist, totals = self._count(identity, self.cells, step, per_image=False)
+        identity = np.tile(np.arange(self.cells, dtype=np.int32) << 5 | bins.CELL_BITS, (self.classes, 1))
+        active = self.shares.reshape(-1, self.classes).any(0)
+        sample, sampled = self._count_errors(identity, self.cells, step, False, active)
+        sample = sample.sum(0)
+        found = sample[:, 1].sum(1) >> bins.SUM_BITS  # (C,)
+        pixels = self.images * -(-self.pixels // step)
+        extra = pixels - found.sum() + found if self.softmax else np.zeros_like(found)
+        if totals is None:
+            foreground = np.maximum((sampled - np.sqrt(sampled)) * step, 1.0)
+        else:
+            foreground = totals.reshape(-1, self.classes).sum(0).astype(np.float64)
         self.lut = np.empty((self.classes, self.cells), np.int32)
         used = np.empty(self.classes, np.int64)
-        cpu_loops.deal(
-            hist.sum(0), totals, step, bins.resolution(self.images * self.pixels), most, least, self.lut, used
-        )
+        resolution = bins.resolution(self.images * self.pixels)
+        cpu_loops.deal(sample, extra, foreground, step, resolution, most, least, self.lut, used)
 
-        hist, totals = self._count(self.lut, int(used.max()), 1, self.problem.per_image)
-        foreground = torch.from_numpy(totals[:, 0].copy()).view(-1, self.classes)
-        self.shares = self.problem.shares(foreground, weight).view(-1).numpy()
+        active = self.shares != 0
+        hist, counted = self._count_errors(self.lut, int(used.max()), 1, self.problem.per_image, active)
+        if totals is None:
+            totals = counted
+            self.shares = self._shares(totals, weight)
+        if not self.softmax:
+            surplus[:] = 0
         self.weights = np.empty((self.groups, 2, hist.shape[-1]), np.float32)
         losses = np.empty(self.groups)
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
-        run = partial(cpu_loops.weigh, self.mirrored, self.lut, hist, totals, self.shares)
-        _in_threads(lambda i: run(bounds[i], bounds[i + 1], self.weights, losses), parts)
+        tables = (self.mirrored, self.lut, hist, surplus, totals, self.shares)
+        _in_threads(lambda i: cpu_loops.weigh(*tables, bounds[i], bounds[i + 1], self.weights, losses), parts)
         return float((losses * self.shares).sum())
 
-    def _count(self, lut: np.ndarray, size: int, step: int, per_image: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Packed counts (R, G, 2, size) of every ``step``-th pixel, and (G, 2) foreground and surplus background pixels."""
+    def _shares(self, totals: np.ndarray | None, weight: Tensor | None) -> np.ndarray:
+        """Each group's share in the average; before its foreground is known, as if it had some."""
+        foreground = np.ones(self.groups, np.int64) if totals is None else totals
+        return self.problem.shares(torch.from_numpy(foreground).view(-1, self.classes), weight).view(-1).numpy()
+
+    def _count_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of each group (G,), and those with the void ones of its image (G,)."""
+        bounds = _split(self.images * self.pixels, self.images * self.pixels)
+        parts = len(bounds) - 1
+        totals = np.zeros((parts, self.groups), np.int64)
+        surplus = np.zeros((parts, self.groups), np.int64)
+        status = np.zeros((parts, 3), np.int64)
+        rest = (
+            self.classes,
+            self.target,
+            (self.pixels, 1),
+            self.pixels,
+            self.void,
+            self.has_void,
+            self.problem.per_image,
+        )
+
+        def run(i: int) -> None:
+            cpu_loops.count_labels(*rest, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
+
+        _in_threads(run, parts)
+        self._raise_for_labels(status)
+        return totals.sum(0), surplus.sum(0)
+
+    def _count_errors(
+        self, lut: np.ndarray, size: int, step: int, per_image: bool, active: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Packed counts (R, G, 2, size) of every ``step``-th pixel of the active groups; without labels, foreground (G,)."""
         pixels = -(-self.pixels // step)
         shape = (self.images, self.classes, pixels)
         strides = (*self.input.stride()[:2], self.input.stride(2) * step)
@@ -123,43 +169,29 @@ class _Passes:
         parts = len(bounds) - 1
         groups = self.classes * (self.images if per_image else 1)
         hist = np.zeros((parts, groups, 2, size), np.int64)
-        totals = np.zeros((parts, groups, 2), np.int64)
+        totals = np.zeros((parts, groups), np.int64)
         status = np.zeros((parts, 3), np.int64)
         void = (self.void, self.has_void, per_image)
 
         def run(i: int) -> None:
             rest = (*void, bounds[i], bounds[i + 1])
-            out = (lut, hist[i], totals[i], status[i])
             if self.softmax:
-                cpu_loops.count_softmax(
-                    self.x, strides, shape, self.target, (self.pixels, step), *rest, self.width, *out
-                )
+                where = (self.x, strides, shape, self.target, (self.pixels, step))
+                cpu_loops.count_softmax(*where, *rest, self.width, lut, active, hist[i], status[i])
             else:
-                cpu_loops.count_elements(
-                    _MODES[self.problem.errors],
-                    self.x,
-                    strides,
-                    shape,
-                    self.target,
-                    self._target_strides(step),
-                    self.problem.labelled,
-                    *rest,
-                    *out,
-                )
+                where = (self.x, strides, shape, self.target, self._target_strides(step), self.problem.labelled)
+                mode = _MODES[self.problem.errors]
+                cpu_loops.count_elements(mode, *where, *rest, lut, active, hist[i], totals[i], status[i])
 
         _in_threads(run, parts)
+        self._raise_for_labels(status)
+        self.nan |= bool(status[:, 2].any())
+        return hist, totals.sum(0)
+
+    def _raise_for_labels(self, status: np.ndarray) -> None:
         if status[:, 0].any():
             label = int(status[status[:, 0].argmax(), 1])
             raise validation.label_error(label, self.classes if self.problem.labelled else 2)
-        self.nan |= bool(status[:, 2].any())
-        counted = totals.sum(0)
-        if self.softmax:
-            # The loops put void pixels and the target's class into the lowest background bin rather than branch.
-            voids = counted[:: self.classes, 1].repeat(self.classes)
-            counted[:, 1] = voids + counted[:, 0]
-        else:
-            counted[:, 1] = 0
-        return hist, counted
 
     def _target_strides(self, step: int) -> tuple[int, int, int]:
         if self.problem.labelled:

@@ -162,15 +162,47 @@ def _softmax_tile(
 
 
 @_compiled
+def count_labels(classes, target, strides, pixels, void, has_void, per_image, begin, end, totals, surplus, status):
+    """Before the passes: ``totals`` (G,) pixels of each class, so that absent ones cost nothing, and void ones with them."""
+    counts = np.zeros(classes, np.int64)
+    position = begin
+    while position < end:
+        image = position // pixels
+        first = position - image * pixels
+        count = min(end - position, pixels - first)
+        at = image * strides[0] + first * strides[1]
+        voids = 0
+        counts[:] = 0
+        for i in range(count):
+            t = np.int64(target[at + i * strides[1]])
+            if has_void and t == void:
+                voids += 1
+            elif t < 0 or t >= classes:
+                status[0] = 1
+                status[1] = t
+            else:
+                counts[t] += 1
+        group = image * classes if per_image else 0
+        if voids:
+            for c in range(classes):
+                surplus[group + c] += voids
+        for c in range(classes):
+            totals[group + c] += counts[c]
+            surplus[group + c] += counts[c]
+        position += count
+
+
+@_compiled
 def count_softmax(
-    x, strides, shape, target, target_strides, void, has_void, per_image, begin, end, width, lut, hist, totals, status
+    x, strides, shape, target, target_strides, void, has_void, per_image, begin, end, width, lut, active, hist, status
 ):  # noqa: ANN001, ANN201
     """First pass: the bins of the errors of pixels ``begin`` to ``end``, from logits.
 
     x: flat storage of logits, addressed by ``strides`` of (image, class, pixel); shape: (images, classes, pixels).
     target: flat labels, addressed by ``target_strides`` of (image, pixel).
-    lut: (C, cells) entries; hist: (G, 2, bins) packed, background and foreground; totals: (G, 2) foreground and void pixels.
-    status: [label beyond the classes met, that label, NaN met].
+    lut: (C, cells) entries; active: (G,) False for groups to leave out; hist: (G, 2, bins) packed, background and
+    foreground. So that the loop over classes need not branch, void pixels and those of the class itself are counted in the
+    lowest background bin too. status: [label beyond the classes met, that label, NaN met].
     """
     _, classes, pixels = shape
     tile = np.empty((classes, width), x.dtype)
@@ -210,16 +242,15 @@ def count_softmax(
             wrong = scale[i] * inverse
             scale[i] = inverse
             t = np.int64(target[target_at + i * target_strides[1]])
-            if inverse == 0 or t < 0 or t >= classes:
-                totals[group, 1] += 1
-            else:
+            if inverse != 0 and t >= 0 and t < classes:
                 spot = _mirrored(wrong, right[i])
                 entry = lut[t, spot >> CELL_BITS]
                 hist[group + t, 1, _key(spot, entry)] += _packed(spot, entry)
-                totals[group + t, 0] += 1
         if poisoned:
             status[2] = 1
         for c in range(classes):
+            if not active[group + c]:
+                continue
             for i in range(count):
                 p = tile[c, i] * scale[i]
                 place[i] = _mirrored(p, 1 - p)
@@ -388,6 +419,7 @@ def count_elements(
     begin,
     end,
     lut,
+    active,
     hist,
     totals,
     status,
@@ -410,14 +442,15 @@ def count_elements(
         at = image * strides[0] + c * strides[1] + first * strides[2]
         target_at = image * target_strides[0] + c * target_strides[1] + first * target_strides[2]
         group = row if per_image else c
-        voids = 0
+        position += count
+        if not active[group]:
+            continue
         found = 0
         for i in range(count):
             t = np.int64(target[target_at + i * target_strides[2]])
             foreground = _is_foreground(t, c, labelled)
             if has_void and t == void:
                 kind[i] = -1
-                voids += 1
             else:
                 kind[i] = np.int32(foreground)
                 found += np.int64(foreground)
@@ -431,15 +464,13 @@ def count_elements(
             place[i] = _place(mode, error, complement)
         if poisoned:
             status[2] = 1
-        totals[group, 0] += found
-        totals[group, 1] += voids
+        totals[group] += found
         entries = lut[c]
         bins = hist[group]
         for i in range(count):
             if kind[i] >= 0:
                 entry = entries[place[i] >> CELL_BITS]
                 bins[kind[i], _key(place[i], entry)] += _packed(place[i], entry)
-        position += count
 
 
 @_compiled
@@ -517,7 +548,7 @@ def _slope_terms(x):  # noqa: ANN001, ANN202
 
 
 @_compiled
-def weigh(mirrored, lut, hist, totals, shares, begin, end, weights, losses):  # noqa: ANN001, ANN201
+def weigh(mirrored, lut, hist, surplus, totals, shares, begin, end, weights, losses):  # noqa: ANN001, ANN201
     """Weights of the bins of groups ``begin`` to ``end``, and the loss of each group, from packed counts.
 
     The foreground and background pixels of one bin each get the average of the Jaccard loss's slope over the straight path
@@ -526,7 +557,8 @@ def weigh(mirrored, lut, hist, totals, shares, begin, end, weights, losses):  # 
         q_foreground = log1p(b / a) / b,  q_background = A / (a (a + b)) - f (log1p(b / a) - b / (a + b)) / b^2
         a = n + j,  A = n - k;  without any foreground the highest bin shares the weight 1
 
-    lut: (C, cells); hist: (R, G, 2, bins) packed, summed over R; totals: (G, 2); shares: (G,) share in the average.
+    lut: (C, cells); hist: (R, G, 2, bins) packed, summed over R; surplus: (G,) to take off the lowest background bin;
+    totals: (G,) foreground pixels; shares: (G,) share in the average.
     weights: (G, 2, bins), written for every bin of an active group, times its share; losses: (G,) not times the share.
     """
     copies = hist.shape[0]
@@ -537,7 +569,7 @@ def weigh(mirrored, lut, hist, totals, shares, begin, end, weights, losses):  # 
             continue
         entries = lut[g % classes]
         share = shares[g]
-        n = np.float64(totals[g, 0])
+        n = np.float64(totals[g])
         a = n
         remaining = n
         loss = 0.0
@@ -565,7 +597,7 @@ def weigh(mirrored, lut, hist, totals, shares, begin, end, weights, losses):  # 
                         fc += packed_f >> SUM_BITS
                         fs += packed_f & _SUM_MASK
                 if cell == 0 and sub == 0:
-                    bc -= totals[g, 1]  # pixels counted there only to keep the loop free of branches
+                    bc -= surplus[g]  # pixels counted there only to keep the loop free of branches
                 if bc | fc:
                     b = np.float64(bc)
                     f = np.float64(fc)
@@ -608,47 +640,47 @@ def _sum_of_errors(place, count, dropped, mirrored):  # noqa: ANN001, ANN202
         return count - (count * np.float64(_from_bits(bits)) - dropped * unit)
     bits = np.int32(place) + _FLOOR
     unit = _from_bits((bits & np.int32(0x7F800000))) * np.float64(2.0**-23)
-    return count * np.float64(_from_bits(bits)) + dropped * unit
+    start = np.float64(_from_bits(bits)) if place > 0 else 0.0  # most errors below 2^-30 are 0
+    return count * start + dropped * unit
 
 
 @_compiled
-def deal(hist, totals, stride, resolution, most, least, lut, bins):  # noqa: ANN001, ANN201
-    """Deal out bins to the cells of each class from a sample; ``lovasz.kernels.bins.deal`` says how.
+def deal(hist, surplus, totals, stride, resolution, most, least, lut, bins):  # noqa: ANN001, ANN201
+    """Deal out bins to the cells of each class from a sample; ``bins.py`` says to what end.
 
-    hist: (C, 2, cells) packed counts of every ``stride``-th pixel; totals: (C, 2); lut: (C, cells) to fill; bins: (C,).
+    hist: (C, 2, cells) packed counts of every ``stride``-th pixel; surplus: (C,) to take off the lowest background cell.
+    totals: (C,) foreground pixels, of all pixels. lut: (C, cells) to fill; bins: (C,) numbers of bins.
     """
     classes, cells = lut.shape
+    background = np.empty(cells, np.float64)
     wanted = np.empty(cells, np.float64)
     for c in range(classes):
-        found = np.float64(totals[c, 0])
-        n = max((found - math.sqrt(found)) * stride, 1.0)
         lowest, highest = cells, -1
         for cell in range(cells):
-            count = hist[c, 0, cell] >> SUM_BITS
+            background[cell] = np.float64(hist[c, 0, cell] >> SUM_BITS)
             if cell == 0:
-                count -= totals[c, 1]
-            if count > 0:
+                background[cell] -= surplus[c]
+            if background[cell] > 0:
                 lowest, highest = min(lowest, cell), cell
+        n = max(totals[c], 1.0)
         above = n
         largest = 0.0
         for cell in range(cells - 1, -1, -1):
-            count = hist[c, 0, cell] >> SUM_BITS
-            if cell == 0:
-                count -= totals[c, 1]
-            unseen = 0.0
+            b = background[cell]
+            f = np.float64(hist[c, 1, cell] >> SUM_BITS)
             if stride == 1:
-                unseen = -1.0 if count > 0 else 0.0  # nothing is unseen, and a pixel alone needs no cut
-            elif lowest <= cell <= highest:
-                unseen = 1.0
-            elif highest < cell <= highest + TAIL_CELLS:
-                unseen = TAIL_DECAY ** (cell - highest)
-            seen = np.float64(hist[c, 1, cell] >> SUM_BITS)
-            if stride == 1 and count == 0:
-                seen -= 1.0
-            want = (count + unseen) * stride / above + max(seen, 0.0) * stride / n
+                # Nothing is unseen, and a pixel alone in its cell needs no cut.
+                want = (b - 1.0) / above + f / n if b > 0 else (f - 1.0) / n
+            else:
+                unseen = 0.0
+                if lowest <= cell <= highest:
+                    unseen = 1.0
+                elif highest < cell <= highest + TAIL_CELLS:
+                    unseen = TAIL_DECAY ** (cell - highest)
+                want = (b + unseen) * stride / above + f * stride / n
             wanted[cell] = math.log2(max(want * resolution, 1.0))
             largest = max(largest, wanted[cell])
-            above += count * stride
+            above += b * stride
         power = 1.0
         total = most + 1
         while total > most:
