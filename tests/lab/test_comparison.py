@@ -1,0 +1,198 @@
+"""A comparison is fair and survives a kill: one start, one order of data, finished runs kept, missing ones added."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.lab.tiny import INFO, use_tiny_data
+
+from lovasz.lab import comparison, training
+from lovasz.lab.comparison import compare
+from lovasz.lab.comparison_format import read_comparison
+from lovasz.lab.config import ComparisonConfig, RunConfig
+from lovasz.lab.errors import LabError
+from lovasz.lab.examples import largest_differences
+from lovasz.lab.models import create_model, save_weights
+
+LOSSES = ("cross_entropy", "lovasz_softmax")
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch) -> None:
+    use_tiny_data(monkeypatch.setattr)
+
+
+def config(tmp_path, *, run=None, **changes) -> ComparisonConfig:
+    shared = RunConfig(**({"data": "tiny", "epochs": 1, "batch_size": 4} | (run or {})))
+    values = {"run": shared, "losses": LOSSES, "out": str(tmp_path / "out"), "examples": 2, "command": "lovasz compare"}
+    return ComparisonConfig(**(values | changes))
+
+
+def read(path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_the_result_is_what_the_report_reads(tmp_path) -> None:
+    path = compare(config(tmp_path, run={"pretrain_epochs": 1}, seeds=(0, 1)), progress=False)
+    document = read(path)
+    read_comparison(path.parent)  # the reader's own check
+    assert [(run["loss"], run["seed"]) for run in document["runs"]] == [(loss, s) for loss in LOSSES for s in (0, 1)]
+    assert document["dataset"]["images"] == {"train": 10, "val": 4, "test": 3}
+    assert document["start"] == {"kind": "pretraining", "detail": "1 epochs of cross-entropy"}
+    assert document["initial"] == document["pretraining"][0]["scores"]
+    assert document["parameters"] == sum(p.numel() for p in create_model("enet", 3).parameters())
+    for run in document["runs"]:
+        assert (path.parent / run["weights"]).is_file()
+    assert str(tmp_path) not in path.read_text()
+
+    differences = [example["difference"] for example in document["examples"]]
+    assert len(differences) == 2
+    assert differences == sorted(differences, reverse=True)
+    for example in document["examples"]:
+        pictures = [example["image"], example["truth"], *(p["image"] for p in example["predictions"].values())]
+        assert len(set(pictures)) == 4
+        for picture in pictures:
+            with Image.open(path.parent / picture) as image:
+                assert (image.mode, image.size) == ("RGB", (32, 32))
+        colours = Image.open(path.parent / example["truth"]).getcolors()
+        assert {colour for _, colour in colours} <= {*INFO.palette, (0, 0, 0)}
+
+
+def test_all_losses_of_a_seed_start_from_the_same_weights_and_see_the_same_data(tmp_path, monkeypatch) -> None:
+    starts, batches = {}, {}
+    fit = training.fit
+
+    def spy(run, model, loss, data, folder, **rest):
+        key = run.loss, run.seed
+        starts[key] = [tensor.clone() for tensor in model.state_dict().values()]
+        batches[key] = []
+
+        def note(module, arguments):
+            if module.training:
+                batches[key].append(arguments[0].clone())
+
+        handle = model.register_forward_pre_hook(note)
+        result = fit(run, model, loss, data, folder, **rest)
+        handle.remove()
+        return result
+
+    monkeypatch.setattr(training, "fit", spy)
+    compare(config(tmp_path, seeds=(0, 1)), progress=False)
+    for seed in (0, 1):
+        a, b = ((loss, seed) for loss in LOSSES)
+        assert all(torch.equal(x, y) for x, y in zip(starts[a], starts[b], strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(batches[a], batches[b], strict=True))
+        assert len(batches[a]) == 2
+    assert not torch.equal(batches[LOSSES[0], 0][0], batches[LOSSES[0], 1][0])
+    assert not torch.equal(starts[LOSSES[0], 0][0], starts[LOSSES[0], 1][0])
+
+
+def test_a_weights_file_is_the_start_and_is_scored_once(tmp_path, monkeypatch) -> None:
+    weights = tmp_path / "start.safetensors"
+    save_weights(create_model("enet", 3), weights, model_name="enet", classes=INFO.classes, palette=INFO.palette)
+    scored = []
+    evaluate = comparison.evaluate
+    monkeypatch.setattr(comparison, "evaluate", lambda *a, **k: scored.append(k["description"]) or evaluate(*a, **k))
+    run = {"weights": str(weights), "learning_rate": 1e-12, "weight_decay": 0.0}
+    path = compare(config(tmp_path, run=run, seeds=(3,)), progress=False)
+    document = read(path)
+    assert document["start"] == {"kind": "weights", "detail": "start.safetensors"}
+    assert scored == ["start: val", "start: test"]
+    begin, end = load_file(weights), load_file(path.parent / document["runs"][0]["weights"])
+    trained = [name for name, tensor in begin.items() if tensor.is_floating_point() and "running" not in name]
+    for name in trained:
+        torch.testing.assert_close(end[name], begin[name], rtol=0, atol=1e-9)
+    compare(config(tmp_path, run=run, seeds=(3,), resume=True), progress=False)
+    assert len(scored) == 2
+
+
+class Stopped(Exception):
+    """Stands for a kill between two runs or in the middle of one."""
+
+
+def test_what_was_finished_is_kept_and_what_is_missing_is_made_up(tmp_path, monkeypatch) -> None:
+    whole = read(compare(config(tmp_path, out=str(tmp_path / "whole"), run={"epochs": 2}), progress=False))
+
+    step = training.fit.__globals__["SegmentationTask"].training_step
+    steps = []
+
+    def stopping(self, batch, index):
+        steps.append(self.loss.spec)
+        if len(steps) == 4 + 3:  # in the second epoch of the second loss
+            raise Stopped
+        return step(self, batch, index)
+
+    monkeypatch.setattr(training.fit.__globals__["SegmentationTask"], "training_step", stopping)
+    with pytest.raises(Stopped):
+        compare(config(tmp_path, run={"epochs": 2}), progress=False)
+    part = read(tmp_path / "out" / "comparison.json")
+    assert [run["loss"] for run in part["runs"]] == ["cross_entropy"]
+
+    steps.clear()
+    document = read(compare(config(tmp_path, run={"epochs": 2}, resume=True), progress=False))
+    assert len(steps) == 2  # the second epoch of the second loss and nothing else
+    for run, expected in zip(document["runs"], whole["runs"], strict=True):
+        assert run["scores"] == expected["scores"]
+        assert run["history"] == expected["history"]
+    assert document["created"] == part["created"]
+
+
+def test_losses_and_seeds_can_be_added_to_a_finished_comparison(tmp_path, monkeypatch) -> None:
+    first = read(compare(config(tmp_path), progress=False))
+    started = []
+    run_once = comparison.run_once
+    monkeypatch.setattr(
+        comparison, "run_once", lambda run, *a, **k: started.append((run.loss, run.seed)) or run_once(run, *a, **k)
+    )
+    path = compare(config(tmp_path, losses=("hinge",), seeds=(2,), resume=True), progress=False)
+    assert started == [("hinge", 0), ("cross_entropy", 2), ("lovasz_softmax", 2), ("hinge", 2)]
+    document = read(path)
+    assert document["losses"] == [*LOSSES, "hinge"]
+    assert [run for run in document["runs"] if (run["loss"], run["seed"]) in ((LOSSES[0], 0), (LOSSES[1], 0))] == first[
+        "runs"
+    ]
+
+
+def test_an_existing_folder_and_another_configuration_are_refused(tmp_path) -> None:
+    compare(config(tmp_path), progress=False)
+    with pytest.raises(LabError, match=r"out: the output folder exists.*--resume"):
+        compare(config(tmp_path), progress=False)
+    with pytest.raises(LabError, match="cannot resume with another configuration, batch_size: 4 there, 5 now"):
+        compare(config(tmp_path, run={"batch_size": 5}, resume=True), progress=False)
+
+
+def test_wrong_input_leaves_no_folder_behind(tmp_path) -> None:
+    wrong = [
+        config(tmp_path, losses=("cross_entropy", "cross-entropy")),
+        config(tmp_path, losses=("cross_entropy", " cross_entropy")),
+        config(tmp_path, run={"weights": str(tmp_path / "none.safetensors")}),
+        config(tmp_path, run={"model": "resnet"}),
+        config(tmp_path, run={"device": "cuda:99"}),
+    ]
+    words = ["cross_entropy", "stands twice", "none.safetensors", "resnet", "cuda:99"]
+    for one, word in zip(wrong, words, strict=True):
+        with pytest.raises(LabError, match=word):
+            compare(one, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_images_with_the_largest_difference_come_first() -> None:
+    images = {
+        "a": {"x": 0.5, "y": 0.9, "z": 0.2, "void": None},
+        "b": {"x": 0.6, "y": 0.2, "z": 0.3, "void": 0.4},
+        "c": {"x": 0.1, "y": 0.3, "z": 0.3, "void": 0.1},
+    }
+    names = [(name, pytest.approx(d)) for name, d in [("y", 0.7), ("x", 0.5), ("z", 0.1)]]
+    assert largest_differences(images, 5) == names
+    assert largest_differences(images, 1) == names[:1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"losses": ()}, "at least one loss"), ({"seeds": (1, 1)}, "stands twice"), ({"examples": -1}, "examples")],
+)
+def test_a_wrong_comparison_is_named(tmp_path, changes, word) -> None:
+    with pytest.raises(LabError, match=word):
+        config(tmp_path, **changes)

@@ -1,0 +1,228 @@
+"""A run is a function of its configuration: killed and resumed, it ends with the same weights, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.lab.tiny import TinyDataset, use_tiny_data
+
+from lovasz.lab.config import RunConfig
+from lovasz.lab.data import IGNORE_INDEX, Augmentation, TrainingView
+from lovasz.lab.errors import LabError
+from lovasz.lab.fitting import EpochOrder
+from lovasz.lab.losses import class_weights
+from lovasz.lab.training import train, training_class_weights
+
+CHILD = """
+import builtins, os, signal, sys
+import torch
+torch.set_num_threads(1)
+from lovasz.lab import fitting, training
+from lovasz.lab.config import RunConfig
+from tests.lab.tiny import use_tiny_data
+
+out, kill_at, workers, resume = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "resume"
+use_tiny_data(setattr)
+step = fitting.SegmentationTask.training_step
+
+def killed(self, batch, index):
+    if self.global_step == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, index)
+
+fitting.SegmentationTask.training_step = killed
+loss = "cross_entropy>0.4>cross_entropy+lovasz_softmax"
+training.train(RunConfig(data="tiny", loss=loss, epochs=3, batch_size=4, num_workers=workers, out=out), resume=resume)
+"""
+
+
+def config(tmp_path, **changes) -> RunConfig:
+    return RunConfig(**({"data": "tiny", "epochs": 1, "batch_size": 4, "out": str(tmp_path / "run")} | changes))
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> None:
+    use_tiny_data(monkeypatch.setattr)
+
+
+def child(repository, out, kill_at: int, workers: int, resume: bool) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(repository / "src"), str(repository)])}
+    arguments = [str(out), str(kill_at), str(workers), "resume" if resume else "new"]
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_killed_run_that_is_resumed_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, repository) -> None:
+    assert child(repository, tmp_path / "whole", -1, 0, False).returncode == 0
+    # In the middle of the second epoch; then, going on with worker processes, in the middle of the third.
+    assert child(repository, tmp_path / "killed", 3, 0, False).returncode == -signal.SIGKILL
+    assert child(repository, tmp_path / "killed", 5, 2, True).returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "run.json").exists()
+    last = child(repository, tmp_path / "killed", -1, 0, True)
+    assert last.returncode == 0, last.stderr
+
+    whole, resumed = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "killed"))
+    assert resumed["history"] == whole["history"]
+    assert [entry["epoch"] for entry in whole["history"]] == [1, 2, 3]
+    assert resumed["scores"] == whole["scores"]
+    tensors = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
+    assert tensors[0].keys() == tensors[1].keys()
+    for name, tensor in tensors[0].items():
+        assert torch.equal(tensor, tensors[1][name]), name
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_finished_run_holds_what_the_report_needs_and_is_not_trained_again(tmp_path) -> None:
+    run = config(tmp_path, loss="weighted_cross_entropy", epochs=2)
+    path = train(run, progress=False)
+    record = json.loads(path.read_text())
+    assert record["steps"] == 4  # ten images in batches of four: the rest of two is left out
+    assert record["loss_seconds_per_step"] > 0
+    assert record["seconds_per_step"] > record["loss_seconds_per_step"]
+    assert record["scores"]["val"] == record["history"][-1]["val"]
+    assert set(record["images"]) == {f"val_{i}" for i in range(4)}
+    assert RunConfig.from_json(record["config"]) == run
+    assert not any(str(tmp_path) in str(value) for value in record["environment"].values())
+    before = path.stat().st_mtime_ns
+    assert train(run, resume=True, progress=False) == path
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_learning_rate_follows_equation_16(tmp_path) -> None:
+    record = json.loads(
+        train(config(tmp_path, epochs=3, learning_rate=0.01, optimizer="sgd"), progress=False).read_text()
+    )
+    steps = 6
+    expected = [0.01 * (1 - (2 * epoch - 1) / steps) ** 0.9 for epoch in (1, 2, 3)]  # of the last step of each epoch
+    assert [entry["learning_rate"] for entry in record["history"]] == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_validation_may_be_rarer_and_the_last_epoch_has_one(tmp_path) -> None:
+    record = json.loads(train(config(tmp_path, epochs=3, validate_every=2), progress=False).read_text())
+    assert [entry["val"] is not None for entry in record["history"]] == [False, True, True]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_training_lowers_the_loss(tmp_path) -> None:
+    run = config(tmp_path, epochs=6, learning_rate=5e-3, loss="cross_entropy+lovasz_softmax")
+    history = json.loads(train(run, progress=False).read_text())["history"]
+    assert history[-1]["train_loss"] < 0.8 * history[0]["train_loss"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_half_precision_trains(tmp_path) -> None:
+    record = json.loads(
+        train(config(tmp_path, precision="bf16-mixed", loss="lovasz_softmax"), progress=False).read_text()
+    )
+    assert 0 < record["history"][0]["train_loss"] < 1
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_folder_that_exists_is_not_touched(tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("keep")
+    with pytest.raises(LabError, match=r"run: the output folder exists and is not empty.*--resume"):
+        train(config(tmp_path), progress=False)
+    with pytest.raises(LabError, match=r"run: no config\.json"):
+        train(config(tmp_path), resume=True, progress=False)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_resuming_with_another_configuration_names_the_field(tmp_path) -> None:
+    train(config(tmp_path), progress=False)
+    with pytest.raises(LabError, match=r"config\.json: cannot resume.*learning_rate: 0\.0005 there, 0\.1 now"):
+        train(config(tmp_path, learning_rate=0.1), resume=True, progress=False)
+    train(config(tmp_path, num_workers=2), resume=True, progress=False)  # does not change the result
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_damaged_checkpoint_is_named(tmp_path) -> None:
+    path = train(config(tmp_path), progress=False)
+    path.unlink()
+    checkpoint = path.parent / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(LabError, match=r"last\.ckpt: not a checkpoint"):
+        train(config(tmp_path), resume=True, progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_at_which_step(tmp_path) -> None:
+    with pytest.raises(LabError, match=r"loss cross_entropy: (nan|inf) at step \d+ of 8.*--learning-rate"):
+        train(config(tmp_path, epochs=4, optimizer="sgd", learning_rate=1e30), progress=False)
+
+
+def test_images_of_several_sizes_need_a_crop(tmp_path, monkeypatch) -> None:
+    use_tiny_data(monkeypatch.setattr, varying=True)
+    with pytest.raises(LabError, match=r"32x32 and 32x40 pixels.*--crop"):
+        train(config(tmp_path), progress=False)
+    train(config(tmp_path, crop=(32, 32), out=str(tmp_path / "cropped")), progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_unknown_loss_is_refused_before_a_folder_is_made(tmp_path) -> None:
+    with pytest.raises(LabError, match="lovasz_softmax"):
+        train(config(tmp_path, loss="lovasz"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = EpochOrder(10, seed, TrainingView(TinyDataset("train"), Augmentation(), seed))
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order(0, 1) == order(0, 1)
+    assert sorted(order(0, 1)) == list(range(10))
+    assert len({tuple(order(*pair)) for pair in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
+
+
+def test_class_weights_come_from_the_pixels_that_are_not_void() -> None:
+    dataset = TinyDataset("train")
+    masks = torch.cat([dataset[i].mask.flatten() for i in range(len(dataset))])
+    valid = masks[masks != IGNORE_INDEX]
+    frequencies = torch.tensor([(valid == c).double().mean() for c in range(3)])
+    torch.testing.assert_close(training_class_weights(dataset), class_weights(frequencies))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs: got 0, expected a whole number of at least 1"),
+        ({"batch_size": 2.5}, "batch_size: got 2.5"),
+        ({"learning_rate": float("nan")}, "learning_rate: got nan, expected a finite number"),
+        ({"learning_rate": 0}, "learning_rate: got 0, expected more than"),
+        ({"optimizer": "adamw"}, "optimizer: got 'adamw', expected one of adam, sgd"),
+        ({"precision": "8"}, "precision: got '8'"),
+        ({"device": "gpu"}, "device: got 'gpu'"),
+        ({"crop": (0, 5)}, "crop: got 0"),
+        ({"crop": 5}, "crop: got 5, expected two numbers"),
+        ({"scale": (2, 1)}, "scale: got 1, expected at least 2"),
+        ({"weights": "w.safetensors", "pretrain_epochs": 1}, "leave one out"),
+    ],
+)
+def test_a_wrong_setting_is_named(changes, message) -> None:
+    with pytest.raises(LabError) as error:
+        RunConfig(**({"data": "tiny"} | changes))
+    assert message in str(error.value)
+
+
+def test_a_configuration_survives_json() -> None:
+    run = RunConfig(data="folder:x", crop=(3, 4), scale=(0.5, 2), data_options={"void": 0})
+    assert RunConfig.from_json(json.loads(json.dumps(run.to_json()))) == run
+    with pytest.raises(LabError, match="unknown field 'epoch'"):
+        RunConfig.from_json({"data": "x", "epoch": 3})
+
+
+def test_sixteen_bit_floats_need_a_gpu(tmp_path, monkeypatch) -> None:
+    use_tiny_data(monkeypatch.setattr)
+    with pytest.raises(LabError, match=r"'16-mixed' needs a CUDA device.*bf16-mixed"):
+        train(config(tmp_path, precision="16-mixed", device="cpu"), progress=False)
