@@ -84,6 +84,8 @@ def comparison(
         "environment": {"lovasz": "0.1.0", "torch": "2.13.0", "processor": "a processor", "threads": 2},
         "initial": {"val": scores(classes, 0.5, chance), "test": scores(classes, 0.45, chance) if test else None},
         "losses": list(losses),
+        "seeds": list(seeds),
+        "pretraining": [],
         "runs": runs,
         "examples": [],
     }

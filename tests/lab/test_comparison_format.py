@@ -61,6 +61,12 @@ def test_another_version_is_refused(tmp_path: Path, version: object) -> None:
         ("runs/4/history/2/val/per_class_iou", {"sea": 0.5}, 'runs[4].history[2].val.per_class_iou: "sea" is none of'),
         ("runs/4/seconds_per_step", float("inf"), "runs[4].seconds_per_step: expected a finite number of seconds"),
         ("runs/4/seconds", 10**400, "runs[4].seconds: expected a finite number of seconds"),
+        ("seeds", [0, "1"], 'seeds[1]: expected a whole number, 0 or more, got "1"'),
+        (
+            "pretraining",
+            [{"seed": 0, "scores": {"val": {"per_class_iou": {"sea": 1}}}}],
+            'pretraining[0].scores.val.per_class_iou: "sea" is none of',
+        ),
         ("initial/val", 3, "initial.val: expected an object, got 3"),
         ("initial/test/per_class_iou", {"sea": None, "ship": 0.1}, 'initial.test.per_class_iou: "ship" is none of'),
         ("examples/0/predictions", {"other": {"image": "x"}}, 'examples[0].predictions: "other" is none of'),

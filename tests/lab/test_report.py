@@ -103,6 +103,20 @@ def test_the_start_has_a_row_that_never_counts_as_best(tmp_path: Path) -> None:
     assert [text for _, text in row[-2:]] == ["–", "–"]
 
 
+def test_a_first_phase_of_each_seed_gives_the_start_a_mean_and_a_spread(tmp_path: Path) -> None:
+    content = comparison(seeds=(0, 1, 2))
+    values = [0.41, 0.44, 0.5]
+    for seed, value in enumerate(values):
+        scores = {split: content["initial"]["val"] | {"dataset_miou": value} for split in ("val", "test")}
+        content["pretraining"].append({"seed": seed, "scores": scores, "history": [], "seconds": 3.0})
+    content["start"]["kind"] = "pretraining"
+    page = read(write(tmp_path, content))
+    assert page.scores()[""][3][1] == f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"
+    assert "after the first phase" in page.text
+    thin = page.figures()["curves"]["dataset_miou"]["data"][:3]
+    assert [curve["y"][0] for curve in thin] == [41, 44, 50]
+
+
 def test_a_single_loss_is_not_called_best(tmp_path: Path) -> None:
     cells = read(write(tmp_path, comparison(losses=("lovasz_softmax",), seeds=(0,)))).scores()
     assert not any("best" in name for name, _ in cells["lovasz_softmax"])
@@ -235,7 +249,7 @@ def test_any_number_of_losses_and_classes_gives_a_page(tmp_path: Path, count: in
 
 def test_a_comparison_without_runs_start_test_or_examples_gives_a_page(tmp_path: Path) -> None:
     content = comparison(test=False)
-    for key in ("initial", "start", "config", "environment", "parameters"):
+    for key in ("initial", "start", "config", "environment", "parameters", "seeds", "pretraining"):
         del content[key]
     content["runs"] = []
     page = read(write(tmp_path, content))

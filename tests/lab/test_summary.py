@@ -12,7 +12,7 @@ from lovasz.lab.summary import headline, label_of
 def with_test_scores(scores: dict[str, list[float]], initial: float | None = None) -> dict[str, Any]:
     content = comparison(losses=tuple(scores), seeds=(0,))
     template = content["runs"][0]
-    content["runs"] = []
+    content |= {"runs": [], "seeds": None}
     for loss, values in scores.items():
         for seed, value in enumerate(values):
             run = copy.deepcopy(template) | {"loss": loss, "seed": seed}
@@ -42,7 +42,7 @@ def with_test_scores(scores: dict[str, list[float]], initial: float | None = Non
         ),
         (
             {"cross_entropy": [0.573, 0.573], "lovasz_softmax": [0.573, 0.573]},
-            "Lovász-Softmax: 57.3 % test mIoU, the same as cross-entropy, within the spread of 2 seeds",
+            "Lovász-Softmax: 57.3 % test mIoU, the same as cross-entropy (2 seeds)",
         ),
         (
             {"cross_entropy": [0.5], "lovasz_softmax": [0.51], "cross_entropy+lovasz_softmax": [0.52]},
@@ -64,7 +64,7 @@ def test_the_headline_states_the_result_plainly(scores: dict[str, list[float]], 
 def test_the_headline_compares_the_seeds_that_both_losses_have() -> None:
     content = with_test_scores({"cross_entropy": [0.50, 0.60, 0.70], "lovasz_softmax": [0.52, 0.62]})
     sentence, notes = headline(content)
-    assert sentence == "Lovász-Softmax: 57.0 % test mIoU, +2.0 points over cross-entropy, within the spread of 2 seeds"
+    assert sentence == "Lovász-Softmax: 57.0 % test mIoU, +2.0 points over cross-entropy (2 seeds)"
     assert "over the 2 seeds that both losses have finished" in notes
 
 
@@ -72,6 +72,14 @@ def test_the_headline_says_so_when_no_seed_is_shared() -> None:
     content = with_test_scores({"cross_entropy": [0.50, 0.51], "lovasz_softmax": [0.6]})
     content["runs"][-1]["seed"] = 9
     assert "share no seed: 1 against 2" in headline(content)[1]
+    assert "Seed by seed" not in headline(content)[1]
+
+
+def test_a_steady_gain_counts_although_the_seeds_themselves_scatter() -> None:
+    content = with_test_scores({"cross_entropy": [0.50, 0.55, 0.60], "lovasz_softmax": [0.51, 0.561, 0.609]})
+    sentence, notes = headline(content)
+    assert sentence.endswith("+1.0 point over cross-entropy (3 seeds)")
+    assert "Seed by seed: +1.0, +1.1, +0.9 points." in notes
 
 
 def test_the_headline_falls_back_to_validation_where_one_loss_has_no_test_score() -> None:
@@ -83,7 +91,7 @@ def test_the_headline_falls_back_to_validation_where_one_loss_has_no_test_score(
 
 def test_the_second_line_names_the_start_and_what_one_seed_cannot_show() -> None:
     notes = headline(with_test_scores({"cross_entropy": [0.5], "lovasz_softmax": [0.51]}, initial=0.531))[1]
-    assert "Before training it was 53.1 %: −2.1 points since." in notes
+    assert "The start had 53.1 %: −2.1 points since." in notes
     assert "One seed cannot show" in notes
 
 

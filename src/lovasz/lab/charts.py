@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from lovasz.lab.summary import METRICS, SPLITS, Loss, Spread, losses_of, score_splits
+from lovasz.lab.summary import METRICS, SPLITS, Loss, Spread, losses_of, score_splits, start_scores, start_spread
 
 COLOURS = 8  # --loss-0 to --loss-7 in report.css; more losses start again at the first
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon2")
@@ -28,14 +28,13 @@ def loss_colour(index: int) -> str:
 def validation_curves(comparison: dict[str, Any]) -> dict[str, Figure]:
     """For each metric with at least one point: the mean over seeds per loss, and a thin line for each seed.
 
-    Epoch 0 is the common start. The mean stands only at epochs that all finished seeds of the loss have.
+    Epoch 0 is the start. The mean stands only at epochs that all finished seeds of the loss have.
     """
-    start = (comparison["initial"] or {}).get("val") or {}
     figures = {}
     for metric, title in METRICS.items():
         traces = []
         for loss in losses_of(comparison):
-            seeds = {run["seed"]: curve for run in loss.runs if (curve := _curve(run, metric, start.get(metric)))}
+            seeds = {run["seed"]: curve for run in loss.runs if (curve := _curve(comparison, run, metric))}
             if any(epoch for curve in seeds.values() for epoch in curve):
                 traces += _curve_traces(loss, seeds)
         if traces:
@@ -70,7 +69,17 @@ def class_ious(comparison: dict[str, Any], loss: Loss, split: str) -> list[Sprea
     return [loss.class_iou(split, name) for name in comparison["dataset"]["classes"]]
 
 
-def _curve(run: dict[str, Any], metric: str, start: float | None) -> dict[int, float]:
+def start_class_ious(comparison: dict[str, Any], split: str) -> list[Spread | None]:
+    """The same of the start."""
+
+    def read(name: str) -> Spread | None:
+        return start_spread(comparison, split, lambda scores: (scores["per_class_iou"] or {}).get(name))
+
+    return [read(name) for name in comparison["dataset"]["classes"]]
+
+
+def _curve(comparison: dict[str, Any], run: dict[str, Any], metric: str) -> dict[int, float]:
+    start = (start_scores(comparison, run["seed"]).get("val") or {}).get(metric)
     points = {entry["epoch"]: (entry["val"] or {}).get(metric) for entry in run["history"]}
     return dict(sorted((epoch, y) for epoch, y in ({0: start} | points).items() if y is not None))
 
@@ -142,9 +151,9 @@ def _bars(
             }
         traces.append(trace)
     layout = _layout(f"{SPLITS[split]} IoU per class, %", height=90 + len(names) * (14 + 13 * len(losses)))
-    start = ((comparison["initial"] or {}).get(split) or {}).get("per_class_iou") or {}
-    if any(start.get(name) is not None for name in names):
-        traces += _start_ticks([start.get(name) for name in names], names, places, len(losses))
+    before = start_class_ious(comparison, split)
+    if any(before):
+        traces += _start_ticks([before[i] for i in order], names, places, len(losses))
     layout["yaxis"] |= {
         "tickmode": "array",
         "tickvals": places,
@@ -160,14 +169,16 @@ def _bars(
     return {"data": traces, "layout": layout | {"barmode": "group", "bargap": 0.28, "hovermode": "closest"}}
 
 
-def _start_ticks(values: list[float | None], names: list[str], places: list[int], losses: int) -> list[dict[str, Any]]:
+def _start_ticks(
+    spreads: list[Spread | None], names: list[str], places: list[int], losses: int
+) -> list[dict[str, Any]]:
     """A tick for each class, with a lighter one under it that sets it off from the bars."""
     ticks = {
         "type": "scatter",
         "mode": "markers",
         "name": BEFORE,
         "legendgroup": BEFORE,
-        "x": _percent(values),
+        "x": _percent(spread and spread.mean for spread in spreads),
         "y": places,
         "customdata": [_escape(name) for name in names],
         "hovertemplate": "<b>%{customdata}</b><br>before: %{x:.1f} %<extra></extra>",

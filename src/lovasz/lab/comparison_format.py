@@ -74,6 +74,8 @@ _SCHEMA: dict[str, Any] = {
     "environment?": dict,
     "initial?": _SPLITS,
     "losses": [_text],
+    "seeds?": [_count],
+    "pretraining?": [{"seed": _count, "scores?": _SPLITS}],
     "runs": [
         {
             "loss": _text,
@@ -178,8 +180,10 @@ def _check_links(content: dict[str, Any]) -> None:
         scores = {f"{where}.scores.{split}": run["scores"][split] for split in ("val", "test")}
         scores |= {f"{where}.history[{i}].val": entry["val"] for i, entry in enumerate(run["history"])}
         _check_classes(scores, classes)
-    if content["initial"]:
-        _check_classes({f"initial.{split}": content["initial"][split] for split in ("val", "test")}, classes)
+    starts = {f"pretraining[{i}].scores": entry["scores"] for i, entry in enumerate(content["pretraining"] or [])}
+    for where, scores in ({"initial": content["initial"]} | starts).items():
+        if scores:
+            _check_classes({f"{where}.{split}": scores[split] for split in ("val", "test")}, classes)
     for index, example in enumerate(content["examples"]):
         for loss, prediction in example["predictions"].items():
             where = f"examples[{index}].predictions"

@@ -114,6 +114,7 @@ def _render(comparison: dict[str, Any], examples: list[Example]) -> str:
         lede=_bind(lede),
         losses=losses,
         missing=summary.missing_runs(comparison),
+        planned=len(losses) * len(summary.planned_seeds(comparison)),
         table=summary.score_table(comparison),
         strip=_strip(losses, "test" if "test" in splits else "val"),
         split_names=summary.SPLITS,
@@ -229,10 +230,7 @@ def _reduce(image: Image.Image, photo: bool) -> tuple[bytes, str]:
 
 def _strip(losses: list[summary.Loss], split: str) -> dict[str, Any] | None:
     """Each seed's mIoU as a place from 0 to 100 between the lowest and the highest of all; None when all are one."""
-    values = {
-        loss.index: [(run["seed"], score) for run in loss.runs if (score := _miou(run, split)) is not None]
-        for loss in losses
-    }
+    values = {loss.index: list(loss.by_seed(split).items()) for loss in losses}
     every = [score for scores in values.values() for _, score in scores]
     if not every or max(every) == min(every):
         return None
@@ -242,10 +240,6 @@ def _strip(losses: list[summary.Loss], split: str) -> dict[str, Any] | None:
         for index, scores in values.items()
     }
     return {"split": split, "low": _percent(low), "high": _percent(high), "dots": dots}
-
-
-def _miou(run: dict[str, Any], split: str) -> float | None:
-    return (run["scores"][split] or {}).get("dataset_miou")
 
 
 def _curve_table(curves: dict[str, charts.Figure]) -> dict[str, Any] | None:
@@ -265,14 +259,14 @@ def _curve_table(curves: dict[str, charts.Figure]) -> dict[str, Any] | None:
 
 def _class_table(comparison: dict[str, Any], losses: list[summary.Loss], split: str) -> list[Any]:
     """(class, colour, before, [(text, best)]) for each class of the data set."""
-    start = ((comparison["initial"] or {}).get(split) or {}).get("per_class_iou") or {}
+    before = charts.start_class_ious(comparison, split)
     dataset, columns = comparison["dataset"], [charts.class_ious(comparison, loss, split) for loss in losses]
     rows = []
     for i, (name, colour) in enumerate(zip(dataset["classes"], dataset["palette"], strict=True)):
         spreads = [column[i] for column in columns]
         marks = summary.best_cells([spread and 100 * spread.mean for spread in spreads], 1)
         cells = [(_percent(spread and spread.mean), mark) for spread, mark in zip(spreads, marks, strict=True)]
-        rows.append((name, colour, _percent(start.get(name)), cells))
+        rows.append((name, colour, _percent((start := before[i]) and start.mean), cells))
     return rows
 
 

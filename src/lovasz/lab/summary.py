@@ -10,6 +10,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 METRICS = {"dataset_miou": "dataset mIoU", "image_miou": "image mIoU", "pixel_accuracy": "pixel accuracy"}
@@ -52,10 +53,14 @@ class Loss:
     label: str
     runs: tuple[dict[str, Any], ...]
 
-    def score(self, split: str, metric: str, seeds: set[int] | None = None) -> Spread | None:
-        """One metric over the runs (over those with these seeds)."""
-        chosen = [run for run in self.runs if seeds is None or run["seed"] in seeds]
-        return Spread.of((run["scores"][split] or {}).get(metric) for run in chosen)
+    def by_seed(self, split: str, metric: str = "dataset_miou") -> dict[int, float]:
+        """One metric of each run that has it."""
+        scores = {run["seed"]: (run["scores"][split] or {}).get(metric) for run in self.runs}
+        return {seed: score for seed, score in scores.items() if score is not None}
+
+    def score(self, split: str, metric: str) -> Spread | None:
+        """One metric over the runs."""
+        return Spread.of(self.by_seed(split, metric).values())
 
     def class_iou(self, split: str, name: str) -> Spread | None:
         """The IoU of one class over the runs in which it is defined."""
@@ -106,14 +111,32 @@ def label_of(spec: str) -> str:
     return re.sub(r"\s*([+*>])\s*", lambda match: {"+": " + ", "*": " × ", ">": " → "}[match[1]], text)
 
 
+def planned_seeds(comparison: dict[str, Any]) -> list[int]:
+    """The seeds of the comparison; where it does not name them, those of its finished runs."""
+    return comparison["seeds"] or sorted({run["seed"] for run in comparison["runs"]})
+
+
 def missing_runs(comparison: dict[str, Any]) -> list[tuple[str, int | None]]:
-    """(label, seed) of runs that other losses have and this one has not; (label, None) for a loss without any run."""
-    seeds = sorted({run["seed"] for run in comparison["runs"]})
+    """(label, seed) of planned runs that have not finished; (label, None) for a loss without any run."""
+    seeds = planned_seeds(comparison)
     missing: list[tuple[str, int | None]] = []
     for loss in losses_of(comparison):
         there = {run["seed"] for run in loss.runs}
         missing += [(loss.label, seed) for seed in seeds if seed not in there] if there else [(loss.label, None)]
     return missing
+
+
+def start_scores(comparison: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The scores that the runs of this seed started from, by split: its own first phase, or the common weights."""
+    own = [entry["scores"] for entry in comparison["pretraining"] or [] if entry["seed"] == seed]
+    return own[0] if own and own[0] else comparison["initial"] or {}
+
+
+def start_spread(comparison: dict[str, Any], split: str, read: Callable[[Any], float | None]) -> Spread | None:
+    """A score of the start; over the seeds where each had a first phase of its own."""
+    phases = [entry["scores"] for entry in comparison["pretraining"] or [] if entry["scores"]]
+    sources = phases or [comparison["initial"] or {}]
+    return Spread.of(read(source[split]) for source in sources if source.get(split))
 
 
 def score_splits(comparison: dict[str, Any]) -> list[str]:
@@ -125,7 +148,6 @@ def score_splits(comparison: dict[str, Any]) -> list[str]:
 def score_table(comparison: dict[str, Any]) -> Table:
     """Every loss against every score. A best value is one that no other loss beats as shown, to the last digit."""
     losses, splits = losses_of(comparison), score_splits(comparison)
-    initial = comparison["initial"] or {}
     groups, columns = [], []
     spreads: list[list[Spread | None]] = []
     formats: list[tuple[float, int, Callable[..., float]]] = []  # scale, digits, which end is best
@@ -136,8 +158,8 @@ def score_table(comparison: dict[str, Any]) -> Table:
             columns.append(title)
             spreads.append([loss.score(split, metric) for loss in losses])
             formats.append((100.0, 1, max))
-            start = (initial.get(split) or {}).get(metric)
-            before.append(Cell(f"{100 * start:.1f}") if start is not None else Cell("–"))
+            start = start_spread(comparison, split, itemgetter(metric))
+            before.append(_cell(start, 100.0, 1, best=False))
     steps = [loss.seconds_per_step() for loss in losses]
     seconds = max((step.mean for step in steps if step), default=0.0) >= 1.0
     groups.append(("cost", 2))
@@ -147,7 +169,9 @@ def score_table(comparison: dict[str, Any]) -> Table:
     before += [Cell("–"), Cell("–")]
     cells = [_cells(column, *form) for column, form in zip(spreads, formats, strict=True)]
     rows = tuple((loss, tuple(column[loss.index] for column in cells)) for loss in losses)
-    return Table(tuple(groups), tuple(columns), rows, tuple(before) if initial else None)
+    return Table(
+        tuple(groups), tuple(columns), rows, tuple(before) if any(cell.text != "–" for cell in before) else None
+    )
 
 
 def best_cells(values: list[float | None], digits: int, best: Callable[..., float] = max) -> list[bool]:
@@ -173,47 +197,53 @@ def headline(comparison: dict[str, Any]) -> tuple[str, str]:
     """The result in one sentence, and a second line with what a reader needs to weigh it.
 
     The best loss with a Lovász term stands against the best without one; where all losses are of one kind, the best
-    against the second best. Both means are over the seeds that both have. A difference no larger than the larger of the
-    two standard deviations is called within the spread.
+    against the second best. For one seed the losses share start and order of images, so both means are over the seeds
+    that both have. A mean difference no larger than the sample standard deviation of the differences seed by seed (with
+    no seed in common: than the larger deviation of the two losses) is called within the spread.
     """
     losses = [loss for loss in losses_of(comparison) if loss.runs]
     if not losses:
         planned = " and ".join(label_of(spec) for spec in comparison["losses"])
         return "No run has finished yet", f"Planned: {planned}. Continue with --resume to fill this page."
-    split = "test" if all(loss.score("test", "dataset_miou") for loss in losses) else "val"
-    scored = [loss for loss in losses if loss.score(split, "dataset_miou")]
-    if not scored:
+    split = "test" if all(loss.by_seed("test") for loss in losses) else "val"
+    ranked = sorted(
+        (loss for loss in losses if loss.by_seed(split)),
+        key=lambda loss: -statistics.fmean(loss.by_seed(split).values()),
+    )
+    if not ranked:
         return "No scores yet", "The finished runs hold neither validation nor test scores."
-    ranked = sorted(scored, key=lambda loss: -_score(loss, split).mean)
     kinds = [[loss for loss in ranked if ("lovasz" in loss.spec) == lovasz] for lovasz in (True, False)]
     winner, other = (kinds[0][0], kinds[1][0]) if all(kinds) else (ranked[0], ranked[1] if ranked[1:] else None)
-    seeds = {run["seed"] for run in winner.runs}
-    paired = seeds & {run["seed"] for run in other.runs} if other else seeds
-    shared = paired or None  # no seed in common: all of each, and said so below
-    score = _score(winner, split, shared)
-    sentence = f"{_capital(winner.label)}: {100 * score.mean:.1f} % {SPLITS[split]} mIoU"
-    notes = []
-    runs = f"{score.count} seed{'s' if score.count > 1 else ''}"
+    mine, theirs = winner.by_seed(split), other.by_seed(split) if other else {}
+    shared = sorted(mine.keys() & theirs.keys()) if other else sorted(mine)
+    score = statistics.fmean(mine[seed] for seed in shared or mine)
+    count = len(shared or mine)
+    runs = f"{count} seed{'s' if count > 1 else ''}"
+    sentence, notes = f"{_capital(winner.label)}: {100 * score:.1f} % {SPLITS[split]} mIoU", []
     if other:
-        rival = _score(other, split, shared)
-        gain = 100 * (score.mean - rival.mean)
-        within = score.count > 1 and abs(gain) <= 100 * max(score.deviation or 0, rival.deviation or 0)
+        gain = 100 * (score - statistics.fmean(theirs[seed] for seed in shared or theirs))
+        apart = [100 * (mine[seed] - theirs[seed]) for seed in shared]
+        spread = _deviation(apart)
+        if not shared:
+            spread = 100 * max(_deviation(mine.values()), _deviation(theirs.values()))
+            notes.append(f"The two losses share no seed: {len(mine)} against {len(theirs)} other seeds.")
+        elif len(shared) < max(len(mine), len(theirs)):
+            notes.append(f"Compared over the {runs} that both losses have finished; the table takes all runs.")
+        within = count > 1 and 0.05 <= abs(gain) <= spread
         sentence += f", {_difference(gain, other.label)}" + (
             f", within the spread of {runs}" if within else f" ({runs})"
         )
-        if any({run["seed"] for run in loss.runs} - paired for loss in (winner, other)) and paired:
-            notes.append(f"Compared over the {runs} that both losses have finished; the table takes all runs.")
-        if not paired:
-            notes.append(f"The two losses share no seed: {score.count} against {rival.count} other seeds.")
+        if 1 < count <= 6 and shared:
+            notes.append(f"Seed by seed: {', '.join(map(_signed, apart))} points.")
     else:
         sentence += f" ({runs})"
-    if score.count == 1:
+    if count == 1:
         notes.append("One seed cannot show how far a repetition would fall from it.")
-    start = ((comparison["initial"] or {}).get(split) or {}).get("dataset_miou")
-    if start is not None:
-        notes.append(f"Before training it was {100 * start:.1f} %: {_signed(100 * (score.mean - start))} points since.")
-    if split == "test" and (val := winner.score("val", "dataset_miou", shared)):
-        val_other = other.score("val", "dataset_miou", shared) if other else None
+    start = start_spread(comparison, split, lambda scores: scores["dataset_miou"])
+    if start:
+        notes.append(f"The start had {100 * start.mean:.1f} %: {_signed(100 * (score - start.mean))} points since.")
+    if split == "test" and (val := winner.score("val", "dataset_miou")):
+        val_other = other.score("val", "dataset_miou") if other else None
         against = f" against {100 * val_other.mean:.1f} %" if val_other else ""
         notes.append(f"On validation images: {100 * val.mean:.1f} %{against}.")
     step, step_other = winner.seconds_per_step(), other.seconds_per_step() if other else None
@@ -222,10 +252,9 @@ def headline(comparison: dict[str, Any]) -> tuple[str, str]:
     return sentence, " ".join(notes)
 
 
-def _score(loss: Loss, split: str, seeds: set[int] | None = None) -> Spread:
-    score = loss.score(split, "dataset_miou", seeds) or loss.score(split, "dataset_miou")
-    assert score is not None  # only losses with a score get here
-    return score
+def _deviation(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return statistics.stdev(numbers) if len(numbers) > 1 else 0.0
 
 
 def _difference(points: float, label: str) -> str:
