@@ -1,0 +1,42 @@
+"""Small image and mask files of every kind, written for the tests of the readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def write(path: Path, pixels: np.ndarray, palette: list[int] | None = None, **save: object) -> Path:
+    """An image file of an array, with its folders; a palette makes it a palette image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(pixels)
+    if palette is not None:
+        picture.putpalette(palette)
+    picture.save(path, **save)
+    return path
+
+
+def picture(seed: int = 0, height: int = 6, width: int = 8) -> np.ndarray:
+    """A random RGB image."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def labels(*values: int, height: int = 6, width: int = 8) -> np.ndarray:
+    """A mask whose columns go through the values in turn."""
+    return np.resize(np.array(values, np.uint8), width)[None].repeat(height, 0)
+
+
+def write_folder(
+    root: Path,
+    masks: dict[str, np.ndarray],
+    palette: list[int] | None = None,
+    images: str = "images",
+    to: str = "masks",
+) -> Path:
+    """A folder of pairs, one for each mask, images as PNG."""
+    for number, (stem, mask) in enumerate(masks.items()):
+        write(root / images / f"{stem}.png", picture(number, *mask.shape[:2]))
+        write(root / to / f"{stem}.png", mask, palette)
+    return root

@@ -1,0 +1,151 @@
+"""Files in, arrays out: every kind of image and mask that is read, and every kind that is refused by name."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.lab.image_files import labels, picture, write
+
+from lovasz.lab.data.masks import image_size, read_image, read_mask
+from lovasz.lab.errors import LabError
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif", ".webp", ".ppm"])
+def test_an_image_comes_back_pixel_for_pixel(tmp_path: Path, ending: str) -> None:
+    lossless = {"lossless": True} if ending == ".webp" else {}
+    path = write(tmp_path / f"a{ending}", picture(), **lossless)
+    assert np.array_equal(read_image(path), picture())
+    assert image_size(path) == (6, 8)
+
+
+def test_a_jpeg_is_read_as_rgb(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jpg", np.full((8, 8, 3), (200, 50, 20), np.uint8), quality=95)
+    assert np.abs(read_image(path).astype(int) - (200, 50, 20)).max() < 8
+
+
+def test_grey_is_repeated_and_alpha_is_dropped(tmp_path: Path) -> None:
+    grey = picture()[..., 0]
+    assert np.array_equal(read_image(write(tmp_path / "grey.png", grey)), np.stack([grey] * 3, -1))
+    with_alpha = np.concatenate([picture(), picture(1)[..., :1]], -1)
+    assert np.array_equal(read_image(write(tmp_path / "alpha.png", with_alpha)), picture())
+
+
+def test_a_palette_image_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", labels(0, 1), [255, 0, 0, 0, 255, 0], transparency=b"\x00\x80")
+    assert np.array_equal(read_image(path)[0, :2], [[255, 0, 0], [0, 255, 0]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:4, :8] = 255  # top left
+    stored = {  # how a camera held otherwise stores the same scene
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }[orientation]
+    path = write(tmp_path / "a.png", np.ascontiguousarray(stored), exif=exif)
+    assert np.array_equal(read_image(path), upright)
+    assert image_size(path) == (8, 16)
+
+
+def test_an_image_of_16_bits_is_refused_and_not_clipped(tmp_path: Path) -> None:
+    path = write(tmp_path / "deep.png", np.full((4, 4), 3000, np.uint16))
+    with pytest.raises(LabError, match=r"deep\.png.*8 bits"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_a_truncated_file_is_an_error_with_its_name(tmp_path: Path, ending: str, read) -> None:
+    path = write(tmp_path / f"cut{ending}", picture(height=64, width=64))
+    content = path.read_bytes()
+    for part in (0, 1, 10, len(content) // 2):
+        path.write_bytes(content[:part])
+        with pytest.raises(LabError, match=rf"cut\{ending}"):
+            read(path)
+
+
+def test_bytes_that_are_no_picture_are_an_error_with_the_file_name(tmp_path: Path) -> None:
+    path = tmp_path / "text.png"
+    path.write_text("hello, I am no picture")
+    with pytest.raises(LabError, match=r"text\.png.*cannot be read"):
+        read_image(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"gone\.png: there is no such image file"):
+        read_image(tmp_path / "gone.png")
+
+
+def huge_png(path: Path, width: int, height: int) -> Path:
+    """A few hundred bytes that claim to be a picture of this size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])  # above Pillow's warning, above its error
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, side: int, read) -> None:
+    with pytest.raises(LabError, match=r"bomb\.png.*pixels"):
+        read(huge_png(tmp_path / "bomb.png", side, side))
+
+
+def test_a_file_of_several_pictures_is_refused(tmp_path: Path) -> None:
+    first, second = Image.fromarray(picture(0)), Image.fromarray(picture(1))
+    first.save(tmp_path / "two.tif", save_all=True, append_images=[second])
+    with pytest.raises(LabError, match=r"two\.tif.*2 pictures"):
+        read_image(tmp_path / "two.tif")
+
+
+def test_mask_values_are_never_converted(tmp_path: Path) -> None:
+    mask = labels(0, 1, 2, 255)
+    assert np.array_equal(read_mask(write(tmp_path / "grey.png", mask)).values, mask)
+    raw = read_mask(write(tmp_path / "palette.png", labels(0, 1, 2), [9, 9, 9, 0, 0, 0, 200, 0, 0]))
+    assert np.array_equal(raw.values, labels(0, 1, 2))
+    assert raw.palette is not None
+    assert raw.palette[:3].tolist() == [[9, 9, 9], [0, 0, 0], [200, 0, 0]]
+
+
+def test_a_1_bit_mask_holds_0_and_1(tmp_path: Path) -> None:
+    assert np.array_equal(read_mask(write(tmp_path / "bits.png", labels(0, 1) > 0)).values, labels(0, 1))
+
+
+def test_a_16_bit_mask_keeps_its_values(tmp_path: Path) -> None:
+    mask = labels(0, 1).astype(np.uint16) * 1000
+    assert np.array_equal(read_mask(write(tmp_path / "deep.png", mask)).values, mask)
+
+
+def test_opaque_alpha_is_dropped_and_transparency_is_refused(tmp_path: Path) -> None:
+    mask = np.concatenate([picture(), np.full((6, 8, 1), 255, np.uint8)], -1)
+    assert np.array_equal(read_mask(write(tmp_path / "opaque.png", mask)).values, picture())
+    mask[0, 0, 3] = 0
+    with pytest.raises(LabError, match=r"clear\.png.*transparent"):
+        read_mask(write(tmp_path / "clear.png", mask))
+
+
+def test_a_jpeg_mask_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"a\.jpg: a JPEG mask.*PNG"):
+        read_mask(write(tmp_path / "a.jpg", labels(0, 255)))
+
+
+def test_a_palette_mask_with_transparency_keeps_its_indices(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", labels(0, 1), [255, 0, 0, 0, 255, 0], transparency=0)
+    assert np.array_equal(read_mask(path).values, labels(0, 1))
