@@ -22,7 +22,7 @@ BINARY = (
 
 
 def binary(kind: str, pixels: int = 10**6, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits (1, P) float32 and 0/1 targets (1, P) of one class, as in the table of the design's section on the algorithm."""
+    """Logits (1, P) float32 and 0/1 targets (1, P) of one class."""
     random = np.random.default_rng([seed, BINARY.index(kind)])
     foreground = random.random(pixels) < 0.2
     if "rare" in kind:

@@ -40,7 +40,8 @@ def lovasz_softmax(
         input: (N, C, *spatial) or (P, C) logits, or probabilities if ``from_logits=False``; any floating dtype.
         target: (N, *spatial) or (P,) class indices of any integer dtype or bool.
         from_logits: whether the softmax over classes is still to be taken.
-        classes: "present" averages over the classes that occur in the target, "all" over every class (an absent class then
+        classes: "present" averages over the classes that occur in the target, "all" over every class (an absent class
+        then
             pays for its largest probability), a list over exactly those.
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
         ignore_index: label of void pixels, any integer, also a negative one; they have neither value nor gradient.
@@ -49,9 +50,9 @@ def lovasz_softmax(
         impl: "auto", "torch" or "numba"; an explicit one never falls back.
 
     Returns:
-        A scalar in [0, 1], float64 for float64 input, else float32. It is 0, attached to the graph with zero gradient, if all
-        pixels are void or no class to average over is present. NaN or infinite logits of a valid pixel propagate: the loss is
-        NaN, as with F.cross_entropy.
+        A scalar in [0, 1], float64 for float64 input, else float32. It is 0, attached to the graph with zero gradient,
+        if all pixels are void or no class to average over is present. NaN or infinite logits of a valid pixel
+        propagate: the loss is NaN, as with F.cross_entropy.
 
     Raises:
         TypeError: dtypes that are not as above.
@@ -106,15 +107,16 @@ def lovasz_hinge(
 ) -> Tensor:
     """Lovász hinge loss for foreground against background: the surrogate of one minus the IoU of the foreground.
 
-    With scores F and labels y in {-1, 1} the errors are the hinge losses ``m_i = max(0, 1 - F_i y_i)`` (Eq. 7), and the loss
-    is the Lovász extension of the Jaccard loss at m (Eq. 8), per image and averaged, or over the whole batch.
+    With scores F and labels y in {-1, 1} the errors are the hinge losses ``m_i = max(0, 1 - F_i y_i)`` (Eq. 7), and the
+    loss is the Lovász extension of the Jaccard loss at m (Eq. 8), per image and averaged, or over the whole batch.
 
     Args:
         input: (N, *spatial), (N, 1, *spatial) or (P,) scores, positive for foreground; any floating dtype.
         target: same shape (the single channel may be left out), 1 for foreground, 0 for background; integers or bool.
         per_image: average over images (a flat (P,) input is one image), else the batch is one set of pixels.
         ignore_index: label of void pixels, any integer.
-        activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``, whose gradient does not vanish beyond the
+        activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``, whose gradient does not vanish beyond
+        the
             margin (as proposed in the forum discussions of the authors' code).
         method: "binned" or "exact", as in :func:`lovasz_softmax`.
         impl: as in :func:`lovasz_softmax`.
@@ -162,16 +164,18 @@ def lovasz_sigmoid(
 ) -> Tensor:
     """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
 
-    With ``p = sigmoid(input)`` the errors are ``m_i = 1 - p_i`` on foreground and ``p_i`` elsewhere (Eq. 11 with one class);
-    the loss is their Lovász extension; with ``multilabel=True`` the (weighted) mean of those of the channels.
+    With ``p = sigmoid(input)`` the errors are ``m_i = 1 - p_i`` on foreground and ``p_i`` elsewhere (Eq. 11 with one
+    class); the loss is their Lovász extension; with ``multilabel=True`` the (weighted) mean of those of the channels.
 
     Args:
         input: binary: (N, *spatial), (N, 1, *spatial) or (P,); multi-label: (N, C, *spatial) or (P, C). Logits, or
             probabilities if ``from_logits=False``; any floating dtype.
-        target: 1 for foreground, 0 for background, integers or bool; shape of the input (binary: the channel may be dropped).
+        target: 1 for foreground, 0 for background, integers or bool; shape of the input (binary: the channel may be
+        dropped).
         from_logits: whether the sigmoid is still to be taken.
         multilabel: treat dimension 1 as labels that do not exclude one another.
-        classes: for multi-label: "present" averages over the labels with foreground, "all" over each, or a list. A binary
+        classes: for multi-label: "present" averages over the labels with foreground, "all" over each, or a list. A
+        binary
             input is one class, which always counts: without foreground the loss is its largest error.
         per_image: average over images, else the batch is one set of pixels.
         ignore_index: value of void elements in the target, any integer.
@@ -180,7 +184,8 @@ def lovasz_sigmoid(
         impl: as in :func:`lovasz_softmax`.
 
     Returns:
-        A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all is void. NaN propagates.
+        A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all is void. NaN
+        propagates.
 
     Raises:
         TypeError: dtypes that are not as above, or ``weight`` without ``multilabel``.
@@ -240,17 +245,21 @@ def lovasz_extension(
     It is convex in m exactly if Δ is submodular; :func:`lovasz.set_functions.find_violation` tries that.
 
     Args:
-        errors: (..., P), one ground set of P pixels per row; floating. Any sign: the extension is defined on all of R^P.
+        errors: (..., P), one ground set of P pixels per row; floating. Any sign: the extension is defined on all of
+        R^P.
         foreground: (..., P) bool or 0/1 integers, the ground truth of each pixel.
-        set_function: "jaccard" (Eq. 6), "hamming" (the extension is the mean error: with hinge errors, the plain hinge loss),
-            or a function ``f(false_negatives, false_positives, foreground) -> value`` of counts given as float64 tensors,
-            elementwise, with ``f(0, 0, n) = 0``. "hamming" needs the size of the ground set and is therefore given by name.
+        set_function: "jaccard" (Eq. 6), "hamming" (the extension is the mean error: with hinge errors, the plain hinge
+        loss),
+            or a function ``f(false_negatives, false_positives, foreground) -> value`` of counts given as float64
+            tensors, elementwise, with ``f(0, 0, n) = 0``. "hamming" needs the size of the ground set and is therefore
+            given by name.
 
     Returns:
         (...) one value per row; differentiable in ``errors``.
 
     Raises:
-        TypeError, ValueError: dtypes or shapes that do not match, an unknown name, a set function that is not 0 at no error.
+        TypeError, ValueError: dtypes or shapes that do not match, an unknown name, a set function that is not 0 at no
+        error.
 
     Example:
         >>> errors = torch.tensor([0.9, 0.2, 0.4])

@@ -29,8 +29,8 @@ class Problem:
     chosen: tuple[int, ...] | None = None
 
     def shares(self, foreground: Tensor, weight: Tensor | None) -> Tensor:
-        """Share of each group's loss in the result: the weighted mean over its image's counted classes (Eq. 13), then the
-        mean over images; an image without any counts as 0.
+        """Share of each group's loss in the result: the weighted mean over the counted classes (Eq. 13) of its image,
+        then the mean over images; an image without any counts as 0.
 
         Args:
             foreground: (images or 1, C) numbers of foreground pixels.

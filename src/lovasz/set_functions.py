@@ -24,14 +24,14 @@ def dice(false_negatives: Tensor, false_positives: Tensor, foreground: Tensor) -
 def hamming(pixels: int) -> SetFunction:
     """The share of wrong pixels, ``(fn + fp) / pixels``, for a ground set of that many pixels."""
 
-    def function(false_negatives: Tensor, false_positives: Tensor, foreground: Tensor) -> Tensor:
+    def function(false_negatives: Tensor, false_positives: Tensor, _foreground: Tensor) -> Tensor:
         return (false_negatives + false_positives) / pixels
 
     return function
 
 
 def resolve(set_function: str | SetFunction, pixels: int) -> SetFunction | None:
-    """The function behind a name, checked to be 0 where nothing is wrong; None stands for the closed form of Jaccard."""
+    """The function behind a name, checked to be 0 where nothing is wrong; None stands for Jaccard's closed form."""
     if isinstance(set_function, str):
         if set_function == "jaccard":
             return None
@@ -53,7 +53,7 @@ def resolve(set_function: str | SetFunction, pixels: int) -> SetFunction | None:
 
 @dataclass(frozen=True)
 class Violation:
-    """Where a set function is not submodular: one more wrong pixel costs more after another pixel went wrong than before.
+    """Where a set function is not submodular: a wrong pixel costs more after another went wrong than before.
 
     Attributes:
         foreground, background: pixels of each kind in the ground set.

@@ -140,7 +140,7 @@ def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, li
 
 
 def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
-    """Raise ValueError naming a label outside ``0..num_classes-1``; on an accelerator the check does not wait for it."""
+    """Raise ValueError naming a label outside ``0..num_classes-1``; an accelerator is not waited for."""
     if target.dtype == torch.bool:
         return
     wrong = (target < 0) | (target >= num_classes)
@@ -162,7 +162,7 @@ def label_error(label: int, num_classes: int) -> ValueError:
 
 
 def check_probabilities(input: Tensor) -> None:
-    """Raise ValueError if values lie outside [0, 1], up to rounding; NaN passes and propagates. Waits for no accelerator."""
+    """Raise ValueError if values lie outside [0, 1], up to rounding; NaN passes, an accelerator is not waited for."""
     # Interpolated probabilities leave [0, 1] by a rounding or two.
     slack = 8 * torch.finfo(input.dtype).eps
     wrong = (input < -slack) | (input > 1 + slack)

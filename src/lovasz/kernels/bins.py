@@ -1,12 +1,13 @@
 """The bins that replace the sort, shared by the binned kernels: the order key of an error, and how bins are dealt out.
 
-Place: a float's own bits order it, and are nearly uniform in its logarithm. Errors in [0, 1] are placed by their bits up to
-1/2 and by the bits of 1 - error, counted from the top, beyond it: nearly uniform in the logit. Hinge errors have no upper end
-and are placed by their bits alone. Everything below 2^-30 shares the lowest place.
+Place: a float's own bits order it, and are nearly uniform in its logarithm. Errors in [0, 1] are placed by their bits
+up to 1/2 and by the bits of 1 - error, counted from the top, beyond it: nearly uniform in the logit. Hinge errors have
+no upper end and are placed by their bits alone. Everything below 2^-30 shares the lowest place.
 
-Cells and bins: a cell is 1/16 of an octave. Each class cuts each of its cells into a power of two of bins, more where many
-pixels lie close together in the steep part of the Jaccard loss; a sample of the pixels says where that is. Bins never cross
-an octave, so the sum of the errors in a bin follows exactly from its count and the sum of the bits that the bin drops.
+Cells and bins: a cell is 1/16 of an octave. Each class cuts each of its cells into a power of two of bins, more where
+many pixels lie close together in the steep part of the Jaccard loss; a sample of the pixels says where that is. Bins
+never cross an octave, so the sum of the errors in a bin follows exactly from its count and the sum of the bits that the
+bin drops.
 """
 
 from __future__ import annotations
@@ -39,5 +40,5 @@ def capacity(groups: int, cells: int, pixels: int) -> tuple[int, int]:
 
 
 def resolution(pixels: int) -> float:
-    """Bins are dealt so that each changes the slope of the loss by about one part in this many; few pixels can afford more."""
+    """Each bin is to change the slope of the loss by about one part in this many; few pixels can afford more."""
     return max(512.0, (1 << 22) / pixels)

@@ -19,9 +19,9 @@ SetFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 def jaccard_weights(foreground: Tensor, valid: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """Weights of the errors, already sorted in decreasing order, in the Lovász extension of the Jaccard loss.
 
-    These are the differences of the Jaccard loss along the sorted pixels (Algorithm 1 of the paper), in closed form from
-    integer counts, hence without the cancellation of ``jaccard[1:] - jaccard[:-1]``. With n foreground pixels, of which k
-    come before pixel i together with j background pixels::
+    These are the differences of the Jaccard loss along the sorted pixels (Algorithm 1 of the paper), in closed form
+    from integer counts, hence without the cancellation of ``jaccard[1:] - jaccard[:-1]``. With n foreground pixels, of
+    which k come before pixel i together with j background pixels::
 
         g_i = 1 / (n + j)                          foreground
         g_i = (n - k) / ((n + j) (n + j + 1))      background

@@ -1,6 +1,6 @@
-"""The binned losses on the CPU, fused from logits: two passes over memory, nothing of the logits' size but the gradient.
+"""The binned losses on the CPU, fused from logits: two passes over memory, nothing of its size but the gradient.
 
-Here are threads, layouts and autograd; the arithmetic is in ``cpu_loops.py``, the bins are in ``bins.py``.
+Here are threads, layouts and autograd; beside it the loops and the tables that they fill.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lovasz import validation
-from lovasz.kernels import bins, cpu_loops
+from lovasz.kernels import bins
+from lovasz.kernels.cpu import elements, softmax, tables
+from lovasz.kernels.cpu.arithmetic import Scores
 from lovasz.problem import Problem
 
 _MODES = {
-    "sigmoid": cpu_loops.MODE_SIGMOID,
-    "probability": cpu_loops.MODE_PROBABILITY,
-    "hinge": cpu_loops.MODE_HINGE,
-    "elu": cpu_loops.MODE_ELU,
+    "sigmoid": elements.MODE_SIGMOID,
+    "probability": elements.MODE_PROBABILITY,
+    "hinge": elements.MODE_HINGE,
+    "elu": elements.MODE_ELU,
 }
 _GRAIN = 1 << 16  # errors below which a further thread costs more than it saves
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -34,7 +35,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def loss(input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
-    """The loss of (N, C, S) scores of any strides against (N, S) labels or (N, C, S) masks; see ``lovasz.functional``."""
+    """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks; see ``lovasz.functional``."""
     if input.dtype not in (torch.float32, torch.float64):
         input = input.float()
     if target.dtype == torch.bool:
@@ -83,9 +84,8 @@ class _Passes:
         self.target = target.view(-1).numpy()
         self.mirrored = problem.errors not in ("hinge", "elu")
         self.cells = bins.MIRRORED_CELLS if self.mirrored else bins.UNBOUNDED_CELLS
-        self.void = 0 if problem.ignore_index is None else problem.ignore_index
-        self.has_void = problem.ignore_index is not None
         self.softmax = problem.errors == "softmax"
+        self.mode = _MODES.get(problem.errors, -1)
         self.nan = False
         self.width = min(1024, max(64, 32768 // (4 * self.classes) // 16 * 16))
 
@@ -111,7 +111,7 @@ class _Passes:
         self.lut = np.empty((self.classes, self.cells), np.int32)
         used = np.empty(self.classes, np.int64)
         resolution = bins.resolution(self.images * self.pixels)
-        cpu_loops.deal(sample, extra, foreground, step, resolution, most, least, self.lut, used)
+        tables.deal(sample, extra, foreground, step, resolution, most, least, self.lut, used)
 
         active = self.shares != 0
         hist, counted = self._count_errors(self.lut, int(used.max()), 1, self.problem.per_image, active)
@@ -124,8 +124,8 @@ class _Passes:
         losses = np.empty(self.groups)
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
-        tables = (self.mirrored, self.lut, hist, surplus, totals, self.shares)
-        _in_threads(lambda i: cpu_loops.weigh(*tables, bounds[i], bounds[i + 1], self.weights, losses), parts)
+        known = (self.mirrored, self.lut, hist, surplus, totals, self.shares)
+        _in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], self.weights, losses), parts)
         return float((losses * self.shares).sum())
 
     def _shares(self, totals: np.ndarray | None, weight: Tensor | None) -> np.ndarray:
@@ -140,18 +140,10 @@ class _Passes:
         totals = np.zeros((parts, self.groups), np.int64)
         surplus = np.zeros((parts, self.groups), np.int64)
         status = np.zeros((parts, 3), np.int64)
-        rest = (
-            self.classes,
-            self.target,
-            (self.pixels, 1),
-            self.pixels,
-            self.void,
-            self.has_void,
-            self.problem.per_image,
-        )
+        scores = self._scores()
 
         def run(i: int) -> None:
-            cpu_loops.count_labels(*rest, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
+            softmax.count_labels(scores, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
 
         _in_threads(run, parts)
         self._raise_for_labels(status)
@@ -160,10 +152,8 @@ class _Passes:
     def _count_errors(
         self, lut: np.ndarray, size: int, step: int, per_image: bool, active: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Packed counts (R, G, 2, size) of every ``step``-th pixel of the active groups; without labels, foreground (G,)."""
+        """Packed counts (R, G, 2, size) of every ``step``-th pixel of active groups; without labels, foreground (G,)."""
         pixels = -(-self.pixels // step)
-        shape = (self.images, self.classes, pixels)
-        strides = (*self.input.stride()[:2], self.input.stride(2) * step)
         units = self.images * pixels * (1 if self.softmax else self.classes)
         bounds = _split(units, units * (self.classes if self.softmax else 1))
         parts = len(bounds) - 1
@@ -171,17 +161,14 @@ class _Passes:
         hist = np.zeros((parts, groups, 2, size), np.int64)
         totals = np.zeros((parts, groups), np.int64)
         status = np.zeros((parts, 3), np.int64)
-        void = (self.void, self.has_void, per_image)
+        scores = self._scores(step, per_image)
 
         def run(i: int) -> None:
-            rest = (*void, bounds[i], bounds[i + 1])
+            part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                where = (self.x, strides, shape, self.target, (self.pixels, step))
-                cpu_loops.count_softmax(*where, *rest, self.width, lut, active, hist[i], status[i])
+                softmax.count_softmax(*part, self.width, lut, active, hist[i], status[i])
             else:
-                where = (self.x, strides, shape, self.target, self._target_strides(step), self.problem.labelled)
-                mode = _MODES[self.problem.errors]
-                cpu_loops.count_elements(mode, *where, *rest, lut, active, hist[i], totals[i], status[i])
+                elements.count_elements(self.mode, *part, lut, active, hist[i], totals[i], status[i])
 
         _in_threads(run, parts)
         self._raise_for_labels(status)
@@ -193,41 +180,40 @@ class _Passes:
             label = int(status[status[:, 0].argmax(), 1])
             raise validation.label_error(label, self.classes if self.problem.labelled else 2)
 
-    def _target_strides(self, step: int) -> tuple[int, int, int]:
+    def _scores(self, step: int = 1, per_image: bool | None = None) -> Scores:
+        """Every ``step``-th pixel of the input, as the loops read it."""
+        image, channel, pixel = self.input.stride()
         if self.problem.labelled:
-            return self.pixels, 0, step
-        return self.classes * self.pixels, self.pixels, step
+            target_strides = (self.pixels, 0, step)
+        else:
+            target_strides = (self.classes * self.pixels, self.pixels, step)
+        return Scores(
+            x=self.x,
+            strides=(image, channel, pixel * step),
+            shape=(self.images, self.classes, -(-self.pixels // step)),
+            target=self.target,
+            target_strides=target_strides,
+            labelled=self.problem.labelled,
+            void=self.problem.ignore_index or 0,
+            has_void=self.problem.ignore_index is not None,
+            per_image=self.problem.per_image if per_image is None else per_image,
+        )
 
     def gradient(self, factor: float) -> Tensor:
         """Second pass: the gradient of the loss times ``factor``, laid out as the input."""
         out = torch.empty_like(self.input)
         flat = _storage(out)
-        shape = (self.images, self.classes, self.pixels)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = _split(units, units * (self.classes if self.softmax else 1))
-        active = self.shares != 0
-        scale = self.input.numpy(force=True).dtype.type(factor)
-        void = (self.void, self.has_void, self.problem.per_image)
+        scores = self._scores()
+        written = (self.lut, self.weights, self.shares != 0, self.x.dtype.type(factor), flat, out.stride())
 
         def run(i: int) -> None:
-            rest = (*void, bounds[i], bounds[i + 1])
-            tables = (self.lut, self.weights, active, scale, flat, out.stride())
+            part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                cpu_loops.gradient_softmax(
-                    self.x, self.input.stride(), shape, self.target, (self.pixels, 1), *rest, self.width, *tables
-                )
+                softmax.gradient_softmax(*part, self.width, *written)
             else:
-                cpu_loops.gradient_elements(
-                    _MODES[self.problem.errors],
-                    self.x,
-                    self.input.stride(),
-                    shape,
-                    self.target,
-                    self._target_strides(1),
-                    self.problem.labelled,
-                    *rest,
-                    *tables,
-                )
+                elements.gradient_elements(self.mode, *part, *written)
 
         _in_threads(run, len(bounds) - 1)
         return out
@@ -247,7 +233,7 @@ def _split(units: int, errors: int) -> list[int]:
 
 
 def _in_threads(run: Callable[[int], None], parts: int) -> None:
-    """Call ``run(0)`` to ``run(parts - 1)`` on as many threads as torch uses; compiled code leaves the interpreter free."""
+    """Call ``run(0)`` to ``run(parts - 1)`` on as many threads as torch uses; compiled code runs without the GIL."""
     threads = torch.get_num_threads()
     if parts == 1 or threads == 1:
         for i in range(parts):
