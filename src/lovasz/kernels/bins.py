@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import math
 
+import torch
+from torch import Tensor
+
 CELL_BITS = 19  # low bits of a place inside its cell: 16 cells to the octave of a float32
 FLOOR = 0x30800000  # bits of 2^-30
 HALF_RANGE = 0x3F000000 - FLOOR  # places from 2^-30 up to 1/2
@@ -42,3 +45,97 @@ def capacity(groups: int, cells: int, pixels: int) -> tuple[int, int]:
 def resolution(pixels: int) -> float:
     """Each bin is to change the slope of the loss by about one part in this many; few pixels can afford more."""
     return max(512.0, (1 << 22) / pixels)
+
+
+def mirrored_place(errors: Tensor, complement: Tensor) -> Tensor:
+    """The place (int64) of errors in [0, 1] whose complement to 1 is given apart, for its digits near 0."""
+    low = errors.float().contiguous().view(torch.int32).long() - FLOOR
+    high = 2 * HALF_RANGE - 1 - (complement.float().contiguous().view(torch.int32).long() - FLOOR)
+    return torch.where(errors <= 0.5, low, high).clamp(0, 2 * HALF_RANGE - 1)
+
+
+def unbounded_place(errors: Tensor) -> Tensor:
+    """The place (int64) of errors that are not negative."""
+    place = errors.float().contiguous().view(torch.int32).long() - FLOOR
+    return place.clamp(0, (UNBOUNDED_CELLS << CELL_BITS) - 1)
+
+
+def deal(
+    background: Tensor, foreground: Tensor, totals: Tensor, step: int, resolution: float, most: int, least: int
+) -> Tensor:
+    """Deal out bins to the cells of each class, from a sample of every ``step``-th pixel.
+
+    A cell is to have ``resolution`` bins for each unit by which the logarithm of the union, or the missed share of the
+    class, changes over it: there the slope of the Jaccard loss changes. Where that is more than there are, the wishes
+    are compressed by a power. Cells in reach of the largest sampled errors are taken to hold one pixel that the sample
+    missed.
+
+    Args:
+        background, foreground: (C, cells) counts in the sample.
+        totals: (C,) foreground pixels of the whole input.
+        step, resolution: see above.
+        most: bins for each class. least: power of two that each cell gets in any case.
+
+    Returns:
+        (C, cells) entries ``first bin << 5 | bits dropped``, int64.
+    """
+    dtype = torch.float32 if background.device.type == "mps" else torch.float64
+    b, f = background.to(dtype), foreground.to(dtype)
+    n = totals.to(dtype).clamp(min=1).unsqueeze(1)  # (C, 1)
+    above = n + (b.flip(1).cumsum(1) - b.flip(1)).flip(1) * step
+    if step == 1:
+        want = torch.where(b > 0, (b - 1) / above + f / n, (f - 1) / n)
+    else:
+        cell = torch.arange(b.shape[1], device=b.device)
+        seen = b > 0
+        highest = (seen * cell).amax(1, keepdim=True)
+        lowest = torch.where(seen, cell, b.shape[1]).amin(1, keepdim=True)
+        distance = (cell - highest).clamp(min=0)
+        unseen = torch.where((cell >= lowest) & (distance <= TAIL_CELLS), TAIL_DECAY ** distance.to(dtype), 0)
+        want = (b + unseen) * step / above + f * step / n
+    wanted = (want * resolution).clamp(min=1).log2()
+    low = torch.zeros_like(n)  # powers between which the largest that fits is sought
+    high = torch.ones_like(n)
+    power = high
+    for _ in range(8):
+        fits = (2 ** (wanted * power).ceil().clamp(least, FINEST)).sum(1, keepdim=True) <= most
+        low, high = torch.where(fits, power, low), torch.where(fits, high, power)
+        power = torch.where(low == 1, low, (low + high) / 2)
+    bits = (wanted * low).ceil().clamp(least, FINEST).long()
+    size = 1 << bits
+    return (size.cumsum(1) - size) << 5 | (CELL_BITS - bits)
+
+
+def weights(background: Tensor, foreground: Tensor) -> Tensor:
+    """What an error in each bin weighs, from (G, K) counts of background and foreground pixels, lowest bin first.
+
+    The pixels of one bin get the average of the Jaccard loss's slope over the straight path through the bin
+    (Aumann-Shapley value). With n foreground pixels, of which k lie in higher bins together with j background pixels, a
+    = n + j, A = n - k, and f and b pixels in the bin::
+
+        foreground: log1p(b / a) / b                                          (1 / a for b = 0)
+        background: A / (a (a + b)) - f (log1p(b / a) - b / (a + b)) / b^2    (A / (a (a + 1)) for b = 0)
+        n = 0: the pixels of the highest bin that has any share the weight 1
+
+    so that f and b times these add up to the Jaccard loss's increase over the bin.
+
+    Returns:
+        (G, 2, K) weights of background and foreground, float64 where the device has it.
+    """
+    dtype = torch.float32 if background.device.type == "mps" else torch.float64
+    b, f = background.flip(-1), foreground.flip(-1)  # highest bin first
+    n = f.sum(-1, keepdim=True)
+    union = (n + b.cumsum(-1) - b).to(dtype)
+    remaining = (n - f.cumsum(-1) + f).to(dtype)
+    first = (n == 0) & (union == 0) & (b > 0)
+    a = union.clamp(min=1)
+    b, f = b.to(dtype), f.to(dtype)
+    x = b / a
+    log = x.log1p()
+    rest = torch.where(x < 1e-3, x * x * (0.5 - x * (2 / 3 - 0.75 * x)), log - x / (1 + x))
+    some = b.clamp(min=1)
+    q_foreground = torch.where(b > 0, log / some, 1 / a)
+    q_background = remaining / (a * (a + some)) - torch.where(b > 0, f * rest / (some * some), 0)
+    q_background = torch.where(n == 0, first / some, q_background)
+    q_foreground = torch.where(n == 0, 0, q_foreground)
+    return torch.stack([q_background, q_foreground], 1).flip(-1)

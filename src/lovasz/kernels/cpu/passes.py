@@ -35,7 +35,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def loss(input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
-    """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks; see ``lovasz.functional``."""
+    """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks."""
     if input.dtype not in (torch.float32, torch.float64):
         input = input.float()
     if target.dtype == torch.bool:
@@ -152,7 +152,7 @@ class _Passes:
     def _count_errors(
         self, lut: np.ndarray, size: int, step: int, per_image: bool, active: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Packed counts (R, G, 2, size) of every ``step``-th pixel of active groups; without labels, foreground (G,)."""
+        """Packed counts (R, G, 2, size) of every ``step``-th pixel; without labels, also foreground pixels (G,)."""
         pixels = -(-self.pixels // step)
         units = self.images * pixels * (1 if self.softmax else self.classes)
         bounds = _split(units, units * (self.classes if self.softmax else 1))
