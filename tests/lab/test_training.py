@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from lovasz.lab.losses import class_weights
 from lovasz.lab.training import train, training_class_weights
 
 CHILD = """
-import builtins, os, signal, sys
+import os, signal, sys
 import torch
 torch.set_num_threads(1)
 from lovasz.lab import fitting, training
@@ -43,6 +44,15 @@ training.train(RunConfig(data="tiny", loss=loss, epochs=3, batch_size=4, num_wor
 
 def config(tmp_path, **changes) -> RunConfig:
     return RunConfig(**({"data": "tiny", "epochs": 1, "batch_size": 4, "out": str(tmp_path / "run")} | changes))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Images of 32 x 32 pixels leave threads nothing to share; on a busy machine two are many times slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

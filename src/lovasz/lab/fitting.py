@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
@@ -107,7 +108,10 @@ def fit(
             num_sanity_val_steps=0,
         )
         model.train()
-        trainer.fit(task, loader, ckpt_path=start, weights_only=True)
+        try:
+            trainer.fit(task, loader, ckpt_path=start, weights_only=True)
+        except SIGTERMException:  # asked to stop by the system: the same to the caller as Ctrl-C
+            raise KeyboardInterrupt from None
     return FitResult(
         history=task.state.history,
         steps=task.total_steps,
