@@ -108,6 +108,6 @@ sys.argv = ["lovasz", "doctor"]
 from lovasz.lab.cli import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "portable" in done.stdout

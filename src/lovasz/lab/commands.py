@@ -200,7 +200,7 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
 
         images = open_dataset(given["data"], "train", seed=given["data_seed"], **data_options)
         if epochs is None:
-            epochs = defaults.default_epochs(len(images), given["batch_size"], from_weights=weights is not None)
+            epochs = defaults.default_epochs(images, given["batch_size"], from_weights=weights is not None)
         crop = defaults.default_crop(images) if crop is None else options.parse_crop(crop)
     else:
         crop = options.parse_crop(crop)

@@ -46,13 +46,17 @@ def print_interrupted(arguments: Sequence[str] | None = None) -> None:
 
 def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
     """On stderr: what will be trained, for how long, on what, and where it goes, also where the user chose nothing."""
-    pretraining = f"{run.pretrain_epochs} epochs of cross-entropy, then " if run.pretrain_epochs else ""
+    pretraining = f"{_epochs(run.pretrain_epochs)} of cross-entropy, then " if run.pretrain_epochs else ""
     each = f" with each of {losses} losses" if losses > 1 else f" with {run.loss}"
     if seeds > 1:
         each += f" and {seeds} seeds"
     on = "whole images" if run.crop is None else f"crops of {run.crop[0]} x {run.crop[1]} pixels"
-    text = f"{run.data}: {pretraining}{run.epochs} epochs{each}, on {on}, in steps of {run.batch_size}. Into {folder}"
+    text = f"{run.data}: {pretraining}{_epochs(run.epochs)}{each}, on {on}, in steps of {run.batch_size}. Into {folder}"
     Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
+
+
+def _epochs(count: int) -> str:
+    return "1 epoch" if count == 1 else f"{count} epochs"
 
 
 def percent(value: float | None, spread: float | None = None) -> str:

@@ -13,13 +13,15 @@ from lovasz.lab.data.pairs import PairDataset
 # as well as epochs keeps forty images from being a run of forty steps.
 FROM_SCRATCH = 1000, 10
 FROM_WEIGHTS = 150, 5
+DRAWN = 400, 5  # nobody needs a network for drawn images: they are for a first look, in minutes
 LARGEST_SIDE = 512  # of a crop that the user did not choose, so that a batch of ten fits an ordinary machine
 
 
-def default_epochs(images: int, batch_size: int, *, from_weights: bool) -> int:
+def default_epochs(dataset: SegmentationDataset, batch_size: int, *, from_weights: bool) -> int:
     """Epochs enough for the least number of steps, and no fewer than the least number of epochs."""
-    least_steps, least_epochs = FROM_WEIGHTS if from_weights else FROM_SCRATCH
-    steps = max(1, images // batch_size)  # an incomplete last batch is left out
+    from_scratch = FROM_SCRATCH if isinstance(dataset, PairDataset) else DRAWN
+    least_steps, least_epochs = FROM_WEIGHTS if from_weights else from_scratch
+    steps = max(1, len(dataset) // batch_size)  # an incomplete last batch is left out
     return max(least_epochs, math.ceil(least_steps / steps))
 
 
