@@ -10,19 +10,19 @@ from lovasz.lab.errors import LabError
 
 
 def folder_of(place, sizes, orientation=None):
-    """A data set with one image of each (height, width); all in one split."""
+    """A data set with one image of each (height, width)."""
     (place / "images").mkdir(parents=True)
     (place / "masks").mkdir()
     exif = Image.Exif()
     if orientation:
         exif[0x0112] = orientation
-    for number, size in enumerate(sizes):
+    for number, size in enumerate([*sizes, (9, 9)]):  # the last one is for validation
         mask = np.arange(size[0] * size[1]).reshape(size).astype(np.uint8) % 2
         Image.fromarray(mask * 200).save(place / "images" / f"{number}.jpg", exif=exif)
         turned = mask.T if orientation == 6 else mask
         Image.fromarray(turned).save(place / "masks" / f"{number}.png")
-    for split in ("train", "val"):
-        (place / f"{split}.txt").write_text("".join(f"{n}\n" for n in range(len(sizes))))
+    (place / "train.txt").write_text("".join(f"{number}\n" for number in range(len(sizes))))
+    (place / "val.txt").write_text(f"{len(sizes)}\n")
     return open_dataset(f"folder:{place}", "train")
 
 
