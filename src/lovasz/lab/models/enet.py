@@ -182,15 +182,41 @@ class UpBottleneck(Bottleneck):
         nn.Module.__init__(self)
         inner = (out_channels if variant.narrow_by_output else in_channels) // 4
         self._build_extension(variant, in_channels, out_channels, inner, "transposed", dropout)
+        self.places_overlap = variant.pool_kernel > 2
         self.skip = nn.Sequential(
             OrderedDict(conv=nn.Conv2d(in_channels, out_channels, 1, bias=False), norm=_norm(variant, out_channels))
         )
 
     def forward(self, maps: Tensor, places: Tensor) -> Tensor:  # type: ignore[override]
-        unpooled = F.max_unpool2d(
-            self.skip(maps), places, kernel_size=(2, 2), stride=(2, 2)
-        )  # (N, out_channels, 2H, 2W)
+        unpooled = unpool(self.skip(maps), places, self.places_overlap)  # (N, out_channels, 2H, 2W)
         return self.activation(unpooled + self.extension(maps))
+
+
+def unpool(maps: Tensor, places: Tensor, places_overlap: bool) -> Tensor:
+    """Values put back at the places of their maxima in maps of twice the size, zero elsewhere.
+
+    Where pooling windows overlap, two may have taken one maximum. Then the value of the last in raster order counts and
+    the others get no gradient, whatever the device and the threads; torch's max_unpool2d leaves that to a race.
+
+    Shapes: maps and places (N, C, H, W), places in 0..4HW-1; returns (N, C, 2H, 2W).
+    """
+    count, channels, height, width = maps.shape
+    if places_overlap:
+        maps = maps.masked_fill(_taken_again(places), 0)
+    # Channels last, as the convolutions have them. Of the values added at one place all but one are zero.
+    values, targets = (x.permute(0, 2, 3, 1).reshape(count, -1, channels) for x in (maps, places))  # (N, HW, C)
+    unpooled = maps.new_zeros(count, 4 * height * width, channels).scatter_add(1, targets, values)
+    return unpooled.view(count, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+
+
+def _taken_again(places: Tensor) -> Tensor:
+    """Which windows of a 3 x 3 pooling with stride 2 share their maximum with a later one: right or in the next row."""
+    again = torch.zeros_like(places, dtype=torch.bool)
+    again[..., :-1] |= places[..., :-1] == places[..., 1:]
+    again[..., :-1, 1:] |= places[..., :-1, 1:] == places[..., 1:, :-1]
+    again[..., :-1, :] |= places[..., :-1, :] == places[..., 1:, :]
+    again[..., :-1, :-1] |= places[..., :-1, :-1] == places[..., 1:, 1:]
+    return again
 
 
 class ENet(nn.Module):
@@ -204,9 +230,6 @@ class ENet(nn.Module):
         image: (N, 3, H, W) floating, RGB in [0, 1], any H and W >= 1. Sizes that are not multiples of 8 are padded
         at the right and the bottom by repeating the border, and the logits are cropped.
         returns: (N, C, H, W) logits.
-
-    With `PYTORCH` pooling windows overlap, so two of them may name the same place for unpooling; then the last one
-    in raster order is kept on CPU, and any of them on a GPU (see torch.nn.MaxUnpool2d).
     """
 
     input_mean: Tensor
