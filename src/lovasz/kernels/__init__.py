@@ -13,6 +13,7 @@ from types import ModuleType
 
 import torch
 
+from lovasz.kernels import exact, portable
 from lovasz.validation import require_choice
 
 METHODS = ("binned", "exact")
@@ -78,6 +79,8 @@ def choose(method: str, impl: str, device: torch.device, errors: int) -> Choice:
         return Choice("portable", "asked for by impl='torch'")
     if errors <= SMALL:
         return Choice("exact", f"small input ({errors:,} errors, at most {SMALL:,}): a sort is as quick, and exact")
+    if torch.compiler.is_compiling():
+        return Choice("portable", "inside torch.compile: bins in plain torch operations keep one graph")
     if device.type == "cpu" and not numba_problem():
         return Choice("cpu", "CPU tensors and numba is installed")
     if device.type == "cpu":
@@ -86,5 +89,9 @@ def choose(method: str, impl: str, device: torch.device, errors: int) -> Choice:
 
 
 def load(choice: Choice) -> ModuleType:
-    """The kernel's module, imported when it is first needed; its ``loss`` computes."""
-    return importlib.import_module(f"lovasz.kernels.{choice.kernel}")
+    """The kernel's module, whose ``loss`` computes; those that need more than torch are imported when first needed."""
+    if choice.kernel == "exact":
+        return exact
+    if choice.kernel == "portable":
+        return portable
+    return importlib.import_module("lovasz.kernels.cpu")
