@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import typer.main
 from PIL import Image
 from typer.testing import CliRunner
@@ -263,6 +264,32 @@ def test_an_error_is_one_paragraph_on_stderr_with_exit_code_2(monkeypatch):
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == "Error: folder[red] is not there: /tmp/[bold]x[/bold]"
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("action", ["file", "memory"])
+def test_a_full_memory_and_a_locked_folder_are_told_without_a_traceback(monkeypatch, action):
+    from lovasz.lab import comparison
+
+    def fail(config):
+        if action == "file":
+            raise PermissionError(13, "Permission denied", "/locked/run.json")
+        torch.empty(2**60)
+
+    monkeypatch.setattr(comparison, "compare", fail)
+    result = invoke("compare", "--data", "shapes", "--epochs", "1")
+    assert result.exit_code == 2
+    assert ("/locked/run.json" if action == "file" else "--batch-size") in result.stderr
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError("ours"), RuntimeError("ours"), OSError("ours")])
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch, fault):
+    from lovasz.lab import comparison
+
+    def fail(config):
+        raise fault
+
+    monkeypatch.setattr(comparison, "compare", fail)
+    assert invoke("compare", "--data", "shapes", "--epochs", "1").exception is fault
 
 
 def _interrupted_as_by_lightning():

@@ -34,7 +34,7 @@ def test_a_wrong_gradient_is_found(monkeypatch):
 
     def wrong(logits, target, *, method, **rest):
         loss = right(logits, target, method=method, **rest)
-        return loss * 1.01 if method == "binned" else loss
+        return loss + 0.02 * (loss - loss.detach()) if method == "binned" else loss  # right value, gradient 2 % off
 
     monkeypatch.setattr(doctor, "lovasz_softmax", wrong)
     found = doctor.examine()

