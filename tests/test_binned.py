@@ -1,0 +1,258 @@
+"""Every binned kernel against the exact one: the whole table of options, layouts, dtypes, void, ties and extremes."""
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from losses import CASES, Case, assert_near_exact, value_and_gradient
+
+from lovasz import lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+from lovasz.kernels import bins, numba_problem
+
+IMPLS = [
+    pytest.param("numba", marks=pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")),
+    "torch",
+]
+SOFTMAX = Case("softmax", "softmax", 5, {"ignore_index": 255})
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("size", [(5, 6), (70, 90)], ids=["small", "sampled"])
+def test_equals_the_exact_kernel(case: Case, impl: str, size: tuple[int, int]) -> None:
+    scores, target = case.draw(seed=3, size=size)
+    assert_near_exact(case, scores.float(), target, impl=impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_float64_stays_float64(impl: str) -> None:
+    scores, target = SOFTMAX.draw(size=(20, 20))
+    value, gradient = value_and_gradient(SOFTMAX, scores, target, impl=impl)
+    assert value.dtype == gradient.dtype == torch.float64
+    assert_near_exact(SOFTMAX, scores, target, impl=impl)
+
+
+@pytest.mark.parametrize("impl", [*IMPLS, "exact"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["softmax", "hinge", "sigmoid"])
+def test_half_precision_errs_no_more_than_its_own_rounding(name: str, dtype: torch.dtype, impl: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    scores, target = case.draw(size=(40, 40))
+    how = {"method": "exact"} if impl == "exact" else {"impl": impl}
+    rounded = scores.to(dtype)
+    value, gradient = value_and_gradient(case, rounded, target, **how)
+    assert value.dtype == torch.float32
+    assert gradient.dtype == dtype
+    # The reference sees the rounded input; what is left is the bins and the rounding of the gradient itself.
+    assert_near_exact(case, rounded, target, gradient_tolerance=1e-3 + torch.finfo(dtype).eps, **how)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_layouts_are_read_where_they_lie(impl: str) -> None:
+    scores, target = SOFTMAX.draw(size=(16, 24))
+    scores = scores.float()
+    expected = value_and_gradient(SOFTMAX, scores, target, impl=impl)
+    wide = torch.randn(3, 7, 20, 30)
+    wide[:, 1:6, 2:18, 3:27] = scores
+    layouts = {
+        "channels last": scores.contiguous(memory_format=torch.channels_last),
+        "a window of a larger tensor": wide[:, 1:6, 2:18, 3:27],
+        "transposed": scores.transpose(2, 3).contiguous().transpose(2, 3),
+    }
+    for name, laid in layouts.items():
+        leaf = laid.detach().requires_grad_()
+        value = SOFTMAX.package(leaf, target, impl=impl)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        torch.testing.assert_close(value.detach(), expected[0], msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(gradient, expected[1], rtol=1e-4, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    pixels = scores.movedim(1, -1).reshape(-1, 5).detach().requires_grad_()  # (P, C)
+    value = lovasz_softmax(pixels, target.flatten(), ignore_index=255, impl=impl)
+    (gradient,) = torch.autograd.grad(value, pixels)
+    torch.testing.assert_close(value.detach(), expected[0])
+    torch.testing.assert_close(gradient.view(3, 16, 24, 5).movedim(-1, 1), expected[1], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_targets_of_any_integer_dtype_mean_the_same(impl: str, dtype: torch.dtype) -> None:
+    scores, target = Case("softmax", "softmax", 5, {"ignore_index": 100}).draw(size=(16, 24))
+    expected = lovasz_softmax(scores.float(), target, ignore_index=100, impl=impl)
+    torch.testing.assert_close(lovasz_softmax(scores.float(), target.to(dtype), ignore_index=100, impl=impl), expected)
+    mask = torch.rand(2, 9, 9) < 0.5
+    torch.testing.assert_close(
+        lovasz_hinge(torch.ones(2, 9, 9), mask, impl=impl), lovasz_hinge(torch.ones(2, 9, 9), mask.to(dtype), impl=impl)
+    )
+
+
+@pytest.mark.parametrize("impl", [*IMPLS, "auto"])
+def test_all_void_is_zero_with_zero_gradient(impl: str) -> None:
+    for name, channels in (("softmax", 4), ("hinge", 1), ("sigmoid", 1)):
+        for per_image in (False, True):
+            scores = torch.randn(2, channels, 8, 8, requires_grad=True)
+            with torch.no_grad():
+                scores[0, 0, 0, 0] = torch.nan  # not even read
+            target = torch.full((2, 8, 8) if name == "softmax" else (2, channels, 8, 8), 255)
+            case = Case(name, name, channels, {"ignore_index": 255, "per_image": per_image})
+            loss = case.package(scores, target, impl=impl)
+            (gradient,) = torch.autograd.grad(loss, scores)
+            assert loss.shape == ()
+            assert loss.item() == 0
+            assert not gradient.any()
+
+
+@pytest.mark.parametrize("impl", [*IMPLS, "auto"])
+def test_no_listed_class_present_costs_what_its_largest_error_costs(impl: str) -> None:
+    logits = torch.randn(2, 4, 6, 6)
+    target = torch.zeros(2, 6, 6, dtype=torch.long)
+    assert lovasz_softmax(logits, target, classes=[3], impl=impl).item() == pytest.approx(
+        logits.softmax(1)[:, 3].max().item(), rel=1e-3
+    )
+    assert lovasz_softmax(logits, target + 1, classes="present", ignore_index=1, impl=impl).item() == 0
+
+
+@pytest.mark.parametrize("impl", [*IMPLS, "auto"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_logit_that_is_not_finite_is_never_a_silent_number(impl: str, bad: float) -> None:
+    logits = torch.randn(1, 3, 40, 40)
+    logits[0, 1, 5, 5] = bad
+    target = torch.randint(0, 3, (1, 40, 40))
+    assert lovasz_softmax(logits, target, impl=impl).isnan()
+    scores = torch.randn(1, 40, 40)
+    scores[0, 5, 5] = torch.nan
+    assert lovasz_hinge(scores, target.clamp(max=1), impl=impl).isnan()
+    assert lovasz_sigmoid(scores, target.clamp(max=1), impl=impl).isnan()
+
+
+@pytest.mark.parametrize("impl", [*IMPLS, "auto"])
+def test_a_masked_class_at_minus_infinity_is_fine(impl: str) -> None:
+    logits = torch.randn(1, 3, 40, 40)
+    logits[:, 2] = -torch.inf
+    target = torch.randint(0, 2, (1, 40, 40))
+    case = Case("softmax", "softmax", 3)
+    value, gradient = value_and_gradient(case, logits, target, impl=impl)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_equal_errors_share_their_weight_whatever_the_order(impl: str) -> None:
+    scores = torch.zeros(1, 50, requires_grad=True)
+    target = torch.zeros(1, 50, dtype=torch.long)
+    target[0, ::5] = 1
+    lovasz_sigmoid(scores, target, impl=impl).backward()
+    assert scores.grad is not None
+    for kind in (0, 1):
+        values = scores.grad[target == kind]
+        torch.testing.assert_close(values, values[0].expand_as(values))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_one_pixel_works(impl: str) -> None:
+    assert lovasz_softmax(torch.tensor([[0.0, 0.0]]), torch.tensor([1]), impl=impl).item() == pytest.approx(0.5)
+    assert lovasz_hinge(torch.tensor([0.25]), torch.tensor([1]), impl=impl).item() == pytest.approx(0.75)
+    assert lovasz_sigmoid(torch.tensor([0.0]), torch.tensor([0]), impl=impl).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("impl", [*IMPLS, "auto"])
+def test_gradient_scales_with_what_comes_in_and_can_be_taken_again(impl: str) -> None:
+    scores, target = SOFTMAX.draw(size=(30, 30))
+    leaf = scores.float().requires_grad_()
+    loss = SOFTMAX.package(leaf, target, impl=impl)
+    (once,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    (thrice,) = torch.autograd.grad(3 * loss, leaf)
+    torch.testing.assert_close(thrice, 3 * once)
+
+
+def test_weights_of_a_bin_add_up_to_the_increase_of_the_jaccard_loss() -> None:
+    background = torch.randint(0, 5, (3, 40)) * torch.randint(0, 2, (3, 40))
+    foreground = torch.randint(0, 4, (3, 40)) * torch.randint(0, 2, (3, 40))
+    foreground[2] = 0
+    weights = bins.weights(background, foreground)
+    for g in range(3):
+        n = int(foreground[g].sum())
+        missed = alarms = 0
+        before = 0.0
+        for k in reversed(range(40)):
+            b, f = int(background[g, k]), int(foreground[g, k])
+            missed, alarms = missed + f, alarms + b
+            after = (missed + alarms) / (n + alarms) if n + alarms else 0.0
+            share = (f * weights[g, 1, k] + b * weights[g, 0, k]).item()
+            assert share == pytest.approx(after - before, abs=1e-12)
+            before = after
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
+def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
+    scores, target = SOFTMAX.draw(size=(120, 130))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(value_and_gradient(SOFTMAX, scores.float(), target, impl="numba"))
+    finally:
+        torch.set_num_threads(before)
+    for value, gradient in results[1:]:
+        assert torch.equal(value, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
+def test_many_callers_at_once_get_their_own_results() -> None:
+    scores, target = SOFTMAX.draw(size=(60, 60))
+    expected = value_and_gradient(SOFTMAX, scores.float(), target, impl="numba")
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(value_and_gradient, SOFTMAX, scores.float(), target, impl="numba") for _ in range(16)]
+        for job in jobs:
+            assert torch.equal(job.result()[1], expected[1])
+
+
+@pytest.mark.skipif(bool(numba_problem()) or not hasattr(os, "fork"), reason="needs numba and fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_the_kernel_survives_fork() -> None:
+    scores, target = SOFTMAX.draw(size=(120, 130))
+    scores = scores.float()
+    expected = SOFTMAX.package(scores, target, impl="numba").item()  # the parent's threads are up
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # a hang is a failure; torch's own threads do hang here, so only the kernel runs
+            os._exit(0 if SOFTMAX.package(scores, target, impl="numba").item() == expected else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_wrong_kernel_fails_the_comparison() -> None:
+    """The comparison itself is on trial: a kernel that sorts the labels instead of the errors must not pass."""
+    case = Case("softmax", "softmax", 5)
+    scores, target = case.draw(size=(20, 20))
+
+    def wrong() -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = scores.float().requires_grad_()
+        probabilities = leaf.softmax(1).transpose(0, 1).flatten(1)
+        total = leaf.new_zeros(())
+        for c in range(4):
+            foreground = target.flatten() == c
+            errors = torch.where(foreground, 1 - probabilities[c], probabilities[c])
+            ordered, order = errors.sort(descending=True)
+            labels = target.flatten()[order].float()  # class indices where the mask of the class belongs
+            union = labels.sum() + (1 - labels).cumsum(0)
+            jaccard = 1 - (labels.sum() - labels.cumsum(0)) / union
+            total = total + ordered @ torch.cat([jaccard[:1], jaccard.diff()]) / 4
+        (gradient,) = torch.autograd.grad(total, leaf)
+        return total.detach(), gradient
+
+    with pytest.raises(AssertionError):
+        assert_near_exact(case, scores.float(), target, package=wrong)
+
+
+def test_a_slightly_wrong_gradient_fails_the_comparison() -> None:
+    scores, target = SOFTMAX.draw(size=(20, 20))
+
+    def wrong() -> tuple[torch.Tensor, torch.Tensor]:
+        value, gradient = value_and_gradient(SOFTMAX, scores.float(), target, method="exact")
+        return value, gradient * 1.01
+
+    with pytest.raises(AssertionError, match="gradient off by"):
+        assert_near_exact(SOFTMAX, scores.float(), target, package=wrong)
