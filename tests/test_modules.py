@@ -1,0 +1,84 @@
+"""The modules keep their arguments and equal the functions; weights move with the module."""
+
+import inspect
+
+import pytest
+import torch
+
+from lovasz import (
+    LovaszHingeLoss,
+    LovaszSigmoidLoss,
+    LovaszSoftmaxLoss,
+    lovasz_hinge,
+    lovasz_sigmoid,
+    lovasz_softmax,
+)
+
+PAIRS = [(LovaszSoftmaxLoss, lovasz_softmax), (LovaszHingeLoss, lovasz_hinge), (LovaszSigmoidLoss, lovasz_sigmoid)]
+OTHER = {
+    "from_logits": False,
+    "classes": "all",
+    "per_image": True,
+    "ignore_index": 1,
+    "weight": [1.0, 2.0, 4.0],
+    "method": "exact",
+    "impl": "torch",
+    "activation": "elu",
+    "multilabel": True,
+}
+
+
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+def test_signatures_are_the_functions(module, function) -> None:
+    options = {n: p.default for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert {n: p.default for n, p in inspect.signature(module).parameters.items()} == options
+
+
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+def test_every_argument_is_honoured(module, function) -> None:
+    names = [n for n in inspect.signature(module).parameters if n not in ("weight", "multilabel")]
+    for name in [None, *names]:
+        options = {} if name is None else {name: OTHER[name]}
+        if function is lovasz_sigmoid:
+            options["multilabel"] = True
+        shape = (2, 6, 6) if function is lovasz_softmax else (2, 3, 6, 6)
+        scores = torch.rand(2, 3, 6, 6)
+        target = torch.randint(0, 2, shape)
+        if function is lovasz_hinge:
+            scores, target = scores[:, 0] * 4 - 2, target[:, 0]
+        torch.testing.assert_close(module(**options)(scores, target), function(scores, target, **options))
+
+
+def test_class_weights_are_a_buffer() -> None:
+    module = LovaszSoftmaxLoss(weight=[1.0, 2.0, 4.0])
+    assert torch.equal(module.state_dict()["weight"], torch.tensor([1.0, 2.0, 4.0]))
+    assert module.double().weight is not None
+    assert module.double().weight.dtype == torch.float64
+    logits, target = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
+    torch.testing.assert_close(
+        LovaszSoftmaxLoss(weight=[1.0, 2.0, 4.0])(logits, target),
+        lovasz_softmax(logits, target, weight=torch.tensor([1.0, 2.0, 4.0])),
+    )
+
+
+def test_the_representation_tells_the_arguments() -> None:
+    assert "ignore_index=255" in repr(LovaszSoftmaxLoss(ignore_index=255))
+    assert "activation='elu'" in repr(LovaszHingeLoss(activation="elu"))
+    assert "multilabel=True" in repr(LovaszSigmoidLoss(multilabel=True))
+
+
+def test_training_through_autocast_lowers_the_loss() -> None:
+    model = torch.nn.Conv2d(3, 4, 1)
+    criterion = LovaszSoftmaxLoss()
+    optimiser = torch.optim.SGD(model.parameters(), lr=5.0)
+    image = torch.randn(2, 3, 16, 16)
+    target = image.argmax(1) + 1
+    losses = []
+    for _ in range(15):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = criterion(model(image), target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]

@@ -1,0 +1,152 @@
+"""Bad input to the losses: each fault has its own error, which names the argument, what came and the remedy."""
+
+import pytest
+import torch
+
+from lovasz import lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+from lovasz.kernels import choose, numba_problem
+
+LOGITS = torch.zeros(2, 3, 4, 5)
+LABELS = torch.zeros(2, 4, 5, dtype=torch.long)
+SCORES = torch.zeros(2, 4, 5)
+
+FAULTS = {
+    "not a tensor": (lambda: lovasz_softmax([[1.0]], LABELS), TypeError, "input must be a torch.Tensor, got list"),
+    "integer logits": (lambda: lovasz_softmax(LOGITS.long(), LABELS), TypeError, "int64.*input.float()"),
+    "float target": (lambda: lovasz_softmax(LOGITS, LABELS.float()), TypeError, "target.*float32.*target.long()"),
+    "float binary target": (lambda: lovasz_hinge(SCORES, SCORES), TypeError, "target.*float32.*target.long()"),
+    "one dimension": (lambda: lovasz_softmax(torch.zeros(4), LABELS), ValueError, r"\(N, C, \*spatial\).*\(4,\)"),
+    "other size": (lambda: lovasz_softmax(LOGITS, LABELS[:, :3]), ValueError, r"\(2, 4, 5\).*got \(2, 3, 5\)"),
+    "a channel too many": (lambda: lovasz_softmax(LOGITS, LABELS[:, None]), ValueError, r"squeeze\(1\)"),
+    "one-hot target": (lambda: lovasz_softmax(LOGITS, LOGITS.long()), ValueError, r"argmax\(1\)"),
+    "channels last": (
+        lambda: lovasz_softmax(LOGITS.permute(0, 2, 3, 1), LABELS),
+        ValueError,
+        r"permute\(0, 3, 1, 2\)",
+    ),
+    "empty": (lambda: lovasz_softmax(LOGITS[:0], LABELS[:0]), ValueError, "empty.*skip empty batches"),
+    "empty binary": (lambda: lovasz_hinge(SCORES[:0], LABELS[:0]), ValueError, "empty"),
+    "one class": (lambda: lovasz_softmax(LOGITS[:, :1], LABELS), ValueError, "one channel.*lovasz_sigmoid"),
+    "label too large": (lambda: lovasz_softmax(LOGITS, LABELS + 3), ValueError, "label 3.*3 classes.*ignore_index=3"),
+    "negative label": (lambda: lovasz_softmax(LOGITS, LABELS - 1), ValueError, "label -1.*3 classes"),
+    "label too large for exact": (
+        lambda: lovasz_softmax(LOGITS, LABELS + 3, method="exact"),
+        ValueError,
+        "label 3.*3 classes",
+    ),
+    "binary label": (lambda: lovasz_sigmoid(SCORES, LABELS + 255), ValueError, "label 255.*2 classes.*ignore_index=255"),
+    "uint8 does not wrap": (
+        lambda: lovasz_softmax(LOGITS, (LABELS + 255).byte(), ignore_index=-1),
+        ValueError,
+        "label 255",
+    ),
+    "probabilities": (lambda: lovasz_softmax(LOGITS + 2, LABELS, from_logits=False), ValueError, r"2.*\[0, 1\]"),
+    "binary probabilities": (
+        lambda: lovasz_sigmoid(SCORES - 1, LABELS, from_logits=False),
+        ValueError,
+        r"-1.*\[0, 1\].*from_logits=True",
+    ),
+    "unknown classes": (lambda: lovasz_softmax(LOGITS, LABELS, classes="some"), ValueError, '"present".*\'some\''),
+    "class beyond": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[3]), ValueError, "class 3.*3 classes"),
+    "class twice": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[1, 1]), ValueError, "twice"),
+    "no class": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[]), ValueError, "empty list"),
+    "classes of no kind": (lambda: lovasz_softmax(LOGITS, LABELS, classes=1.5), TypeError, "1.5"),
+    "weight of other length": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[1, 2]), ValueError, r"\(3,\).*\(2,\)"),
+    "negative weight": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[1, 2, -1]), ValueError, "not negative"),
+    "float ignore_index": (lambda: lovasz_softmax(LOGITS, LABELS, ignore_index=255.0), TypeError, "ignore_index.*255.0"),
+    "per_image of flat pixels": (
+        lambda: lovasz_softmax(LOGITS.view(-1, 3), LABELS.flatten(), per_image=True),
+        ValueError,
+        "per_image",
+    ),
+    "unknown method": (lambda: lovasz_softmax(LOGITS, LABELS, method="fast"), ValueError, "'binned', 'exact'.*'fast'"),
+    "unknown impl": (lambda: lovasz_softmax(LOGITS, LABELS, impl="cuda"), ValueError, "impl.*'cuda'"),
+    "impl that is not there": (lambda: lovasz_softmax(LOGITS, LABELS, impl="triton"), ImportError, "impl='triton'"),
+    "impl that cannot sort": (
+        lambda: lovasz_softmax(LOGITS, LABELS, method="exact", impl="numba"),
+        ValueError,
+        "impl='numba'.*method='exact'",
+    ),
+    "unknown activation": (lambda: lovasz_hinge(SCORES, LABELS, activation="gelu"), ValueError, "activation.*'gelu'"),
+    "ambiguous binary input": (
+        lambda: lovasz_hinge(LOGITS, LOGITS.long()),
+        ValueError,
+        r"ambiguous.*multilabel=True.*unsqueeze\(1\)",
+    ),
+    "scalar": (lambda: lovasz_hinge(torch.zeros(()), torch.zeros((), dtype=torch.long)), ValueError, "scalar"),
+    "multi-label of other shape": (
+        lambda: lovasz_sigmoid(LOGITS, LABELS, multilabel=True),
+        ValueError,
+        "each channel is its own 0/1 mask",
+    ),
+    "weight without multilabel": (lambda: lovasz_sigmoid(SCORES, LABELS, weight=[1.0]), TypeError, "multilabel=True"),
+    "errors and foreground differ": (
+        lambda: lovasz_extension(torch.zeros(3), torch.zeros(4).bool()),
+        ValueError,
+        r"\(3,\).*\(4,\)",
+    ),
+    "unknown set function": (
+        lambda: lovasz_extension(torch.zeros(3), torch.zeros(3).bool(), set_function="iou"),
+        ValueError,
+        "'iou'",
+    ),
+    "set function that is not zero without errors": (
+        lambda: lovasz_extension(torch.zeros(3), torch.zeros(3).bool(), set_function=lambda fn, fp, n: fn + fp + 1),
+        ValueError,
+        r"f\(0, 0, n\) = 0",
+    ),
+    "set function that is no function": (
+        lambda: lovasz_extension(torch.zeros(3), torch.zeros(3).bool(), set_function=3),
+        TypeError,
+        "int",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_says_what_is_wrong_and_what_to_do(fault: str) -> None:
+    call, error, message = FAULTS[fault]
+    with pytest.raises(error, match=f"(?s){message}"):
+        call()
+
+
+@pytest.mark.parametrize("name", ["meta"])
+def test_tensors_on_two_devices_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"input is on cpu but target is on meta.*\.to\(device\)"):
+        lovasz_softmax(LOGITS, LABELS.to(name))
+
+
+@pytest.mark.parametrize("impl", ["torch", *([] if numba_problem() else ["numba"])])
+def test_a_stray_label_is_found_by_every_kernel(impl: str) -> None:
+    logits, labels = torch.zeros(1, 3, 100, 100), torch.zeros(1, 100, 100, dtype=torch.long)
+    labels[0, 99, 99] = 7
+    with pytest.raises(ValueError, match="label 7"):
+        lovasz_softmax(logits, labels, impl=impl)
+    with pytest.raises(ValueError, match="label 7"):
+        lovasz_hinge(logits[:, 0], labels, impl=impl)
+    with pytest.raises(ValueError, match="label 7"):
+        lovasz_sigmoid(logits[:, :1], labels, impl=impl)
+
+
+def test_rounding_beyond_one_is_not_refused() -> None:
+    p = torch.full((1, 2, 2, 2), 0.5)
+    p[0, 0] += 0.5 + 2**-22
+    p[0, 1] = -(2**-24)
+    assert lovasz_softmax(p, torch.zeros(1, 2, 2, dtype=torch.long), from_logits=False).isfinite()
+
+
+def test_the_choice_of_kernel_gives_its_reason() -> None:
+    cpu = torch.device("cpu")
+    assert choose("binned", "auto", cpu, 100).kernel == "exact"
+    assert "small" in choose("binned", "auto", cpu, 100).reason
+    assert choose("binned", "auto", cpu, 10**7).kernel == ("portable" if numba_problem() else "cpu")
+    assert choose("binned", "auto", torch.device("cuda"), 10**7).kernel == "portable"
+    assert choose("exact", "auto", cpu, 10**7).kernel == "exact"
+    with pytest.raises(ValueError, match="needs tensors on the CPU, got cuda"):
+        choose("binned", "numba", torch.device("cuda"), 10**7)
+
+
+def test_numba_that_is_missing_is_named_with_its_extra(monkeypatch) -> None:
+    monkeypatch.setattr("lovasz.kernels.numba_problem", lambda: 'numba is not installed; pip install "lovasz[cpu]"')
+    with pytest.raises(ImportError, match=r"lovasz\[cpu\]"):
+        choose("binned", "numba", torch.device("cpu"), 10**7)
