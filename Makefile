@@ -9,7 +9,8 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-compile -c co
 unexport PYTHONDONTWRITEBYTECODE
 
 DEMO_OUT ?= runs/demo
-DEMO_ARGS ?= --data shapes --losses cross_entropy,lovasz_softmax
+DEMO_ARGS ?= --data shapes --model unet --losses cross_entropy,lovasz_softmax --batch-size 16 --learning-rate 0.003 \
+	--pretrain-epochs 10 --epochs 8
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -117,23 +117,21 @@ class Initial(nn.Module):
         return self.activation(self.norm(maps))
 
 
-class Bottleneck(nn.Module):
-    """Figure 2b: an extension branch (narrow, spatial convolution, widen, drop maps) added to the main branch."""
+class ExtensionBranch(nn.Module):
+    """What the bottlenecks of Figure 2b share: narrow, spatial convolution, widen, drop maps; the PReLU of the sum."""
 
-    def __init__(self, variant: Variant, channels: int, kind: str, dropout: float) -> None:
-        super().__init__()
-        self._build_extension(variant, channels, channels, channels // 4, kind, dropout)
-
-    def _build_extension(
+    def __init__(
         self,
         variant: Variant,
         in_channels: int,
         out_channels: int,
+        *,
         inner: int,
         kind: str,
         dropout: float,
         stride: int = 1,
     ) -> None:
+        super().__init__()
         self.reduce = nn.Sequential(
             OrderedDict(
                 conv=nn.Conv2d(in_channels, inner, stride, stride=stride, bias=False),  # 1x1, or 2x2 with stride 2
@@ -154,45 +152,50 @@ class Bottleneck(nn.Module):
     def extension(self, maps: Tensor) -> Tensor:
         return self.dropout(self.expand(self.middle(self.reduce(maps))))
 
+
+class Bottleneck(ExtensionBranch):
+    """Keeps resolution and channels; the main branch is the input."""
+
+    def __init__(self, variant: Variant, channels: int, kind: str, dropout: float) -> None:
+        super().__init__(variant, channels, channels, inner=channels // 4, kind=kind, dropout=dropout)
+
     def forward(self, maps: Tensor) -> Tensor:
         return self.activation(maps + self.extension(maps))
 
 
-class DownBottleneck(Bottleneck):
+class DownBottleneck(ExtensionBranch):
     """Halves the resolution; the main branch is a max-pooling whose places are kept, filled up with zero maps."""
 
     def __init__(self, variant: Variant, in_channels: int, out_channels: int, dropout: float) -> None:
-        nn.Module.__init__(self)
         inner = (out_channels if variant.narrow_by_output else in_channels) // 4
-        self._build_extension(variant, in_channels, out_channels, inner, "regular", dropout, stride=2)
+        super().__init__(variant, in_channels, out_channels, inner=inner, kind="regular", dropout=dropout, stride=2)
         kernel = variant.pool_kernel
         self.pool = nn.MaxPool2d(kernel, stride=2, padding=(kernel - 1) // 2, return_indices=True)
         self.zero_maps = out_channels - in_channels
 
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         pooled, places = self.pool(maps)
         pooled = F.pad(pooled, (0, 0, 0, 0, 0, self.zero_maps))  # (N, out_channels, H/2, W/2)
         return self.activation(pooled + self.extension(maps)), places
 
 
-class UpBottleneck(Bottleneck):
+class UpBottleneck(ExtensionBranch):
     """Doubles the resolution; the main branch puts its maps back where the matching pooling took its maxima."""
 
     def __init__(self, variant: Variant, in_channels: int, out_channels: int, dropout: float) -> None:
-        nn.Module.__init__(self)
         inner = (out_channels if variant.narrow_by_output else in_channels) // 4
-        self._build_extension(variant, in_channels, out_channels, inner, "transposed", dropout)
+        super().__init__(variant, in_channels, out_channels, inner=inner, kind="transposed", dropout=dropout)
         self.places_overlap = variant.pool_kernel > 2
         self.skip = nn.Sequential(
             OrderedDict(conv=nn.Conv2d(in_channels, out_channels, 1, bias=False), norm=_norm(variant, out_channels))
         )
 
-    def forward(self, maps: Tensor, places: Tensor) -> Tensor:  # type: ignore[override]
-        unpooled = unpool(self.skip(maps), places, self.places_overlap)  # (N, out_channels, 2H, 2W)
+    def forward(self, maps: Tensor, places: Tensor) -> Tensor:
+        unpooled = unpool(self.skip(maps), places, places_overlap=self.places_overlap)  # (N, out_channels, 2H, 2W)
         return self.activation(unpooled + self.extension(maps))
 
 
-def unpool(maps: Tensor, places: Tensor, places_overlap: bool) -> Tensor:
+def unpool(maps: Tensor, places: Tensor, *, places_overlap: bool) -> Tensor:
     """Values put back at the places of their maxima in maps of twice the size, zero elsewhere.
 
     Where pooling windows overlap, two may have taken one maximum. Then the value of the last in raster order counts and

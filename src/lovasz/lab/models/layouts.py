@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lovasz.lab.models.enet import DROPOUT, pytorch_enet, torch7_enet
+from lovasz.lab.models.unet import UNet
 
 T = TypeVar("T")
 SCALING = ("input_mean", "input_std")
@@ -134,14 +135,15 @@ class Layout:
         return {self.rename(key): key for key in ours if not key.endswith(COUNTER) and key not in left_out}
 
     def skeleton(self, num_classes: int) -> nn.Module:
-        """The network with shapes and no values, made without drawing random numbers."""
-        with torch.device("meta"):
+        """The network before its weights; random numbers drawn later are the same as without it."""
+        with torch.random.fork_rng(devices=[]):
             return self.build(num_classes)
 
 
 LAYOUTS = (
     Layout("lovasz export of enet", ("enet",), pytorch_enet),
     Layout("lovasz export of enet_torch7", ("enet_torch7", "enet"), torch7_enet),
+    Layout("lovasz export of unet", ("unet",), UNet),
     Layout("davidtvs/PyTorch-ENet", ("enet",), pytorch_enet, _pytorch_key, holds_scaling=False),
     Layout(
         "e-lab/ENet-training, Torch7",

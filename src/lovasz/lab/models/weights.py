@@ -52,12 +52,12 @@ def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> n
             state[key] = state[key].index_select(1 if key.endswith("weight") else 0, channels)
     if not layout.holds_scaling:
         state |= _input_scaling(path, description or {})
-    state = {key: tensor.to(torch.float32, copy=True) for key, tensor in layout.finish(state).items()}
+    state = layout.finish(state)
     model = layout.skeleton(len(channels))
     for key in model.state_dict():
         if key.endswith(COUNTER):
-            state[key] = tensors.get(layout.rename(key), torch.tensor(0)).to(torch.int64, copy=True)
-    model.load_state_dict(state, strict=True, assign=True)
+            state[key] = tensors.get(layout.rename(key), torch.tensor(0))
+    model.load_state_dict(state, strict=True)  # copies, in float32
     return model
 
 
@@ -217,9 +217,9 @@ def _recognise(model_name: str, path: Path, tensors: Mapping[str, Tensor]) -> La
 def _check_tensors(path: Path, layout: Layout, state: Mapping[str, Tensor]) -> int:
     """The number of outputs, after a look at every shape and value."""
     weight = state[CLASSIFIER[0]]
-    num_outputs = weight.shape[1] if weight.ndim == 4 else 1
+    num_outputs = weight.shape[1] if weight.ndim == 4 and weight.numel() else 1
     theirs = {ours: key for key, ours in layout.keys.items()}
-    for key, expected in layout.skeleton(max(1, num_outputs)).state_dict().items():
+    for key, expected in layout.skeleton(num_outputs).state_dict().items():
         if key not in state:
             continue
         tensor = state[key]
