@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -104,8 +105,19 @@ def huge_png(path: Path, width: int, height: int) -> Path:
 @pytest.mark.parametrize("side", [10_000, 60_000])  # above Pillow's warning, above its error
 @pytest.mark.parametrize("read", [read_image, read_mask])
 def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, side: int, read) -> None:
-    with pytest.raises(LabError, match=r"bomb\.png.*pixels"):
-        read(huge_png(tmp_path / "bomb.png", side, side))
+    path = huge_png(tmp_path / "bomb.png", side, side)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in a program that hides warnings
+        with pytest.raises(LabError, match=r"bomb\.png.*pixels"):
+            read(path)
+
+
+@pytest.mark.parametrize("kind", ["PCX", "EPS", "ICO"])
+def test_decoders_that_images_do_not_need_are_never_tried(tmp_path: Path, kind: str) -> None:
+    """Whatever the file's ending says, its bytes would choose the decoder; that of EPS starts another program."""
+    Image.fromarray(picture(height=16, width=16)).save(tmp_path / "a.png", format=kind)
+    with pytest.raises(LabError, match=r"a\.png.*cannot be read.*expected JPEG, PNG"):
+        read_image(tmp_path / "a.png")
 
 
 def test_a_file_of_several_pictures_is_refused(tmp_path: Path) -> None:
