@@ -100,7 +100,7 @@ def assert_near_exact(
     package: Any = None,
     **how: Any,
 ) -> None:
-    """Fail unless the kernel chosen by ``how`` is near the exact one, in value and in relative L2 norm of the gradient."""
+    """Fail unless the kernel chosen by ``how`` is near the exact one, in value and in L2 norm of the gradient."""
     judged = package or (lambda: value_and_gradient(case, scores, target, **how))
     value, gradient = judged()
     exact_value, exact_gradient = value_and_gradient(case, scores.double(), target, method="exact")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
-import torch
 from torch import Tensor
 
 
@@ -23,7 +23,7 @@ def jaccard_loss(wrong: np.ndarray, foreground: np.ndarray) -> float:
 def extension(errors: np.ndarray, foreground: np.ndarray, loss: Callable = jaccard_loss) -> float:
     """The integral over levels of the loss of the set of pixels with errors at or above the level."""
     levels = np.unique(np.concatenate([[0.0], errors]))  # increasing
-    return sum((high - low) * loss(errors >= high, foreground) for low, high in zip(levels, levels[1:], strict=False))
+    return sum((high - low) * loss(errors >= high, foreground) for low, high in pairwise(levels))
 
 
 def errors_of(kind: str, scores: np.ndarray, foreground: np.ndarray, channel: int) -> np.ndarray:
@@ -36,7 +36,11 @@ def errors_of(kind: str, scores: np.ndarray, foreground: np.ndarray, channel: in
         z = np.array([1 / (1 + math.exp(-v)) for v in z])
     elif kind in ("hinge", "elu"):
         margin = 1 - np.where(foreground, z, -z)
-        return np.maximum(margin, 0) if kind == "hinge" else np.where(margin > 0, margin + 1, np.exp(np.minimum(margin, 0)))
+        return (
+            np.maximum(margin, 0)
+            if kind == "hinge"
+            else np.where(margin > 0, margin + 1, np.exp(np.minimum(margin, 0)))
+        )
     return np.where(foreground, 1 - z, z)
 
 

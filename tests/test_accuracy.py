@@ -1,12 +1,12 @@
-"""Each row of error distributions at a million pixels: the default is at least as near to float64 as the authors' float32."""
+"""At a million pixels of each kind, the default is at least as near to float64 as the authors' float32 formula."""
 
 import pytest
 import torch
+from benchmarks import formulas
+from benchmarks.distributions import BINARY, binary, multiclass
 from oracle import relative
 from torch import Tensor
 
-from benchmarks import formulas
-from benchmarks.distributions import BINARY, binary, multiclass
 from lovasz import lovasz_sigmoid, lovasz_softmax
 from lovasz.kernels import numba_problem
 
@@ -51,9 +51,7 @@ def test_default_is_at_least_as_near_to_float64_as_the_authors(kind: str, impl: 
 @pytest.mark.parametrize("classes", [2, 21])
 def test_many_classes_far_from_trained_are_nearer_too(kind: str, classes: int) -> None:
     logits, target = multiclass(kind, classes)
-    value, gradient, their_value, their_gradient = distances(
-        lovasz_softmax, formulas.softmax_by_class, logits, target
-    )
+    value, gradient, their_value, their_gradient = distances(lovasz_softmax, formulas.softmax_by_class, logits, target)
     assert gradient <= their_gradient
     assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)
 

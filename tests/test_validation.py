@@ -34,7 +34,11 @@ FAULTS = {
         ValueError,
         "label 3.*3 classes",
     ),
-    "binary label": (lambda: lovasz_sigmoid(SCORES, LABELS + 255), ValueError, "label 255.*2 classes.*ignore_index=255"),
+    "binary label": (
+        lambda: lovasz_sigmoid(SCORES, LABELS + 255),
+        ValueError,
+        "label 255.*2 classes.*ignore_index=255",
+    ),
     "uint8 does not wrap": (
         lambda: lovasz_softmax(LOGITS, (LABELS + 255).byte(), ignore_index=-1),
         ValueError,
@@ -46,14 +50,18 @@ FAULTS = {
         ValueError,
         r"-1.*\[0, 1\].*from_logits=True",
     ),
-    "unknown classes": (lambda: lovasz_softmax(LOGITS, LABELS, classes="some"), ValueError, '"present".*\'some\''),
+    "unknown classes": (lambda: lovasz_softmax(LOGITS, LABELS, classes="some"), ValueError, "\"present\".*'some'"),
     "class beyond": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[3]), ValueError, "class 3.*3 classes"),
     "class twice": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[1, 1]), ValueError, "twice"),
     "no class": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[]), ValueError, "empty list"),
     "classes of no kind": (lambda: lovasz_softmax(LOGITS, LABELS, classes=1.5), TypeError, "1.5"),
     "weight of other length": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[1, 2]), ValueError, r"\(3,\).*\(2,\)"),
     "negative weight": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[1, 2, -1]), ValueError, "not negative"),
-    "float ignore_index": (lambda: lovasz_softmax(LOGITS, LABELS, ignore_index=255.0), TypeError, "ignore_index.*255.0"),
+    "float ignore_index": (
+        lambda: lovasz_softmax(LOGITS, LABELS, ignore_index=255.0),
+        TypeError,
+        "ignore_index.*255.0",
+    ),
     "per_image of flat pixels": (
         lambda: lovasz_softmax(LOGITS.view(-1, 3), LABELS.flatten(), per_image=True),
         ValueError,
