@@ -53,7 +53,12 @@ DataOption = Annotated[
     ),
 ]
 Model = Annotated[
-    str, typer.Option("--model", help="Network: enet, enet_torch7 (the authors' layer order) or unet (small, for small images).", rich_help_panel=MODEL)
+    str,
+    typer.Option(
+        "--model",
+        help="Network: enet, enet_torch7 (the authors' layer order) or unet (small, for small images).",
+        rich_help_panel=MODEL,
+    ),
 ]
 StartWeights = Annotated[
     Path | None,
