@@ -63,7 +63,7 @@ def _page(results: dict[str, Any]) -> list[str]:
             "## Accuracy",
             "",
             "Relative distance to the formula in float64: the value, and the L2 norm of the gradient at the logits.",
-            "The default method against the authors' formula in float32; the nearer one is bold. One class: 10^6 pixels.",
+            "The default method against the authors' formula in float32; the nearer one is bold. One class: 10^6 px.",
             _where(results["accuracy"]),
             "",
             "| input | value, ours | authors' float32 | gradient, ours | authors' float32 |",

@@ -105,10 +105,19 @@ def mirrored_place(error, complement):
     return min(max(place, np.int32(0)), TOP)
 
 
+# Unsigned indices spare the loops the question whether an index counts from the end.
+
+
+@inlined
+def cell_of(place):
+    """The cell of a place."""
+    return np.uint32(place) >> np.uint32(CELL_BITS)
+
+
 @inlined
 def bin_of(place, entry):
     """The bin of a place, by its cell's entry ``first bin << 5 | bits dropped``."""
-    return (entry >> np.int32(5)) + ((place & _CELL_MASK) >> (entry & np.int32(31)))
+    return np.uint64((entry >> np.int32(5)) + ((place & _CELL_MASK) >> (entry & np.int32(31))))
 
 
 @inlined

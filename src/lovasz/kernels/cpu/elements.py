@@ -3,7 +3,17 @@
 import numpy as np
 
 from lovasz.kernels.bins import CELL_BITS, UNBOUNDED_CELLS
-from lovasz.kernels.cpu.arithmetic import LOWEST, bin_of, bits_of, compiled, exp, inlined, mirrored_place, packed
+from lovasz.kernels.cpu.arithmetic import (
+    LOWEST,
+    bin_of,
+    bits_of,
+    cell_of,
+    compiled,
+    exp,
+    inlined,
+    mirrored_place,
+    packed,
+)
 
 MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
 WIDTH = 1024  # elements that a thread treats at a time, to stay in its cache
@@ -90,7 +100,7 @@ def count_elements(mode, scores, begin, end, lut, active, hist, totals, status):
         bins = hist[group]
         for i in range(count):
             if kind[i] >= 0:
-                entry = entries[place[i] >> CELL_BITS]
+                entry = entries[cell_of(place[i])]
                 bins[kind[i], bin_of(place[i], entry)] += packed(place[i], entry)
 
 
@@ -137,7 +147,7 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, factor, ou
                 foreground = _is_foreground(
                     np.int64(scores.target[target_at + i * target_strides[2]]), c, scores.labelled
                 )
-                q = bins[np.int64(foreground), bin_of(place[i], entries[place[i] >> CELL_BITS])]
+                q = bins[np.int64(foreground), bin_of(place[i], entries[cell_of(place[i])])]
                 out[out_at + i * out_strides[2]] = slope[i] * q
         else:
             for i in range(count):

@@ -5,8 +5,7 @@ A thread takes tiles of some hundred pixels with all their classes, which stay i
 
 import numpy as np
 
-from lovasz.kernels.bins import CELL_BITS
-from lovasz.kernels.cpu.arithmetic import bin_of, compiled, exp, inlined, mirrored_place, packed
+from lovasz.kernels.cpu.arithmetic import bin_of, cell_of, compiled, exp, inlined, mirrored_place, packed
 
 
 @compiled
@@ -57,14 +56,14 @@ def _exponentials(scores, image, first, count, tile, right, others):
         scale[i] = x[at + i * stride]
     if stride == 1:
         for c in range(1, classes):
-            base = at + c * class_stride
+            row = x[at + c * class_stride : at + c * class_stride + count]
             for i in range(count):
-                v = x[base + i]
+                v = row[i]
                 scale[i] = v if v > scale[i] else scale[i]
         for c in range(classes):
-            base = at + c * class_stride
+            row = x[at + c * class_stride : at + c * class_stride + count]
             for i in range(count):
-                tile[c, i] = exp(x[base + i] - scale[i])
+                tile[c, i] = exp(row[i] - scale[i])
     else:
         for i in range(count):
             base = at + i * stride
@@ -124,7 +123,7 @@ def count_softmax(scores, begin, end, width, lut, active, hist, status):
             scale[i] = inverse
             t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
             spot = mirrored_place(wrong, right[i])
-            entry = lut[t, spot >> CELL_BITS]
+            entry = lut[t, cell_of(spot)]
             hist[group + t, 1, bin_of(spot, entry)] += packed(spot, entry)
         if poisoned:
             status[2] = 1
@@ -137,7 +136,7 @@ def count_softmax(scores, begin, end, width, lut, active, hist, status):
             entries = lut[c]
             bins = hist[group + c, 0]
             for i in range(count):
-                entry = entries[place[i] >> CELL_BITS]
+                entry = entries[cell_of(place[i])]
                 bins[bin_of(place[i], entry)] += packed(place[i], entry)
         position += count
 
@@ -181,7 +180,7 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, ou
             t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
             if active[group + t]:
                 spot = mirrored_place(wrong, right[i])
-                q = weights[group + t, 1, bin_of(spot, lut[t, spot >> CELL_BITS])]
+                q = weights[group + t, 1, bin_of(spot, lut[t, cell_of(spot)])]
                 own[i] = -right[i] * wrong * q
                 share[i] = right[i] * q
         for c in range(classes):
@@ -193,7 +192,7 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, ou
                 entries = lut[c]
                 bins = weights[group + c, 0]
                 for i in range(count):
-                    slopes[c, i] = bins[bin_of(place[i], entries[place[i] >> CELL_BITS])]
+                    slopes[c, i] = bins[bin_of(place[i], entries[cell_of(place[i])])]
                 for i in range(count):
                     mean[i] += tile[c, i] * slopes[c, i]
             else:
@@ -206,9 +205,9 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, ou
         at = image * out_strides[0] + first * out_strides[2]
         if out_strides[2] == 1:
             for c in range(classes):
-                base = at + c * out_strides[1]
+                row = out[at + c * out_strides[1] : at + c * out_strides[1] + count]
                 for i in range(count):
-                    out[base + i] = factor * tile[c, i] * (slopes[c, i] - mean[i])
+                    row[i] = factor * tile[c, i] * (slopes[c, i] - mean[i])
         else:
             for i in range(count):
                 base = at + i * out_strides[2]
