@@ -147,7 +147,7 @@ def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> 
     if ignore_index is not None:
         wrong = wrong & (target != ignore_index)
     if torch.compiler.is_compiling() or target.device.type != "cpu":
-        torch._assert_async(~wrong.any(), f"target holds a label outside 0..{num_classes - 1}")
+        _assert_later(~wrong.any(), f"target holds a label outside 0..{num_classes - 1}")
     elif bool(wrong.any()):
         raise label_error(int(target[wrong][0]), num_classes)
 
@@ -167,13 +167,18 @@ def check_probabilities(input: Tensor) -> None:
     slack = 8 * torch.finfo(input.dtype).eps
     wrong = (input < -slack) | (input > 1 + slack)
     if torch.compiler.is_compiling() or input.device.type != "cpu":
-        torch._assert_async(~wrong.any(), "input holds values outside [0, 1] though from_logits=False")
+        _assert_later(~wrong.any(), "input holds values outside [0, 1] though from_logits=False")
     elif bool(wrong.any()):
         value = float(input.detach()[wrong][0])
         raise ValueError(
             f"input holds {value:g} though from_logits=False promises probabilities in [0, 1]; "
             "pass logits with from_logits=True, or apply softmax or sigmoid first",
         )
+
+
+def _assert_later(condition: Tensor, message: str) -> None:
+    """Let the device itself raise, when it gets there."""
+    torch._assert_async(condition, message)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ Apart from the loops because all of them share it. Numba compiles these function
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -45,8 +45,7 @@ class Scores(NamedTuple):
     per_image: bool
 
 
-@intrinsic
-def bits_of(typing_context, value):
+def _bits_of(typing_context, value):
     """The bits of a float32 as int32."""
 
     def codegen(context, builder, signature, arguments):
@@ -55,14 +54,17 @@ def bits_of(typing_context, value):
     return types.int32(types.float32), codegen
 
 
-@intrinsic
-def from_bits(typing_context, value):
+def _from_bits(typing_context, value):
     """The float32 with the given int32 bits."""
 
     def codegen(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), codegen
+
+
+bits_of: Any = intrinsic(_bits_of)
+from_bits: Any = intrinsic(_from_bits)
 
 
 @inlined

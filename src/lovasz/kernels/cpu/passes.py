@@ -61,11 +61,11 @@ class _Binned(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
         input, target = ctx.saved_tensors
         passes = _Passes(input, target, ctx.problem)
         passes.lut, passes.weights, passes.shares = ctx.tables
-        return passes.gradient(float(grad)), None, None, None
+        return passes.gradient(float(grad_outputs[0])), None, None, None
 
 
 class _Passes:
@@ -98,7 +98,7 @@ class _Passes:
         most, least = bins.capacity(self.groups, self.cells, self.images * self.pixels)
         step = max(1, self.images * self.pixels // bins.SAMPLE) | 1
         identity = np.tile(np.arange(self.cells, dtype=np.int32) << 5 | bins.CELL_BITS, (self.classes, 1))
-        active = self.shares.reshape(-1, self.classes).any(0)
+        active = np.any(self.shares.reshape(-1, self.classes), axis=0)
         sample, sampled = self._count_errors(identity, self.cells, step, False, active)
         sample = sample.sum(0)
         found = sample[:, 1].sum(1) >> bins.SUM_BITS  # (C,)
