@@ -20,7 +20,7 @@ from lovasz.lab.models.layouts import COUNTER, LAYOUTS, Layout
 
 CAMVID = "weights/enet_camvid_davidtvs.safetensors"
 CITYSCAPES = "weights/enet_cityscapes_elab.safetensors"
-PYTORCH_LAYOUT, TORCH7_LAYOUT = LAYOUTS[2:]
+PYTORCH_LAYOUT, TORCH7_LAYOUT = LAYOUTS[-2:]
 
 
 @pytest.fixture(autouse=True)

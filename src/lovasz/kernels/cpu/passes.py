@@ -61,7 +61,7 @@ class _Binned(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         input, target = ctx.saved_tensors
         passes = _Passes(input, target, ctx.problem)
         passes.lut, passes.weights, passes.shares = ctx.tables
