@@ -17,7 +17,7 @@ from lovasz.lab.models.layouts import LAYOUTS, Layout
 
 CLASSES = ["Sky", "Road", "Sign Symbol", "Unlabelled"]
 PALETTE = [(1, 2, 3), (4, 5, 6), (7, 8, 9), (0, 0, 0)]
-PYTORCH_LAYOUT, TORCH7_LAYOUT = LAYOUTS[2:]
+PYTORCH_LAYOUT, TORCH7_LAYOUT = LAYOUTS[-2:]
 
 
 @pytest.fixture(autouse=True)
