@@ -18,121 +18,13 @@ except ImportError as error:
         "lovasz.metrics needs torchmetrics, which is not installed. Run: pip install 'lovasz[metrics]'"
     ) from error
 
+from lovasz.confusion import confusion_counts
+
 Absent = Literal["exclude", "one"]
 
 # One image's mean IoU is kept as an integer number of these steps, so that sums do not depend on the order of images.
 # 2^36 steps leave room for 2^27 images in an int64 and round one image's IoU by at most 2^-37.
 _STEPS = 2**36
-
-
-def confusion_counts(
-    preds: Tensor,
-    target: Tensor,
-    num_classes: int,
-    *,
-    ignore_index: int | None = None,
-    threshold: float | None = None,
-    per_image: bool = False,
-) -> Tensor:
-    """Count the pixels of every pair (true class, predicted class), in one pass.
-
-    Shapes:
-        target: (N, *spatial), integer or boolean class labels 0..num_classes-1, or ignore_index.
-        preds: one of
-            (N, num_classes, *spatial) floating: logits or probabilities; the class of the largest score is predicted
-            (the first one in a tie);
-            the shape of target, integer or boolean: predicted labels (at void pixels they may be anything);
-            the shape of target, or (N, 1, *spatial), floating, with num_classes=2: scores of the foreground, which is
-            predicted where score > threshold. Give threshold=0.0 for logits and threshold=0.5 for probabilities.
-
-    Returns:
-        int64 (num_classes, num_classes), rows = truth, columns = prediction; (N, num_classes, num_classes) with
-        per_image. Void pixels are in no cell.
-
-    Raises:
-        TypeError: a dtype that cannot be meant.
-        ValueError: wrong shapes, empty input, NaN scores, labels out of range (the message names label and classes).
-    """
-    if target.is_floating_point() or target.is_complex():
-        raise TypeError(f"target must hold integer class labels, got dtype {target.dtype}. Convert with target.long().")
-    if target.numel() == 0 or target.ndim == 0:
-        raise ValueError(f"target must hold pixels in the shape (N, *spatial), got shape {tuple(target.shape)}.")
-    if per_image and target.ndim < 3:
-        raise ValueError(
-            f"a per-image metric needs target (N, H, W), with the images in the first dimension, got {_shape(target)}. "
-            "For one image add the batch dimension, target[None]; for points (N, P) a last one, target[..., None]."
-        )
-    labels = _predicted_labels(preds, target, num_classes, threshold)  # (N, *spatial) int64
-    truth = target.long()
-    void = torch.zeros_like(truth, dtype=torch.bool) if ignore_index is None else truth == ignore_index
-    truth, labels = truth.masked_fill(void, 0), labels.masked_fill(void, 0)
-    _check_range("target", truth, num_classes, ignore_index)
-    _check_range("preds", labels, num_classes, ignore_index)
-
-    cells = num_classes * num_classes
-    pairs = (
-        truth.mul_(num_classes).add_(labels).masked_fill_(void, cells)
-    )  # void pixels go to one bucket behind the last
-    if not per_image:
-        return torch.bincount(pairs.flatten(), minlength=cells + 1)[:cells].view(num_classes, num_classes)
-    counts = []
-    for part in pairs.flatten(1).split(max(1, 2**22 // cells)):  # few images at a time where classes are many
-        offsets = torch.arange(len(part), device=part.device).unsqueeze(1) * (cells + 1)  # (n, 1)
-        flat = torch.bincount((part + offsets).flatten(), minlength=len(part) * (cells + 1))
-        counts.append(flat.view(len(part), cells + 1)[:, :cells])
-    return torch.cat(counts).view(-1, num_classes, num_classes)  # (N, C, C)
-
-
-def _predicted_labels(preds: Tensor, target: Tensor, num_classes: int, threshold: float | None) -> Tensor:
-    if preds.is_complex():
-        raise TypeError(f"preds must be real scores or integer labels, got dtype {preds.dtype}.")
-    if not preds.is_floating_point():
-        if preds.shape != target.shape:
-            raise ValueError(
-                f"preds of dtype {preds.dtype} are labels and must have target's shape {_shape(target)}, "
-                f"got {_shape(preds)}. Scores of the classes must be floating."
-            )
-        return preds.long()
-    foreground = (target.shape[0], 1, *target.shape[1:])
-    if preds.shape == target.shape or preds.shape == foreground:
-        if num_classes != 2 or threshold is None:
-            raise ValueError(
-                f"preds {_shape(preds)} for target {_shape(target)} are scores of a single foreground class: these "
-                f"need num_classes=2 and a threshold (0.0 for logits, 0.5 for probabilities), got "
-                f"num_classes={num_classes} and threshold={threshold}. "
-                f"Scores of all classes have the shape {_scores_shape(target, num_classes)}."
-            )
-        if torch.isnan(preds).any():
-            raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
-        return (preds > threshold).view(target.shape).long()
-    if preds.shape != (target.shape[0], num_classes, *target.shape[1:]):
-        raise ValueError(
-            f"preds must be scores {_scores_shape(target, num_classes)} or labels {_shape(target)} "
-            f"for target {_shape(target)} and num_classes={num_classes}, got {_shape(preds)}."
-        )
-    scores, labels = preds.max(dim=1)  # NaN wins every comparison, so one look at the maxima finds it
-    if torch.isnan(scores).any():
-        raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
-    return labels
-
-
-def _check_range(name: str, labels: Tensor, num_classes: int, ignore_index: int | None) -> None:
-    lowest, highest = (int(value) for value in torch.aminmax(labels))
-    if lowest < 0 or highest >= num_classes:
-        wrong = lowest if lowest < 0 else highest
-        where = "" if name == "target" else " at a pixel that is not void"
-        raise ValueError(
-            f"{name} holds the label {wrong}{where}, but num_classes={num_classes} allows 0..{num_classes - 1} "
-            f"(ignore_index={ignore_index}). Give the void label as ignore_index, or map the labels first."
-        )
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
-
-
-def _scores_shape(target: Tensor, num_classes: int) -> str:
-    return str((target.shape[0], num_classes, *target.shape[1:]))
 
 
 class _ConfusionIoU(Metric):

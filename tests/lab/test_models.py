@@ -350,8 +350,8 @@ def test_an_image_of_another_kind_is_refused(image, words):
 
 
 def test_unknown_model_and_no_classes_are_refused():
-    with pytest.raises(LabError, match="'unet' is unknown; choose one of: enet, enet_torch7"):
-        create_model("unet", 3)
+    with pytest.raises(LabError, match="'segnet' is unknown; choose one of: enet, enet_torch7, unet"):
+        create_model("segnet", 3)
     with pytest.raises(LabError, match="num_classes is 0"):
         create_model("enet", 0)
 

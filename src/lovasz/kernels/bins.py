@@ -37,8 +37,9 @@ def capacity(groups: int, cells: int, pixels: int) -> tuple[int, int]:
 
     Where the sample is the whole input no cell needs bins in reserve, and few pixels can afford many bins.
     """
-    most = max(min(max(MOST_BINS, 32 * cells, (1 << 25) // pixels), MEMORY // groups), 2 * cells)
-    least = 0 if pixels < SAMPLE else max(0, min(4, int(math.log2(most / (2 * cells)))))
+    most = max(min(max(MOST_BINS, 64 * cells, (1 << 25) // pixels), MEMORY // groups), 2 * cells)
+    finest = 5 if groups <= 4 else 4  # few groups can afford more
+    least = 0 if pixels < SAMPLE else max(0, min(finest, int(math.log2(most / (2 * cells)))))
     return most, least
 
 

@@ -58,4 +58,4 @@ class UNet(nn.Module):
             skips.append(maps)
         for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             maps = block(torch.cat([F.interpolate(maps, scale_factor=2.0), skip], 1))
-        return self.classifier(maps)[..., :height, :width]
+        return self.classifier(maps)[..., :height, :width].contiguous()
