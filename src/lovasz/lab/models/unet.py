@@ -19,7 +19,7 @@ def _block(inputs: int, outputs: int, depth: int = 2) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Logits (N, C, H, W) of RGB images in [0, 1] (N, 3, H, W), any H and W.
+    """Logits (N, C, H, W) of RGB images in [0, 1] (N, 3, H, W), any H and W (padded inside by repeating the border).
 
     Args:
         num_classes: number of outputs C.
@@ -51,7 +51,7 @@ class UNet(nn.Module):
         height, width = image.shape[-2:]
         multiple = 2**STEPS
         maps = (image - self.input_mean) / self.input_std
-        maps = F.pad(maps, (0, -width % multiple, 0, -height % multiple))
+        maps = F.pad(maps, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         skips = []
         for i, block in enumerate(self.down):
             maps = block(F.max_pool2d(maps, 2) if i else maps)
