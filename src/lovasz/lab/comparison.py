@@ -48,6 +48,7 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
     find_start(config.run.replace(pretrain_epochs=0), data, out, device=device, resume=False, progress=None).build()
     open_folder(out, config.to_json(), resume=config.resume)  # only now, when the input has proved usable
     with display(progress) as shown:
+        say(shown, data.train.describe())
         return _Comparison(config, out, specs, device, data, shown).run()
 
 

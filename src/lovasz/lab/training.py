@@ -88,13 +88,15 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | bool 
     device = resolve_device(config.device)
     open_folder(folder, {"run": config.to_json()}, resume=resume)
     finished = folder / "run.json"
-    with display(progress) as shown:
-        if resume and finished.is_file():
+    if resume and finished.is_file():
+        with display(progress) as shown:
             say(shown, f"{finished} is there: the run is finished.")
-            return finished
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        data = Data.open(config)
+        return finished
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    data = Data.open(config)  # it may show a bar of its own, for scanning masks
+    with display(progress) as shown:
+        say(shown, data.train.describe())
         start = find_start(config, data, folder, device=device, resume=resume, progress=shown)
         weights = training_class_weights(data.train, shown) if spec.needs_class_weights else None
         record = run_once(
