@@ -40,8 +40,7 @@ def lovasz_softmax(
         input: (N, C, *spatial) or (P, C) logits, or probabilities if ``from_logits=False``; any floating dtype.
         target: (N, *spatial) or (P,) class indices of any integer dtype or bool.
         from_logits: whether the softmax over classes is still to be taken.
-        classes: "present" averages over the classes that occur in the target, "all" over every class (an absent class
-        then
+        classes: "present" averages over the classes that occur in the target, "all" over every class (an absent one
             pays for its largest probability), a list over exactly those.
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
         ignore_index: label of void pixels, any integer, also a negative one; they have neither value nor gradient.
@@ -115,9 +114,8 @@ def lovasz_hinge(
         target: same shape (the single channel may be left out), 1 for foreground, 0 for background; integers or bool.
         per_image: average over images (a flat (P,) input is one image), else the batch is one set of pixels.
         ignore_index: label of void pixels, any integer.
-        activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``, whose gradient does not vanish beyond
-        the
-            margin (as proposed in the forum discussions of the authors' code).
+        activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``, a variant in use whose gradient does
+            not vanish beyond the margin.
         method: "binned" or "exact", as in :func:`lovasz_softmax`.
         impl: as in :func:`lovasz_softmax`.
 
@@ -170,13 +168,12 @@ def lovasz_sigmoid(
     Args:
         input: binary: (N, *spatial), (N, 1, *spatial) or (P,); multi-label: (N, C, *spatial) or (P, C). Logits, or
             probabilities if ``from_logits=False``; any floating dtype.
-        target: 1 for foreground, 0 for background, integers or bool; shape of the input (binary: the channel may be
-        dropped).
+        target: 1 for foreground, 0 for background, integers or bool; shape of the input (a single channel may be
+            dropped).
         from_logits: whether the sigmoid is still to be taken.
         multilabel: treat dimension 1 as labels that do not exclude one another.
-        classes: for multi-label: "present" averages over the labels with foreground, "all" over each, or a list. A
-        binary
-            input is one class, which always counts: without foreground the loss is its largest error.
+        classes: for multi-label: "present" averages over the labels with foreground, "all" over each, or a list.
+            A binary input is one class, which always counts: without foreground the loss is its largest error.
         per_image: average over images, else the batch is one set of pixels.
         ignore_index: value of void elements in the target, any integer.
         weight: (C,) weights of the labels in the average, for multi-label.
@@ -249,8 +246,7 @@ def lovasz_extension(
         R^P.
         foreground: (..., P) bool or 0/1 integers, the ground truth of each pixel.
         set_function: "jaccard" (Eq. 6), "hamming" (the extension is the mean error: with hinge errors, the plain hinge
-        loss),
-            or a function ``f(false_negatives, false_positives, foreground) -> value`` of counts given as float64
+            loss), or a function ``f(false_negatives, false_positives, foreground) -> value`` of counts given as float64
             tensors, elementwise, with ``f(0, 0, n) = 0``. "hamming" needs the size of the ground set and is therefore
             given by name.
 

@@ -54,8 +54,7 @@ def _is_foreground(t, c, labelled):
 def count_elements(mode, scores, begin, end, lut, active, hist, totals, status):
     """First pass: the bins of the errors of elements ``begin`` to ``end``, in the order (image, class, pixel).
 
-    Foreground is counted into ``totals`` (G,); the rest as in ``count_softmax``, but nothing is counted that does not
-    count.
+    Foreground is counted into ``totals`` (G,); the rest as in ``count_softmax``, but void pixels are left out.
     status: [label beyond those allowed met, that label, NaN or infinite error met].
     """
     _, classes, pixels = scores.shape

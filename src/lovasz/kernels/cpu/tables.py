@@ -13,8 +13,7 @@ def deal(hist, surplus, totals, stride, resolution, most, least, lut, bins):
     """Deal out bins to the cells of each class from a sample; ``bins.py`` says to what end.
 
     hist: (C, 2, cells) packed counts of every ``stride``-th pixel; surplus: (C,) to take off the lowest background
-    cell.
-    totals: (C,) foreground pixels, of all pixels. lut: (C, cells) to fill; bins: (C,) numbers of bins.
+    cell; totals: (C,) foreground pixels, of all pixels. lut: (C, cells) to fill; bins: (C,) numbers of bins.
     """
     classes, cells = lut.shape
     background = np.empty(cells, np.float64)
