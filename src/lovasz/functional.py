@@ -242,8 +242,7 @@ def lovasz_extension(
     It is convex in m exactly if Δ is submodular; :func:`lovasz.set_functions.find_violation` tries that.
 
     Args:
-        errors: (..., P), one ground set of P pixels per row; floating. Any sign: the extension is defined on all of
-        R^P.
+        errors: (..., P), one ground set of P pixels per row; floating, of any sign.
         foreground: (..., P) bool or 0/1 integers, the ground truth of each pixel.
         set_function: "jaccard" (Eq. 6), "hamming" (the extension is the mean error: with hinge errors, the plain hinge
             loss), or a function ``f(false_negatives, false_positives, foreground) -> value`` of counts given as float64
