@@ -10,8 +10,8 @@ from torch import Tensor
 from lovasz import lovasz_sigmoid, lovasz_softmax
 from lovasz.kernels import numba_problem
 
-# Errors that only float32's own rounding of the probabilities tells apart: both are far off, see docs/algorithm.md.
-BEYOND_FLOAT32 = "untrained, rare class"
+# A defeat, published in docs/benchmarks.md: both are far off, and the bins further. It is no row of the design's table.
+PUBLISHED_DEFEAT = "untrained, rare class"
 
 
 def run(loss, logits: Tensor, target: Tensor) -> tuple[float, Tensor]:
@@ -34,7 +34,7 @@ def distances(loss, formula, logits: Tensor, target: Tensor) -> tuple[float, flo
 
 
 @pytest.mark.parametrize("impl", ["auto", "torch"])
-@pytest.mark.parametrize("kind", [kind for kind in BINARY if kind != BEYOND_FLOAT32])
+@pytest.mark.parametrize("kind", [kind for kind in BINARY if kind != PUBLISHED_DEFEAT])
 def test_default_is_at_least_as_near_to_float64_as_the_authors(kind: str, impl: str) -> None:
     if impl == "torch" and numba_problem():
         pytest.skip("the default is this one")
