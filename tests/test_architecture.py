@@ -22,6 +22,7 @@ FLOORS = {
     "lovasz.set_functions": 0,
     "lovasz.problem": 0,
     "lovasz.confusion": 0,
+    "lovasz.sharing": 0,
     "lovasz.kernels": 1,
     "lovasz.functional": 2,
     "lovasz.modules": 3,

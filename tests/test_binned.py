@@ -169,7 +169,7 @@ def test_weights_of_a_bin_add_up_to_the_increase_of_the_jaccard_loss() -> None:
     background = torch.randint(0, 5, (3, 40)) * torch.randint(0, 2, (3, 40))
     foreground = torch.randint(0, 4, (3, 40)) * torch.randint(0, 2, (3, 40))
     foreground[2] = 0
-    weights = bins.weights(background, foreground)
+    weights, _ = bins.weights(background, foreground)
     for g in range(3):
         n = int(foreground[g].sum())
         missed = alarms = 0

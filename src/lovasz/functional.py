@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lovasz import set_functions, validation
 from lovasz.kernels import choose, exact, load
+from lovasz.sharing import ProcessGroup
 from lovasz.problem import Problem
 from lovasz.validation import Classes
 
@@ -26,6 +27,7 @@ def lovasz_softmax(
     weight: Tensor | Sequence[float] | None = None,
     method: str = "binned",
     impl: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes.
 
@@ -47,6 +49,10 @@ def lovasz_softmax(
         weight: (C,) class weights w of the average; default 1.
         method: "binned" (linear time; small inputs are sorted) or "exact" (sorted).
         impl: "auto", "torch" or "numba"; an explicit one never falls back.
+        group: a torch.distributed process group, of which every process calls this with its part of the batch: the
+            loss is then that of the batch of all together, the same number in each process, for one small message of
+            counts. Its gradients are times the number of processes, which the averaging of DistributedDataParallel
+            takes off again. With ``per_image=True`` there is nothing to share, and it raises.
 
     Returns:
         A scalar in [0, 1], float64 for float64 input, else float32. It is 0, attached to the graph with zero gradient,
@@ -74,7 +80,7 @@ def lovasz_softmax(
     num_classes = input.shape[1]
     only_present, chosen = validation.resolve_classes(classes, num_classes)
     weight = validation.resolve_weight(weight, num_classes, input)
-    choice = choose(method, impl, input.device, input.numel())
+    choice = choose(method, impl, input.device, input.numel(), shared=_shared(group, per_image))
     if choice.kernel != "cpu":  # that one checks while it counts
         target = target.long()  # in uint8, -1 would equal 255
         validation.check_labels(target, num_classes, ignore_index)
@@ -91,7 +97,7 @@ def lovasz_softmax(
         only_present=only_present,
         chosen=chosen,
     )
-    return load(choice).loss(input.flatten(2), target.reshape(target.shape[0], -1), problem, weight)
+    return load(choice).loss(input.flatten(2), target.reshape(target.shape[0], -1), problem, weight, group)
 
 
 def lovasz_hinge(
@@ -103,6 +109,7 @@ def lovasz_hinge(
     activation: str = "relu",
     method: str = "binned",
     impl: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """Lovász hinge loss for foreground against background: the surrogate of one minus the IoU of the foreground.
 
@@ -117,7 +124,7 @@ def lovasz_hinge(
         activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``, a variant in use whose gradient does
             not vanish beyond the margin.
         method: "binned" or "exact", as in :func:`lovasz_softmax`.
-        impl: as in :func:`lovasz_softmax`.
+        impl, group: as in :func:`lovasz_softmax`.
 
     Returns:
         A scalar, float64 for float64 input, else float32; 0 with zero gradient if all pixels are void. NaN propagates.
@@ -134,7 +141,7 @@ def lovasz_hinge(
     """
     validation.require_choice("activation", activation, ACTIVATIONS)
     input, target = _binary(input, target, ignore_index)
-    choice = choose(method, impl, input.device, input.numel())
+    choice = choose(method, impl, input.device, input.numel(), shared=_shared(group, per_image))
     if choice.kernel != "cpu":
         target = target.long()
         validation.check_labels(target, 2, ignore_index)
@@ -144,7 +151,7 @@ def lovasz_hinge(
         per_image=per_image,
         ignore_index=ignore_index,
     )
-    return load(choice).loss(input, target, problem, None)
+    return load(choice).loss(input, target, problem, None, group)
 
 
 def lovasz_sigmoid(
@@ -159,6 +166,7 @@ def lovasz_sigmoid(
     weight: Tensor | Sequence[float] | None = None,
     method: str = "binned",
     impl: str = "auto",
+    group: ProcessGroup | None = None,
 ) -> Tensor:
     """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
 
@@ -178,7 +186,7 @@ def lovasz_sigmoid(
         ignore_index: value of void elements in the target, any integer.
         weight: (C,) weights of the labels in the average, for multi-label.
         method: "binned" or "exact", as in :func:`lovasz_softmax`.
-        impl: as in :func:`lovasz_softmax`.
+        impl, group: as in :func:`lovasz_softmax`.
 
     Returns:
         A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all is void. NaN
@@ -210,7 +218,7 @@ def lovasz_sigmoid(
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
         only_present, chosen = False, None
         input, target = _binary(input, target, ignore_index)
-    choice = choose(method, impl, input.device, input.numel())
+    choice = choose(method, impl, input.device, input.numel(), shared=_shared(group, per_image))
     if choice.kernel != "cpu":
         target = target.long()
         validation.check_labels(target, 2, ignore_index)
@@ -224,7 +232,7 @@ def lovasz_sigmoid(
         only_present=only_present,
         chosen=chosen,
     )
-    return load(choice).loss(input, target, problem, weight)
+    return load(choice).loss(input, target, problem, weight, group)
 
 
 def lovasz_extension(
@@ -278,6 +286,16 @@ def lovasz_extension(
     rows = (errors if errors.dtype == torch.float64 else errors.float()).reshape(-1, errors.shape[-1])
     mask = (foreground != 0).reshape(rows.shape)
     return exact.extension(rows, mask, set_function=function).reshape(errors.shape[:-1])
+
+
+def _shared(group: ProcessGroup | None, per_image: bool) -> bool:
+    """Whether the loss is that of a batch spread over processes."""
+    if group is not None and per_image:
+        raise ValueError(
+            "per_image=True with group: each image has its loss to itself, and averaging the processes' losses (as "
+            "DistributedDataParallel does) is all there is to do; leave group out, or use per_image=False"
+        )
+    return group is not None
 
 
 def _binary(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:

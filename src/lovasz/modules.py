@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lovasz import functional
+from lovasz.sharing import ProcessGroup
 from lovasz.validation import Classes
 
 
@@ -34,6 +35,7 @@ class LovaszSoftmaxLoss(nn.Module):
         weight: Tensor | Sequence[float] | None = None,
         method: str = "binned",
         impl: str = "auto",
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.from_logits = from_logits
@@ -43,6 +45,7 @@ class LovaszSoftmaxLoss(nn.Module):
         self.register_buffer("weight", None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
         self.method = method
         self.impl = impl
+        self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of ``input`` (N, C, *spatial) or (P, C) against ``target`` (N, *spatial) or (P,)."""
@@ -56,6 +59,7 @@ class LovaszSoftmaxLoss(nn.Module):
             weight=self.weight,
             method=self.method,
             impl=self.impl,
+            group=self.group,
         )
 
     def extra_repr(self) -> str:
@@ -81,6 +85,7 @@ class LovaszHingeLoss(nn.Module):
         activation: str = "relu",
         method: str = "binned",
         impl: str = "auto",
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.per_image = per_image
@@ -88,6 +93,7 @@ class LovaszHingeLoss(nn.Module):
         self.activation = activation
         self.method = method
         self.impl = impl
+        self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of the scores ``input`` (N, *spatial), (N, 1, *spatial) or (P,) against 0/1 ``target``."""
@@ -99,6 +105,7 @@ class LovaszHingeLoss(nn.Module):
             activation=self.activation,
             method=self.method,
             impl=self.impl,
+            group=self.group,
         )
 
     def extra_repr(self) -> str:
@@ -130,6 +137,7 @@ class LovaszSigmoidLoss(nn.Module):
         weight: Tensor | Sequence[float] | None = None,
         method: str = "binned",
         impl: str = "auto",
+        group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.from_logits = from_logits
@@ -140,6 +148,7 @@ class LovaszSigmoidLoss(nn.Module):
         self.register_buffer("weight", None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
         self.method = method
         self.impl = impl
+        self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of ``input`` against 0/1 ``target`` of the same shape."""
@@ -154,6 +163,7 @@ class LovaszSigmoidLoss(nn.Module):
             weight=self.weight,
             method=self.method,
             impl=self.impl,
+            group=self.group,
         )
 
     def extra_repr(self) -> str:

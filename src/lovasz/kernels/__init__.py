@@ -48,7 +48,7 @@ def available() -> dict[str, str]:
     }
 
 
-def choose(method: str, impl: str, device: torch.device, errors: int) -> Choice:
+def choose(method: str, impl: str, device: torch.device, errors: int, *, shared: bool = False) -> Choice:
     """Pick the kernel for one call.
 
     Args:
@@ -56,6 +56,7 @@ def choose(method: str, impl: str, device: torch.device, errors: int) -> Choice:
         impl: "auto", or an explicit "torch", "numba" or "triton", which never falls back.
         device: where the input lies.
         errors: number of errors to order, pixels times classes.
+        shared: whether several processes add up their counts, for which only bins will do.
 
     Raises:
         ValueError: unknown name, an impl that cannot do what is asked, or a device it does not serve.
@@ -64,6 +65,11 @@ def choose(method: str, impl: str, device: torch.device, errors: int) -> Choice:
     require_choice("method", method, METHODS)
     require_choice("impl", impl, IMPLS)
     if method == "exact":
+        if shared:
+            raise ValueError(
+                "method='exact' with group: a sort would need the errors of all processes in one place, bins need only "
+                "their counts; use method='binned' (the default), or leave group out"
+            )
         if impl in ("auto", "torch"):
             return Choice("exact", "method='exact' sorts")
         raise ValueError(f"impl={impl!r} bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
@@ -77,7 +83,7 @@ def choose(method: str, impl: str, device: torch.device, errors: int) -> Choice:
         return Choice("cpu", "asked for by impl='numba'")
     if impl == "torch":
         return Choice("portable", "asked for by impl='torch'")
-    if errors <= SMALL:
+    if errors <= SMALL and not shared:
         return Choice("exact", f"small input ({errors:,} errors, at most {SMALL:,}): a sort is as quick, and exact")
     if torch.compiler.is_compiling():
         return Choice("portable", "inside torch.compile: bins in plain torch operations keep one graph")

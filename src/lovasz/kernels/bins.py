@@ -24,12 +24,20 @@ MIRRORED_CELLS = (2 * HALF_RANGE) >> CELL_BITS
 UNBOUNDED_CELLS = (0x7F800000 - FLOOR) >> CELL_BITS
 SUM_BITS = 40  # of a packed 64-bit bin: sum of dropped bits below, count above
 CHUNK = 1 << (SUM_BITS - CELL_BITS)  # errors of one class that a packed bin can take without overflow
+FRACTION_BITS = 12  # of a pixel's position inside its bin
 
 SAMPLE = 16384  # pixels looked at to deal out the bins
 FINEST = 17  # a cell has at most 2^17 bins
 TAIL_CELLS, TAIL_DECAY = 32, 0.9  # cells above the largest sampled error that may hold unsampled ones
-MEMORY = 1 << 21  # bins of all groups together
+MEMORY = 1 << 20  # bins of all groups together
 MOST_BINS = 65536
+SHARED_BINS = 8192  # of each class where several processes send theirs to one another
+
+# How finely the slope of the loss is cut: bins for each unit by which the logarithm of the union changes, more for a
+# rare class, whose few foreground pixels must not share bins with background; and bins for the whole foreground.
+UNION_STEPS = 64, 512
+RARE = 4096  # pixels of a class that has the finest steps
+FOREGROUND_STEPS = 2048
 
 
 def capacity(groups: int, cells: int, pixels: int) -> tuple[int, int]:
@@ -38,14 +46,13 @@ def capacity(groups: int, cells: int, pixels: int) -> tuple[int, int]:
     Where the sample is the whole input no cell needs bins in reserve, and few pixels can afford many bins.
     """
     most = max(min(max(MOST_BINS, 64 * cells, (1 << 25) // pixels), MEMORY // groups), 2 * cells)
-    finest = 5 if groups <= 4 else 4  # few groups can afford more
-    least = 0 if pixels < SAMPLE else max(0, min(finest, int(math.log2(most / (2 * cells)))))
+    least = 0 if pixels < SAMPLE else max(0, min(3, int(math.log2(most / (2 * cells)))))
     return most, least
 
 
-def resolution(pixels: int) -> float:
-    """Each bin is to change the slope of the loss by about one part in this many; few pixels can afford more."""
-    return max(512.0, (1 << 22) / pixels)
+def fineness(pixels: int) -> float:
+    """By what to multiply the steps: few pixels can afford more bins."""
+    return max(1.0, (1 << 13) / pixels)
 
 
 def mirrored_place(errors: Tensor, complement: Tensor) -> Tensor:
@@ -62,19 +69,21 @@ def unbounded_place(errors: Tensor) -> Tensor:
 
 
 def deal(
-    background: Tensor, foreground: Tensor, totals: Tensor, step: int, resolution: float, most: int, least: int
+    background: Tensor, foreground: Tensor, totals: Tensor, step: int | Tensor, finer: float, most: int, least: int
 ) -> Tensor:
     """Deal out bins to the cells of each class, from a sample of every ``step``-th pixel.
 
-    A cell is to have ``resolution`` bins for each unit by which the logarithm of the union, or the missed share of the
-    class, changes over it: there the slope of the Jaccard loss changes. Where that is more than there are, the wishes
-    are compressed by a power. Cells in reach of the largest sampled errors are taken to hold one pixel that the sample
+    A cell is to have bins in proportion to the change of the logarithm of the union, and of the missed share of the
+    class, over it: there the slope of the Jaccard loss changes. Where that is more than there are, the wishes are
+    compressed by a power. Cells in reach of the largest sampled errors are taken to hold one pixel that the sample
     missed.
 
     Args:
-        background, foreground: (C, cells) counts in the sample.
+        background, foreground: (C, cells) counts in the sample, times ``step``.
         totals: (C,) foreground pixels of the whole input.
-        step, resolution: see above.
+        step: see above. The number 1 says that the sample is the whole input, so a pixel alone in its cell needs no
+            cut; a tensor is taken as more than 1.
+        finer: from :func:`fineness`.
         most: bins for each class. least: power of two that each cell gets in any case.
 
     Returns:
@@ -83,18 +92,22 @@ def deal(
     dtype = torch.float32 if background.device.type == "mps" else torch.float64
     b, f = background.to(dtype), foreground.to(dtype)
     n = totals.to(dtype).clamp(min=1).unsqueeze(1)  # (C, 1)
-    above = n + (b.flip(1).cumsum(1) - b.flip(1)).flip(1) * step
-    if step == 1:
-        want = torch.where(b > 0, (b - 1) / above + f / n, (f - 1) / n)
+    above = n + (b.flip(1).cumsum(1) - b.flip(1)).flip(1)
+    cell = torch.arange(b.shape[1], device=b.device)
+    seen = b > 0
+    whole = isinstance(step, int) and step == 1
+    if whole:
+        unseen = -torch.ones_like(b)
     else:
-        cell = torch.arange(b.shape[1], device=b.device)
-        seen = b > 0
         highest = (seen * cell).amax(1, keepdim=True)
         lowest = torch.where(seen, cell, b.shape[1]).amin(1, keepdim=True)
         distance = (cell - highest).clamp(min=0)
-        unseen = torch.where((cell >= lowest) & (distance <= TAIL_CELLS), TAIL_DECAY ** distance.to(dtype), 0)
-        want = (b + unseen) * step / above + f * step / n
-    wanted = (want * resolution).clamp(min=1).log2()
+        unseen = step * torch.where((cell >= lowest) & (distance <= TAIL_CELLS), TAIL_DECAY ** distance.to(dtype), 0)
+    union = (b + unseen).clamp(min=0) / above
+    missed = (torch.where(seen, f, f - 1) if whole else f) / n
+    coarse, fine = UNION_STEPS
+    union_steps = (fine * RARE / n).clamp(coarse, fine)
+    wanted = (finer * (union * union_steps + missed * FOREGROUND_STEPS)).clamp(min=1).log2()
     low = torch.zeros_like(n)  # powers between which the largest that fits is sought
     high = torch.ones_like(n)
     power = high
@@ -107,21 +120,23 @@ def deal(
     return (size.cumsum(1) - size) << 5 | (CELL_BITS - bits)
 
 
-def weights(background: Tensor, foreground: Tensor) -> Tensor:
+def weights(background: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     """What an error in each bin weighs, from (G, K) counts of background and foreground pixels, lowest bin first.
 
-    The pixels of one bin get the average of the Jaccard loss's slope over the straight path through the bin
-    (Aumann-Shapley value). With n foreground pixels, of which k lie in higher bins together with j background pixels, a
-    = n + j, A = n - k, and f and b pixels in the bin::
+    The pixels of one bin get on average the Jaccard loss's slope over the straight path through the bin (Aumann-Shapley
+    value). With n foreground pixels, of which k lie in higher bins together with j background pixels, a = n + j, A = n -
+    k, and f and b pixels in the bin::
 
         foreground: log1p(b / a) / b                                          (1 / a for b = 0)
         background: A / (a (a + b)) - f (log1p(b / a) - b / (a + b)) / b^2    (A / (a (a + 1)) for b = 0)
         n = 0: the pixels of the highest bin that has any share the weight 1
 
-    so that f and b times these add up to the Jaccard loss's increase over the bin.
+    so that f and b times these add up to the Jaccard loss's increase over the bin. Inside the bin the slope falls from
+    1 / a to 1 / (a + b), and from A / (a (a + 1)) to (A - f) / ((a + b) (a + b + 1)): the second result is these falls.
 
     Returns:
-        (G, 2, K) weights of background and foreground, float64 where the device has it.
+        (G, 2, K) mean weights of background and foreground and (G, 2, K) how much more the upper end of the bin weighs
+        than the lower; float64 where the device has it.
     """
     dtype = torch.float32 if background.device.type == "mps" else torch.float64
     b, f = background.flip(-1), foreground.flip(-1)  # highest bin first
@@ -139,4 +154,27 @@ def weights(background: Tensor, foreground: Tensor) -> Tensor:
     q_background = remaining / (a * (a + some)) - torch.where(b > 0, f * rest / (some * some), 0)
     q_background = torch.where(n == 0, first / some, q_background)
     q_foreground = torch.where(n == 0, 0, q_foreground)
-    return torch.stack([q_background, q_foreground], 1).flip(-1)
+    end = a + b
+    fall_foreground = torch.where(n == 0, 0, b / (a * end))
+    fall_background = torch.where(n == 0, 0, remaining / (a * (a + 1)) - (remaining - f) / (end * (end + 1)))
+    mean, fall = torch.stack([q_background, q_foreground], 1), torch.stack([fall_background, fall_foreground], 1)
+    return mean.flip(-1), fall.flip(-1)
+
+
+def lines(mean: Tensor, fall: Tensor, count: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights inside each bin as a straight line through the mean weight at the mean place of the bin's pixels.
+
+    A pixel that lies at ``fraction`` in [0, 1) of its bin then weighs ``offset + rise * fraction``; the weights of a
+    bin's pixels keep their sum, and none is negative.
+
+    Args:
+        mean, fall: (G, 2, K) from :func:`weights`.
+        count, fractions: (G, 2, K) numbers of pixels, and sums of their fractions in units of 2^-12.
+
+    Returns:
+        offset and rise, (G, 2, K).
+    """
+    middle = (fractions.to(mean.dtype) + 0.5 * count) / (count.clamp(min=1) << FRACTION_BITS)
+    rise = torch.minimum(fall, mean / middle.clamp(min=2.0**-FRACTION_BITS))
+    rise = torch.where(count > 0, rise, 0)
+    return mean - rise * middle, rise

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from lovasz.kernels import bins
+from lovasz.sharing import ProcessGroup, sum_over
 from lovasz.problem import Problem
 
+_COUNT = 1 << 38  # of a packed bin; below it the sum of fractions, so that 2^25 errors of one class fit
+_FRACTION = 1 << bins.FRACTION_BITS
 
-def loss(input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
+
+def loss(
+    input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None = None
+) -> Tensor:
     """The loss of (N, C, S) scores against (N, S) labels or (N, C, S) masks; see ``lovasz.functional``."""
     images, classes, pixels = input.shape
     valid = torch.ones_like(target, dtype=torch.bool)
@@ -30,25 +36,40 @@ def loss(input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None)
     errors, place, cells = _errors_and_places(scores, foreground, problem.errors)
 
     with torch.no_grad():
-        lut, size = _deal(place, foreground, valid, images * pixels, cells, problem.per_image)
-        cell = place >> bins.CELL_BITS
-        entry = lut[torch.arange(classes, device=input.device).view(1, -1, 1), cell]  # (N, C, S)
-        key = (entry >> 5) + ((place & ((1 << bins.CELL_BITS) - 1)) >> (entry & 31))
-        group = torch.arange(classes, device=input.device).view(1, -1, 1)
-        if problem.per_image:
-            group = group + classes * torch.arange(images, device=input.device).view(-1, 1, 1)
+        lut, size = _deal(place, foreground, valid, images * pixels, cells, problem.per_image, group)
+        class_ = torch.arange(classes, device=input.device).view(1, -1, 1)
+        entry = lut[class_, place >> bins.CELL_BITS]  # (N, C, S)
+        dropped_bits = entry & 31
+        within = place & ((1 << bins.CELL_BITS) - 1)
+        key = (entry >> 5) + (within >> dropped_bits)
+        fraction = ((within & ((1 << dropped_bits) - 1)) << bins.FRACTION_BITS) >> dropped_bits
+        of = (
+            class_ + classes * torch.arange(images, device=input.device).view(-1, 1, 1) if problem.per_image else class_
+        )
         groups = classes * (images if problem.per_image else 1)
-        slot = ((group * 2 + foreground) * size + key).where(valid, groups * 2 * size)  # void pixels beside all bins
-        counts = _histogram(slot, groups * 2 * size + 1)[:-1].view(groups, 2, size)
+        slot = ((of * 2 + foreground) * size + key).where(valid, groups * 2 * size)  # void pixels beside all bins
+        packed = _histogram(slot, _COUNT + fraction, groups * 2 * size + 1)[:-1].view(groups, 2, size)
+        packed = sum_over(group, packed)
+        counts, fractions = packed // _COUNT, packed % _COUNT
         foreground_pixels = counts[:, 1].sum(-1)  # (G,)
         shares = problem.shares(foreground_pixels.view(-1, classes), weight).flatten()  # (G,)
-        weights = bins.weights(counts[:, 0], counts[:, 1]) * shares.view(-1, 1, 1)  # (G, 2, K)
-        table = torch.cat([weights.flatten(), weights.new_zeros(1)]).to(errors.dtype)
-        slopes = table[slot]  # (N, C, S)
+        mean, fall = bins.weights(counts[:, 0], counts[:, 1])  # (G, 2, K)
+        offset, rise = bins.lines(mean, fall, counts, fractions)
+        table = torch.stack([offset, rise / _FRACTION], -1) * shares.view(-1, 1, 1, 1)  # (G, 2, K, 2)
+        table = torch.cat([table.view(-1, 2), table.new_zeros(1, 2)]).to(errors.dtype)
+        slopes = table[:, 0][slot] + table[:, 1][slot] * (fraction + 0.5)  # (N, C, S)
         # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
-        counted = valid & (shares > 0)[group]
+        counted = valid & (shares > 0)[of]
     total = (errors.masked_fill(~counted, 0) * slopes).sum(dtype=shares.dtype)
-    return total.to(torch.promote_types(input.dtype, torch.float32))
+    return _of_all(total, group).to(torch.promote_types(input.dtype, torch.float32))
+
+
+def _of_all(total: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The sum over the processes, with a gradient that averaging over them turns into that of the sum."""
+    if group is None:
+        return total
+    whole = total * group.size()
+    return whole + (sum_over(group, total.detach()) - whole).detach()
 
 
 def _errors_and_places(scores: Tensor, foreground: Tensor, kind: str) -> tuple[Tensor, Tensor, int]:
@@ -68,23 +89,41 @@ def _errors_and_places(scores: Tensor, foreground: Tensor, kind: str) -> tuple[T
 
 
 def _deal(
-    place: Tensor, foreground: Tensor, valid: Tensor, pixels: int, cells: int, per_image: bool
+    place: Tensor,
+    foreground: Tensor,
+    valid: Tensor,
+    pixels: int,
+    cells: int,
+    per_image: bool,
+    group: ProcessGroup | None,
 ) -> tuple[Tensor, int]:
     """The cells' entries (C, cells), dealt from a sample of the pixels, and the bins that each group may have."""
     images, classes, _ = place.shape
-    groups = classes * (images if per_image else 1)
-    most, least = bins.capacity(groups, cells, pixels)
     step = max(1, pixels // bins.SAMPLE) | 1
     some, is_foreground, counts = (t[..., ::step] for t in (place, foreground, valid))
     label = torch.arange(classes, device=place.device).view(1, -1, 1)
     slot = ((label * 2 + is_foreground) * cells + (some >> bins.CELL_BITS)).where(counts, classes * 2 * cells)
-    sample = _histogram(slot, classes * 2 * cells + 1)[:-1].view(classes, 2, cells)
-    totals = foreground.sum((0, 2))
-    resolution = bins.resolution(pixels)
-    return bins.deal(sample[:, 0], sample[:, 1], totals, step, resolution, most, least), most
+    sample = _histogram(slot, torch.full_like(slot, step), classes * 2 * cells + 1)[:-1]
+    known = [sample, foreground.sum((0, 2))]
+    if group is None:
+        most, least = bins.capacity(classes * (images if per_image else 1), cells, pixels)
+        return bins.deal(*_split(known, classes), step, bins.fineness(pixels), most, least), most
+    # The same bins for all, whatever their sizes; and no number is fetched from the device.
+    known = sum_over(group, torch.cat([*known, torch.full_like(known[1][:1], pixels)]))
+    spacing = (known[-1] / bins.SAMPLE).clamp(min=3)
+    lut = bins.deal(
+        *_split([known[: -classes - 1], known[-classes - 1 : -1]], classes), spacing, 1.0, bins.SHARED_BINS, 1
+    )
+    return lut, bins.SHARED_BINS
 
 
-def _histogram(slot: Tensor, size: int) -> Tensor:
-    """How often each of ``size`` slots occurs; torch.bincount would wait for the device."""
-    counts = torch.zeros(size, dtype=torch.int64, device=slot.device)
-    return counts.scatter_add_(0, slot.flatten(), torch.ones_like(slot).flatten())
+def _split(known: list[Tensor], classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Background and foreground counts (C, cells) and totals (C,)."""
+    sample = known[0].view(classes, 2, -1)
+    return sample[:, 0], sample[:, 1], known[1]
+
+
+def _histogram(slot: Tensor, values: Tensor, size: int) -> Tensor:
+    """The sum of the values in each of ``size`` slots; torch.bincount would wait for the device."""
+    sums = torch.zeros(size, dtype=torch.int64, device=slot.device)
+    return sums.scatter_add_(0, slot.flatten(), values.flatten())

@@ -20,6 +20,7 @@ from lovasz.kernels import bins
 from lovasz.kernels.cpu import elements, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
 from lovasz.problem import Problem
+from lovasz.sharing import ProcessGroup
 
 _MODES = {
     "sigmoid": elements.MODE_SIGMOID,
@@ -34,7 +35,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)
 
 
-def loss(input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
+def loss(
+    input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None = None
+) -> Tensor:
     """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks."""
     if input.dtype not in (torch.float32, torch.float64):
         input = input.float()
@@ -110,7 +113,7 @@ class _Passes:
             foreground = totals.reshape(-1, self.classes).sum(0).astype(np.float64)
         self.lut = np.empty((self.classes, self.cells), np.int32)
         used = np.empty(self.classes, np.int64)
-        resolution = bins.resolution(self.images * self.pixels)
+        resolution = 512.0 * bins.fineness(self.images * self.pixels)
         tables.deal(sample, extra, foreground, step, resolution, most, least, self.lut, used)
 
         active = self.shares != 0
