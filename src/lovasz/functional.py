@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lovasz import set_functions, validation
+from lovasz import multiclass, set_functions, validation
 from lovasz.kernels import choose, exact, load
-from lovasz.sharing import ProcessGroup
 from lovasz.problem import Problem
+from lovasz.sharing import ProcessGroup, is_shared
 from lovasz.validation import Classes
 
 ACTIVATIONS = ("relu", "elu")
@@ -72,32 +72,63 @@ def lovasz_softmax(
         >>> print(f"{loss.item():.4f}")
         0.2315
     """
-    validation.require_float("input", input)
-    validation.require_labels("target", target)
-    validation.require_same_device(input, target)
-    validation.check_ignore_index(ignore_index)
-    validation.check_multiclass_shapes(input, target, per_image)
-    num_classes = input.shape[1]
-    only_present, chosen = validation.resolve_classes(classes, num_classes)
-    weight = validation.resolve_weight(weight, num_classes, input)
-    choice = choose(method, impl, input.device, input.numel(), shared=_shared(group, per_image))
-    if choice.kernel != "cpu":  # that one checks while it counts
-        target = target.long()  # in uint8, -1 would equal 255
-        validation.check_labels(target, num_classes, ignore_index)
-    if not from_logits:
-        validation.check_probabilities(input)
-
-    if input.dim() == 2:
-        input, target = input.t().unsqueeze(0), target.unsqueeze(0)  # (1, C, P), (1, P)
-    problem = Problem(
-        errors="softmax" if from_logits else "probability",
-        labelled=True,
-        per_image=per_image,
-        ignore_index=ignore_index,
-        only_present=only_present,
-        chosen=chosen,
+    return multiclass.softmax(
+        input, target, from_logits, classes, per_image, ignore_index, weight, method, impl, group, 1.0, None
     )
-    return load(choice).loss(input.flatten(2), target.reshape(target.shape[0], -1), problem, weight, group)
+
+
+def lovasz_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    *,
+    lovasz_weight: float = 1.0,
+    cross_entropy_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+    classes: Classes = "present",
+    per_image: bool = False,
+    ignore_index: int | None = None,
+    weight: Tensor | Sequence[float] | None = None,
+    method: str = "binned",
+    impl: str = "auto",
+    group: ProcessGroup | None = None,
+) -> Tensor:
+    """Cross-entropy and Lovász-Softmax loss together; on the CPU in the same two passes over the logits.
+
+    ::
+
+        lovasz_weight * lovasz_softmax(input, target, ...) + cross_entropy_weight * F.cross_entropy(input, target, ...)
+
+    Args:
+        input: (N, C, *spatial) or (P, C) logits; any floating dtype.
+        target: (N, *spatial) or (P,) class indices of any integer dtype or bool.
+        lovasz_weight, cross_entropy_weight: weights of the two terms, not negative.
+        label_smoothing: of the cross-entropy, from 0 to 1.
+        classes, per_image: of the Lovász-Softmax loss.
+        ignore_index: label of void pixels, for both terms.
+        weight: (C,) class weights, as each of the two functions takes them: of the pixels' mean in the cross-entropy,
+            and of the classes' mean in the Lovász-Softmax loss.
+        method, impl, group: as in :func:`lovasz_softmax`; with ``group`` the cross-entropy too is that of all
+            processes' pixels.
+
+    Returns:
+        A scalar, float64 for float64 input, else float32; 0 with zero gradient if all pixels are void, where
+        F.cross_entropy is NaN. NaN or infinite logits of a valid pixel propagate.
+
+    Raises:
+        TypeError, ValueError, ImportError: as :func:`lovasz_softmax`; ValueError also for a negative weight of a term
+            and a label_smoothing outside [0, 1].
+
+    Example:
+        >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]], requires_grad=True)  # one image, two classes, two pixels
+        >>> print(f"{lovasz_cross_entropy(logits, torch.tensor([[0, 1]])).item():.4f}")
+        0.4516
+    """
+    validation.check_not_negative(lovasz_weight=lovasz_weight, cross_entropy_weight=cross_entropy_weight)
+    validation.check_label_smoothing(label_smoothing)
+    terms = cross_entropy_weight, label_smoothing
+    return multiclass.softmax(
+        input, target, True, classes, per_image, ignore_index, weight, method, impl, group, lovasz_weight, terms
+    )
 
 
 def lovasz_hinge(
@@ -141,7 +172,7 @@ def lovasz_hinge(
     """
     validation.require_choice("activation", activation, ACTIVATIONS)
     input, target = _binary(input, target, ignore_index)
-    choice = choose(method, impl, input.device, input.numel(), shared=_shared(group, per_image))
+    choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
     if choice.kernel != "cpu":
         target = target.long()
         validation.check_labels(target, 2, ignore_index)
@@ -218,7 +249,7 @@ def lovasz_sigmoid(
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
         only_present, chosen = False, None
         input, target = _binary(input, target, ignore_index)
-    choice = choose(method, impl, input.device, input.numel(), shared=_shared(group, per_image))
+    choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
     if choice.kernel != "cpu":
         target = target.long()
         validation.check_labels(target, 2, ignore_index)
@@ -286,16 +317,6 @@ def lovasz_extension(
     rows = (errors if errors.dtype == torch.float64 else errors.float()).reshape(-1, errors.shape[-1])
     mask = (foreground != 0).reshape(rows.shape)
     return exact.extension(rows, mask, set_function=function).reshape(errors.shape[:-1])
-
-
-def _shared(group: ProcessGroup | None, per_image: bool) -> bool:
-    """Whether the loss is that of a batch spread over processes."""
-    if group is not None and per_image:
-        raise ValueError(
-            "per_image=True with group: each image has its loss to itself, and averaging the processes' losses (as "
-            "DistributedDataParallel does) is all there is to do; leave group out, or use per_image=False"
-        )
-    return group is not None
 
 
 def _binary(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:

@@ -69,6 +69,70 @@ class LovaszSoftmaxLoss(nn.Module):
         )
 
 
+class LovaszCrossEntropyLoss(nn.Module):
+    """Cross-entropy and Lovász-Softmax loss together, see :func:`lovasz.functional.lovasz_cross_entropy`.
+
+    Class weights are a buffer that moves with the module, as in ``nn.CrossEntropyLoss``.
+
+    Example:
+        >>> criterion = LovaszCrossEntropyLoss(lovasz_weight=1.0, cross_entropy_weight=0.5, ignore_index=255)
+        >>> loss = criterion(torch.randn(2, 5, 8, 8, requires_grad=True), torch.randint(0, 5, (2, 8, 8)))
+        >>> loss.backward()
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        lovasz_weight: float = 1.0,
+        cross_entropy_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        classes: Classes = "present",
+        per_image: bool = False,
+        ignore_index: int | None = None,
+        weight: Tensor | Sequence[float] | None = None,
+        method: str = "binned",
+        impl: str = "auto",
+        group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.lovasz_weight = lovasz_weight
+        self.cross_entropy_weight = cross_entropy_weight
+        self.label_smoothing = label_smoothing
+        self.classes = classes
+        self.per_image = per_image
+        self.ignore_index = ignore_index
+        self.register_buffer("weight", None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
+        self.method = method
+        self.impl = impl
+        self.group = group
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of ``input`` (N, C, *spatial) or (P, C) against ``target`` (N, *spatial) or (P,)."""
+        return functional.lovasz_cross_entropy(
+            input,
+            target,
+            lovasz_weight=self.lovasz_weight,
+            cross_entropy_weight=self.cross_entropy_weight,
+            label_smoothing=self.label_smoothing,
+            classes=self.classes,
+            per_image=self.per_image,
+            ignore_index=self.ignore_index,
+            weight=self.weight,
+            method=self.method,
+            impl=self.impl,
+            group=self.group,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"lovasz_weight={self.lovasz_weight}, cross_entropy_weight={self.cross_entropy_weight}, "
+            f"label_smoothing={self.label_smoothing}, classes={self.classes!r}, per_image={self.per_image}, "
+            f"ignore_index={self.ignore_index}, method={self.method!r}, impl={self.impl!r}"
+        )
+
+
 class LovaszHingeLoss(nn.Module):
     """Lovász hinge loss, see :func:`lovasz.functional.lovasz_hinge` for arguments, shapes and errors.
 

@@ -19,6 +19,9 @@ class Problem:
         ignore_index: void label or None.
         only_present: average over groups with foreground.
         chosen: average over these classes, None for all.
+        scale: what the result is to be multiplied by.
+        cross_entropy: (weight, label smoothing) of a cross-entropy to add, with softmax errors; kernels without passes
+            of their own leave both to their caller.
     """
 
     errors: str
@@ -27,6 +30,8 @@ class Problem:
     ignore_index: int | None
     only_present: bool = False
     chosen: tuple[int, ...] | None = None
+    scale: float = 1.0
+    cross_entropy: tuple[float, float] | None = None
 
     def shares(self, foreground: Tensor, weight: Tensor | None) -> Tensor:
         """Share of each group's loss in the result: the weighted mean over the counted classes (Eq. 13) of its image,

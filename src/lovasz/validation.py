@@ -191,3 +191,16 @@ def check_ignore_index(ignore_index: Any) -> None:
     """Raise TypeError unless ``ignore_index`` is None or an integer."""
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
         raise TypeError(f"ignore_index must be an integer or None, got {ignore_index!r}")
+
+
+def check_not_negative(**numbers: float) -> None:
+    """Raise ValueError for a number that is negative, infinite or NaN, by its argument's name."""
+    for name, number in numbers.items():
+        if not 0 <= number < float("inf"):
+            raise ValueError(f"{name} must be a finite number, at least 0; got {number}")
+
+
+def check_label_smoothing(label_smoothing: float) -> None:
+    """Raise ValueError unless it is in [0, 1]."""
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be from 0 to 1; got {label_smoothing}")

@@ -30,7 +30,10 @@ SAMPLE = 16384  # pixels looked at to deal out the bins
 FINEST = 17  # a cell has at most 2^17 bins
 TAIL_CELLS, TAIL_DECAY = 32, 0.9  # cells above the largest sampled error that may hold unsampled ones
 MEMORY = 1 << 20  # bins of all groups together
+CACHE = 1 << 18  # bins of the classes that are counted side by side: more of them cost much time, except for few pixels
+FEW_PIXELS = 1 << 17
 MOST_BINS = 65536
+LEAST_BINS = 8192  # of all cells together, for those that the sample did not show
 SHARED_BINS = 8192  # of each class where several processes send theirs to one another
 
 # How finely the slope of the loss is cut: bins for each unit by which the logarithm of the union changes, more for a
@@ -40,14 +43,22 @@ RARE = 4096  # pixels of a class that has the finest steps
 FOREGROUND_STEPS = 2048
 
 
-def capacity(groups: int, cells: int, pixels: int) -> tuple[int, int]:
-    """Bins per group and the power of two that every cell gets at least, within the memory for all groups.
+def capacity(classes: int, images: int, cells: int, pixels: int) -> tuple[int, int]:
+    """Bins per group, and the power of two that every cell gets at least.
 
-    Where the sample is the whole input no cell needs bins in reserve, and few pixels can afford many bins.
+    images: how many have groups of their own, 1 where the batch counts as one.
+
+    Where the sample is the whole input no cell needs bins in reserve.
     """
-    most = max(min(max(MOST_BINS, 64 * cells, (1 << 25) // pixels), MEMORY // groups), 2 * cells)
-    least = 0 if pixels < SAMPLE else max(0, min(3, int(math.log2(most / (2 * cells)))))
+    cache = CACHE * max(1, FEW_PIXELS // pixels)
+    most = max(min(MOST_BINS, cache // classes, MEMORY // (classes * images)), 2 * cells)
+    least = 0 if pixels < SAMPLE else max(0, int(math.log2(min(most / 2, LEAST_BINS) / cells)))
     return most, least
+
+
+def spacing(pixels: int, classes: int) -> int:
+    """Every how many-th pixel is looked at to deal out the bins; an odd number. Many classes see much in few pixels."""
+    return max(1, pixels // min(SAMPLE, max(SAMPLE // 4, (SAMPLE << 4) // classes))) | 1
 
 
 def fineness(pixels: int) -> float:
@@ -124,8 +135,8 @@ def weights(background: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     """What an error in each bin weighs, from (G, K) counts of background and foreground pixels, lowest bin first.
 
     The pixels of one bin get on average the Jaccard loss's slope over the straight path through the bin (Aumann-Shapley
-    value). With n foreground pixels, of which k lie in higher bins together with j background pixels, a = n + j, A = n -
-    k, and f and b pixels in the bin::
+    value). With n foreground pixels, of which k lie in higher bins together with j background pixels, a = n + j,
+    A = n - k, and f and b pixels in the bin::
 
         foreground: log1p(b / a) / b                                          (1 / a for b = 0)
         background: A / (a (a + b)) - f (log1p(b / a) - b / (a + b)) / b^2    (A / (a (a + 1)) for b = 0)

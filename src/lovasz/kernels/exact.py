@@ -100,7 +100,13 @@ def extension(
     return (ordered * weights).sum(-1)
 
 
-def loss(input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: None = None) -> Tensor:
+def loss(
+    input: Tensor,
+    target: Tensor,
+    problem: Problem,
+    weight: Tensor | None,
+    group: None = None,  # noqa: ARG001 - as all kernels have it; `choose` sends no shared batch here
+) -> Tensor:
     """The loss of (N, C, S) scores against (N, S) labels or (N, C, S) masks; see ``lovasz.functional``.
 
     Computed in float64 (float32 on devices without it): the logits of a confident network alone cost float32 a digit.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lovasz.kernels import bins
-from lovasz.sharing import ProcessGroup, sum_over
 from lovasz.problem import Problem
+from lovasz.sharing import ProcessGroup, sum_over, whole
 
 _COUNT = 1 << 38  # of a packed bin; below it the sum of fractions, so that 2^25 errors of one class fit
 _FRACTION = 1 << bins.FRACTION_BITS
@@ -61,15 +61,7 @@ def loss(
         # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
         counted = valid & (shares > 0)[of]
     total = (errors.masked_fill(~counted, 0) * slopes).sum(dtype=shares.dtype)
-    return _of_all(total, group).to(torch.promote_types(input.dtype, torch.float32))
-
-
-def _of_all(total: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The sum over the processes, with a gradient that averaging over them turns into that of the sum."""
-    if group is None:
-        return total
-    whole = total * group.size()
-    return whole + (sum_over(group, total.detach()) - whole).detach()
+    return whole(total, group).to(torch.promote_types(input.dtype, torch.float32))
 
 
 def _errors_and_places(scores: Tensor, foreground: Tensor, kind: str) -> tuple[Tensor, Tensor, int]:
@@ -99,14 +91,14 @@ def _deal(
 ) -> tuple[Tensor, int]:
     """The cells' entries (C, cells), dealt from a sample of the pixels, and the bins that each group may have."""
     images, classes, _ = place.shape
-    step = max(1, pixels // bins.SAMPLE) | 1
+    step = bins.spacing(pixels, classes)
     some, is_foreground, counts = (t[..., ::step] for t in (place, foreground, valid))
     label = torch.arange(classes, device=place.device).view(1, -1, 1)
     slot = ((label * 2 + is_foreground) * cells + (some >> bins.CELL_BITS)).where(counts, classes * 2 * cells)
     sample = _histogram(slot, torch.full_like(slot, step), classes * 2 * cells + 1)[:-1]
     known = [sample, foreground.sum((0, 2))]
     if group is None:
-        most, least = bins.capacity(classes * (images if per_image else 1), cells, pixels)
+        most, least = bins.capacity(classes, images if per_image else 1, cells, pixels)
         return bins.deal(*_split(known, classes), step, bins.fineness(pixels), most, least), most
     # The same bins for all, whatever their sizes; and no number is fetched from the device.
     known = sum_over(group, torch.cat([*known, torch.full_like(known[1][:1], pixels)]))

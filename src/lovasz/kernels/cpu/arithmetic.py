@@ -1,4 +1,4 @@
-"""Scalar arithmetic of the CPU kernel, inlined into its loops: exp, and the place and bin of an error.
+"""Scalar arithmetic of the CPU kernel, inlined into its loops: exp, half precision, the place and bin of an error.
 
 Apart from the loops because all of them share it. Numba compiles these functions, so their types are not annotated.
 """
@@ -28,13 +28,14 @@ compiled = nb.njit(nogil=True, cache=True, fastmath={"contract"}, error_model="n
 class Scores(NamedTuple):
     """One input as the loops read it: flat memory, and how to walk it.
 
-    x, target: flat memory from the first element on; strides: of x for (image, class, pixel); shape: (images, classes,
-    pixels); target_strides: for (image, class, pixel), the class's being 0 for labels; labelled: whether the target
-    holds class indices; void, has_void: the label to leave out, if any; per_image: whether each image has groups of its
-    own.
+    x, target: flat memory from the first element on (see ``load``); work: an empty array of the type to compute in;
+    strides: of x for (image, class, pixel); shape: (images, classes, pixels); target_strides: for (image, class,
+    pixel), the class's being 0 for labels; labelled: whether the target holds class indices; void, has_void: the label
+    to leave out, if any; per_image: whether each image has groups of its own.
     """
 
     x: np.ndarray
+    work: np.ndarray
     strides: tuple[int, int, int]
     shape: tuple[int, int, int]
     target: np.ndarray
@@ -65,6 +66,77 @@ def _from_bits(typing_context, value):
 
 bits_of: Any = intrinsic(_bits_of)
 from_bits: Any = intrinsic(_from_bits)
+
+
+def _half_to_float(typing_context, value):
+    """The float32 of a float16 given by its bits."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+def _float_to_half(typing_context, value):
+    """The bits of the float16 nearest to a float32."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), codegen
+
+
+half_to_float: Any = intrinsic(_half_to_float)
+float_to_half: Any = intrinsic(_float_to_half)
+
+# NumPy has no bfloat16, Numba no float16: memory of the one is passed as int16, of the other as uint16.
+
+
+def load(memory, i):
+    """Element i of flat memory as the loops compute with it: float64 stays, everything else becomes float32."""
+    raise TypeError(f"load is for compiled code only, got {memory!r}")
+
+
+@overload(load, jit_options={"forceinline": True})
+def _load_overload(memory, i):
+    if memory.dtype == types.uint16:
+        return lambda memory, i: half_to_float(memory[i])
+    if memory.dtype == types.int16:
+        return lambda memory, i: from_bits(np.int32(memory[i]) << np.int32(16))
+    return lambda memory, i: memory[i]
+
+
+def store(memory, i, value):
+    """Write element i of flat memory, rounded to what the memory holds."""
+    raise TypeError(f"store is for compiled code only, got {memory!r}")
+
+
+@inlined
+def _to_bfloat(value):
+    bits = bits_of(value)
+    nearest = np.int16((bits + np.int32(0x7FFF) + ((bits >> np.int32(16)) & np.int32(1))) >> np.int32(16))
+    return nearest if value == value else np.int16(0x7FC0)
+
+
+@overload(store, jit_options={"forceinline": True})
+def _store_overload(memory, i, value):
+    if memory.dtype == types.uint16:
+
+        def store_half(memory, i, value):
+            memory[i] = float_to_half(np.float32(value))
+
+        return store_half
+    if memory.dtype == types.int16:
+
+        def store_bfloat(memory, i, value):
+            memory[i] = _to_bfloat(np.float32(value))
+
+        return store_bfloat
+
+    def store_plain(memory, i, value):
+        memory[i] = value
+
+    return store_plain
 
 
 @inlined
@@ -123,6 +195,12 @@ def bin_of(place, entry):
 
 
 @inlined
+def dropped(place, entry):
+    """The bits of a place that its bin drops: where in the bin it lies."""
+    return place & ((np.int32(1) << (entry & np.int32(31))) - np.int32(1))
+
+
+@inlined
 def packed(place, entry):
     """One count, and the bits that the bin drops: their sum gives the exact sum of the errors in the bin."""
-    return ONE + np.int64(place & ((np.int32(1) << (entry & np.int32(31))) - np.int32(1)))
+    return ONE + np.int64(dropped(place, entry))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from lovasz.kernels import bins
 from lovasz.kernels.cpu import elements, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
 from lovasz.problem import Problem
-from lovasz.sharing import ProcessGroup
+from lovasz.sharing import ProcessGroup, sum_over
 
 _MODES = {
     "sigmoid": elements.MODE_SIGMOID,
@@ -28,6 +28,8 @@ _MODES = {
     "hinge": elements.MODE_HINGE,
     "elu": elements.MODE_ELU,
 }
+_TILE = 32768  # bytes of a tile of pixels with all their classes
+_COUNT_BIT = 38  # of what processes exchange: counts above, sums of fractions below
 _GRAIN = 1 << 16  # errors below which a further thread costs more than it saves
 _pools: dict[int, ThreadPoolExecutor] = {}
 # A forked child has the pool's object but not its threads: it starts its own.
@@ -39,58 +41,63 @@ def loss(
     input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None = None
 ) -> Tensor:
     """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks."""
-    if input.dtype not in (torch.float32, torch.float64):
+    if input.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         input = input.float()
     if target.dtype == torch.bool:
         target = target.view(torch.uint8)
     elif target.dtype not in (torch.uint8, torch.int64):
         target = target.long()
-    return _Binned.apply(input, target.contiguous(), problem, weight)  # pyright: ignore[reportReturnType]
+    return _Binned.apply(input, target.contiguous(), problem, weight, group)  # pyright: ignore[reportReturnType]
 
 
 class _Binned(torch.autograd.Function):
     """Counts and tables in forward, the gradient in backward, where the scores are read again."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
-        passes = _Passes(input, target, problem)
+    def forward(
+        ctx: Any, input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None
+    ) -> Tensor:
+        passes = _Passes(input, target, problem, group)
         value = passes.count(weight)
         if passes.nan:
             value = float("nan")
         ctx.save_for_backward(input, target)
-        ctx.tables = passes.lut, passes.weights, passes.shares
-        ctx.problem = problem
-        return torch.tensor(value, dtype=input.dtype)
+        ctx.known = passes.lut, passes.weights, passes.shares, passes.entropy
+        ctx.problem, ctx.group = problem, group
+        return torch.tensor(value, dtype=torch.promote_types(input.dtype, torch.float32))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore
         input, target = ctx.saved_tensors
-        passes = _Passes(input, target, ctx.problem)
-        passes.lut, passes.weights, passes.shares = ctx.tables
-        return passes.gradient(float(grad_outputs[0])), None, None, None
+        passes = _Passes(input, target, ctx.problem, ctx.group)
+        passes.lut, passes.weights, passes.shares, passes.entropy = ctx.known
+        return passes.gradient(float(grad_outputs[0])), None, None, None, None
 
 
 class _Passes:
     """Both passes over one input: how it lies in memory, who computes which part, and the tables between them."""
 
     lut: np.ndarray  # (C, cells)
-    weights: np.ndarray  # (G, 2, bins)
+    weights: np.ndarray  # (2, bins, 2)
     shares: np.ndarray  # (G,)
+    entropy: softmax.Entropy | None = None
 
-    def __init__(self, input: Tensor, target: Tensor, problem: Problem) -> None:
+    def __init__(self, input: Tensor, target: Tensor, problem: Problem, group: ProcessGroup | None) -> None:
         self.input = input
         self.problem = problem
+        self.process_group = group
         self.images, self.classes, self.pixels = input.shape
         self.groups = self.classes * (self.images if problem.per_image else 1)
         self.x = _storage(input)
+        self.work = np.empty(0, np.float64 if input.dtype == torch.float64 else np.float32)
         self.target = target.view(-1).numpy()
         self.mirrored = problem.errors not in ("hinge", "elu")
         self.cells = bins.MIRRORED_CELLS if self.mirrored else bins.UNBOUNDED_CELLS
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
         self.nan = False
-        self.width = min(1024, max(64, 32768 // (4 * self.classes) // 16 * 16))
+        self.width = min(1024, max(256, _TILE // (4 * self.classes) // 16 * 16))
 
     def count(self, weight: Tensor | None) -> float:
         """First pass: deal the bins, count, weigh. Returns the loss."""
@@ -98,41 +105,97 @@ class _Passes:
         totals, surplus = self._count_labels() if labelled else (None, np.zeros(self.groups, np.int64))
         # Without labels every chosen group is counted, and its foreground with it.
         self.shares = self._shares(totals, weight)
-        most, least = bins.capacity(self.groups, self.cells, self.images * self.pixels)
-        step = max(1, self.images * self.pixels // bins.SAMPLE) | 1
-        identity = np.tile(np.arange(self.cells, dtype=np.int32) << 5 | bins.CELL_BITS, (self.classes, 1))
+        used = self._deal(totals)
+        active = self.shares != 0
+        if self.process_group is not None and totals is not None:
+            totals = self._shared(totals)
+            self.shares = self._shares(totals, weight)
+            active = self.shares != 0
+        if self.softmax and self.problem.cross_entropy is not None:
+            self.entropy = self._cross_entropy(totals, weight)
+        hist, counted, cross_entropy = self._count_errors(self.lut, used, 1, self.problem.per_image, active)
+        if totals is None:
+            totals = self._shared(counted)
+            self.shares = self._shares(totals, weight)
+        if not self.softmax:
+            surplus[:] = 0
+        fractions = None
+        if self.process_group is not None:
+            hist, fractions = self._exchange(hist, surplus)
+            cross_entropy, unfit = sum_over(
+                self.process_group, torch.tensor([cross_entropy, self.nan]).double()
+            ).tolist()
+            self.nan = unfit > 0
+        self.weights = np.empty((2, hist.shape[-1], 2), np.float32)
+        losses = np.empty(self.groups)
+        parts = min(torch.get_num_threads(), self.groups)
+        bounds = [self.groups * i // parts for i in range(parts + 1)]
+        known = (self.mirrored, self.lut, hist, fractions, surplus, totals, self.shares)
+        _in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], self.weights, losses), parts)
+        return float((losses * self.shares).sum()) * self.problem.scale + cross_entropy
+
+    def _deal(self, totals: np.ndarray | None) -> int:
+        """Deal out the bins of each class into ``lut`` from a sample; returns how many in all."""
+        step = bins.spacing(self.images * self.pixels, self.classes)
+        cells = np.arange(self.classes * self.cells, dtype=np.int32).reshape(self.classes, self.cells)
         active = np.any(self.shares.reshape(-1, self.classes), axis=0)
-        sample, sampled = self._count_errors(identity, self.cells, step, False, active)
-        sample = sample.sum(0)
-        found = sample[:, 1].sum(1) >> bins.SUM_BITS  # (C,)
-        pixels = self.images * -(-self.pixels // step)
-        extra = pixels - found.sum() + found if self.softmax else np.zeros_like(found)
+        if self.process_group is not None:
+            active[:] = True  # another process may have what this one lacks
+        hist, sampled, _ = self._count_errors(cells << 5 | bins.CELL_BITS, cells.size, step, False, active)
+        sample = (hist >> bins.SUM_BITS).sum(0).reshape(2, self.classes, self.cells)
+        if self.softmax:
+            found = sample[1].sum(1)
+            pixels = self.images * -(-self.pixels // step)
+            sample[0, active, 0] -= (pixels - found.sum() + found)[active]
+        sample *= step
         if totals is None:
             foreground = np.maximum((sampled - np.sqrt(sampled)) * step, 1.0)
         else:
             foreground = totals.reshape(-1, self.classes).sum(0).astype(np.float64)
+        pixels = self.images * self.pixels
+        most, least = bins.capacity(self.classes, self.groups // self.classes, self.cells, pixels)
+        finer = bins.fineness(pixels)
+        if self.process_group is not None:  # the same bins for all, whatever their sizes
+            sizes = np.append(foreground.astype(np.int64), pixels)
+            shared = self._shared(np.concatenate([sample.ravel(), sizes]))
+            sample, foreground = (
+                shared[: sample.size].reshape(sample.shape),
+                shared[sample.size : -1].astype(np.float64),
+            )
+            step = max(3, int(shared[-1]) // bins.SAMPLE)
+            most, least, finer = bins.SHARED_BINS, 1, 1.0
         self.lut = np.empty((self.classes, self.cells), np.int32)
-        used = np.empty(self.classes, np.int64)
-        resolution = 512.0 * bins.fineness(self.images * self.pixels)
-        tables.deal(sample, extra, foreground, step, resolution, most, least, self.lut, used)
+        return int(tables.deal(sample[0], sample[1], foreground, step, finer, most, least, self.lut))
 
-        active = self.shares != 0
-        hist, counted = self._count_errors(self.lut, int(used.max()), 1, self.problem.per_image, active)
-        if totals is None:
-            totals = counted
-            self.shares = self._shares(totals, weight)
-        if not self.softmax:
-            surplus[:] = 0
-        self.weights = np.empty((self.groups, 2, hist.shape[-1]), np.float32)
-        losses = np.empty(self.groups)
-        parts = min(torch.get_num_threads(), self.groups)
-        bounds = [self.groups * i // parts for i in range(parts + 1)]
-        known = (self.mirrored, self.lut, hist, surplus, totals, self.shares)
-        _in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], self.weights, losses), parts)
-        return float((losses * self.shares).sum())
+    def _exchange(self, hist: np.ndarray, surplus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The counts of all processes together, (1, 2, bins), and the sums of fractions (2, bins), by one message."""
+        counts, fractions = np.zeros_like(hist[0]), np.zeros_like(hist[0])
+        tables.unpack(self.lut, hist, surplus, counts, fractions)
+        both = self._shared((counts << _COUNT_BIT) + fractions)
+        return both[None] >> _COUNT_BIT, both & ((1 << _COUNT_BIT) - 1)
+
+    def _shared(self, counts: np.ndarray) -> np.ndarray:
+        """The integers added up over the processes."""
+        if self.process_group is None:
+            return counts
+        return sum_over(self.process_group, torch.from_numpy(counts)).numpy()
+
+    def _cross_entropy(self, totals: np.ndarray | None, weight: Tensor | None) -> softmax.Entropy:
+        """The term that goes with the loss, as the loops take it."""
+        assert totals is not None
+        assert self.problem.cross_entropy is not None
+        factor, smoothing = self.problem.cross_entropy
+        each = np.ones(self.classes) if weight is None else weight.detach().double().cpu().numpy()
+        pixels = totals.reshape(-1, self.classes).sum(0)
+        whole = float((each * pixels).sum())
+        each = each * (factor / whole if whole > 0 else 0.0)
+        return softmax.Entropy(each, float(each.sum()), smoothing)
 
     def _shares(self, totals: np.ndarray | None, weight: Tensor | None) -> np.ndarray:
         """Each group's share in the average; before its foreground is known, as if it had some."""
+        problem = self.problem
+        if weight is None and problem.chosen is None and not problem.only_present:
+            return np.full(self.groups, 1 / self.groups)
         foreground = np.ones(self.groups, np.int64) if totals is None else totals
         return self.problem.shares(torch.from_numpy(foreground).view(-1, self.classes), weight).view(-1).numpy()
 
@@ -154,29 +217,37 @@ class _Passes:
 
     def _count_errors(
         self, lut: np.ndarray, size: int, step: int, per_image: bool, active: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Packed counts (R, G, 2, size) of every ``step``-th pixel; without labels, also foreground pixels (G,)."""
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Packed counts (R, 2, bins) of every ``step``-th pixel; foreground pixels (G,) of masks; the cross-entropy."""
         pixels = -(-self.pixels // step)
         units = self.images * pixels * (1 if self.softmax else self.classes)
         bounds = _split(units, units * (self.classes if self.softmax else 1))
-        parts = len(bounds) - 1
-        groups = self.classes * (self.images if per_image else 1)
-        hist = np.zeros((parts, groups, 2, size), np.int64)
-        totals = np.zeros((parts, groups), np.int64)
+        copies = parts = len(bounds) - 1
+        images = self.images if per_image else 1
+        if (
+            per_image and images >= parts and units // images <= bins.CHUNK
+        ):  # no two threads in one image: they can share one array
+            bounds = [images * i // parts * (units // images) for i in range(parts + 1)]
+            copies = 1
+        hist = np.zeros((copies, 2, size * images), np.int64)
+        totals = np.zeros((parts, self.classes * images), np.int64)
+        sums = np.zeros((parts, 1))
         status = np.zeros((parts, 3), np.int64)
         scores = self._scores(step, per_image)
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                softmax.count_softmax(*part, self.width, lut, active, hist[i], status[i])
+                softmax.count_softmax(
+                    *part, self.width, lut, active, hist[i % copies], self.entropy, sums[i], status[i]
+                )
             else:
-                elements.count_elements(self.mode, *part, lut, active, hist[i], totals[i], status[i])
+                elements.count_elements(self.mode, *part, lut, active, hist[i % copies], totals[i], status[i])
 
         _in_threads(run, parts)
         self._raise_for_labels(status)
         self.nan |= bool(status[:, 2].any())
-        return hist, totals.sum(0)
+        return hist, totals.sum(0), float(sums.sum())
 
     def _raise_for_labels(self, status: np.ndarray) -> None:
         if status[:, 0].any():
@@ -192,6 +263,7 @@ class _Passes:
             target_strides = (self.classes * self.pixels, self.pixels, step)
         return Scores(
             x=self.x,
+            work=self.work,
             strides=(image, channel, pixel * step),
             shape=(self.images, self.classes, -(-self.pixels // step)),
             target=self.target,
@@ -202,21 +274,25 @@ class _Passes:
             per_image=self.problem.per_image if per_image is None else per_image,
         )
 
-    def gradient(self, factor: float) -> Tensor:
-        """Second pass: the gradient of the loss times ``factor``, laid out as the input."""
+    def gradient(self, incoming: float) -> Tensor:
+        """Second pass: the gradient of the loss times what comes in, laid out as the input."""
+        if self.process_group is not None:
+            incoming *= self.process_group.size()  # which averaging over the processes takes off again
         out = torch.empty_like(self.input)
         flat = _storage(out)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = _split(units, units * (self.classes if self.softmax else 1))
         scores = self._scores()
-        written = (self.lut, self.weights, self.shares != 0, self.x.dtype.type(factor), flat, out.stride())
+        lines = self.weights * np.float32(self.problem.scale * incoming)
+        known = (self.lut, lines, self.shares != 0)
+        terms = (self.work.dtype.type(incoming), self.entropy)
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                softmax.gradient_softmax(*part, self.width, *written)
+                softmax.gradient_softmax(*part, self.width, *known, *terms, flat, out.stride())
             else:
-                elements.gradient_elements(self.mode, *part, *written)
+                elements.gradient_elements(self.mode, *part, *known, flat, out.stride())
 
         _in_threads(run, len(bounds) - 1)
         return out
@@ -225,7 +301,10 @@ class _Passes:
 def _storage(tensor: Tensor) -> np.ndarray:
     """The memory under a tensor as a flat array that begins at its first element."""
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.detach().as_strided((extent,), (1,)).numpy()
+    flat = tensor.detach().as_strided((extent,), (1,))
+    if tensor.dtype == torch.bfloat16:
+        return flat.view(torch.int16).numpy()
+    return flat.numpy().view(np.uint16) if tensor.dtype == torch.float16 else flat.numpy()
 
 
 def _split(units: int, errors: int) -> list[int]:
@@ -244,5 +323,11 @@ def _in_threads(run: Callable[[int], None], parts: int) -> None:
         return
     pool = _pools.get(threads)
     if pool is None:
-        pool = _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="lovasz")
-    list(pool.map(run, range(parts)))
+        pool = _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="lovasz")
+    others = [pool.submit(run, i) for i in range(1, parts)]
+    try:
+        run(0)  # the calling thread would only wait
+    finally:
+        wait(others)
+    for other in others:
+        other.result()

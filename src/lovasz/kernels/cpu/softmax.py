@@ -3,9 +3,35 @@
 A thread takes tiles of some hundred pixels with all their classes, which stay in its cache.
 """
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
-from lovasz.kernels.cpu.arithmetic import bin_of, cell_of, compiled, exp, inlined, mirrored_place, packed
+from lovasz.kernels.cpu.arithmetic import (
+    bin_of,
+    cell_of,
+    compiled,
+    dropped,
+    exp,
+    inlined,
+    load,
+    mirrored_place,
+    packed,
+    store,
+)
+
+
+class Entropy(NamedTuple):
+    """The cross-entropy that goes with the loss, computed in the same passes.
+
+    class_weights: (C,) float64, over the sum that the mean divides by and times the term's own weight; so is their sum
+    in ``total``; smoothing: label smoothing, from 0 to 1.
+    """
+
+    class_weights: np.ndarray
+    total: float
+    smoothing: float
 
 
 @compiled
@@ -41,39 +67,40 @@ def count_labels(scores, begin, end, totals, surplus, status):
 
 
 @inlined
-def _exponentials(scores, image, first, count, tile, right, others):
+def _exponentials(scores, image, first, count, tile, right, others, peak):
     """exp(logits - max) of ``count`` pixels into ``tile`` (C, T), with 0 in place of the target class.
 
     ``right`` receives the target's share of the sum and ``others`` the sum of the rest; a void pixel is 0 throughout.
+    ``peak`` receives the largest logit.
     """
-    x = scores.x
     _, class_stride, stride = scores.strides
     at = image * scores.strides[0] + first * stride
     target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
-    scale = others
     classes = tile.shape[0]
-    for i in range(count):
-        scale[i] = x[at + i * stride]
     if stride == 1:
+        row = scores.x[at : at + count]
+        for i in range(count):
+            peak[i] = load(row, i)
         for c in range(1, classes):
-            row = x[at + c * class_stride : at + c * class_stride + count]
+            row = scores.x[at + c * class_stride : at + c * class_stride + count]
             for i in range(count):
-                v = row[i]
-                scale[i] = v if v > scale[i] else scale[i]
+                v = load(row, i)
+                peak[i] = v if v > peak[i] else peak[i]
         for c in range(classes):
-            row = x[at + c * class_stride : at + c * class_stride + count]
+            row = scores.x[at + c * class_stride : at + c * class_stride + count]
             for i in range(count):
-                tile[c, i] = exp(row[i] - scale[i])
+                tile[c, i] = exp(load(row, i) - peak[i])
     else:
         for i in range(count):
-            base = at + i * stride
+            pixel = scores.x[at + i * stride :]
+            peak[i] = load(pixel, 0)
             for c in range(classes):
-                v = x[base + c * class_stride]
+                v = load(pixel, c * class_stride)
                 tile[c, i] = v
-                scale[i] = v if v > scale[i] else scale[i]
+                peak[i] = v if v > peak[i] else peak[i]
         for c in range(classes):
             for i in range(count):
-                tile[c, i] = exp(tile[c, i] - scale[i])
+                tile[c, i] = exp(tile[c, i] - peak[i])
     for i in range(count):
         t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
         if scores.has_void and t == scores.void:
@@ -84,33 +111,68 @@ def _exponentials(scores, image, first, count, tile, right, others):
             right[i] = tile[t, i]
             tile[t, i] = 0
     for i in range(count):
-        scale[i] = 0
+        others[i] = 0
     for c in range(classes):
         for i in range(count):
-            scale[i] += tile[c, i]
+            others[i] += tile[c, i]
+
+
+@inlined
+def _cross_entropy(scores, image, first, count, right, others, peak, entropy):
+    """The cross-entropy of ``count`` pixels, weighted and divided as ``entropy`` says."""
+    _, class_stride, stride = scores.strides
+    at = image * scores.strides[0] + first * stride
+    target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
+    classes = len(entropy.class_weights)
+    each = entropy.smoothing / classes
+    result = 0.0
+    for i in range(count):
+        total = others[i] + right[i]
+        if total == 0:  # void
+            continue
+        t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
+        pixel = scores.x[at + i * stride :]
+        log = math.log(total)
+        result += (
+            (1.0 - entropy.smoothing) * entropy.class_weights[t] * (log + (peak[i] - load(pixel, t * class_stride)))
+        )
+        if each > 0:
+            result += each * entropy.total * log
+            for c in range(classes):
+                result += each * entropy.class_weights[c] * (peak[i] - load(pixel, c * class_stride))
+    return result
 
 
 @compiled
-def count_softmax(scores, begin, end, width, lut, active, hist, status):
+def count_softmax(scores, begin, end, width, lut, active, hist, entropy, sums, status):
     """First pass: the bins of the errors of pixels ``begin`` to ``end``, from logits.
 
-    lut: (C, cells) entries; active: (G,) False for groups to leave out; hist: (G, 2, bins) packed, background and
-    foreground. So that the loop over classes need not branch, void pixels and those of the class itself are counted in
-    the lowest background bin too. status: [.., .., NaN met].
+    lut: (C, cells) entries, each class after the one before; active: (G,) False for groups to leave out; hist:
+    (2, bins) packed, background and foreground, with the bins of each image in turn if those count apart. So that the
+    loop over classes need not branch, void pixels and those of the class itself are counted in the lowest background
+    bin too.
+    entropy: None, or the cross-entropy to add to ``sums[0]``. status: [.., .., NaN met].
     """
-    _, classes, pixels = scores.shape
-    tile = np.empty((classes, width), scores.x.dtype)
-    right = np.empty(width, scores.x.dtype)
-    scale = np.empty(width, scores.x.dtype)
+    images, classes, pixels = scores.shape
+    tile = np.empty((classes, width), scores.work.dtype)
+    right = np.empty(width, scores.work.dtype)
+    scale = np.empty(width, scores.work.dtype)
+    peak = np.empty(width, scores.work.dtype)
     place = np.empty(width, np.int32)
+    size = hist.shape[1] // (images if scores.per_image else 1)
     position = begin
     while position < end:
         image = position // pixels
         first = position - image * pixels
         count = min(width, end - position, pixels - first)
         target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
-        _exponentials(scores, image, first, count, tile, right, scale)
+        _exponentials(scores, image, first, count, tile, right, scale, peak)
+        if entropy is not None:
+            sums[0] += _cross_entropy(scores, image, first, count, right, scale, peak, entropy)
         group = image * classes if scores.per_image else 0
+        start = image * size if scores.per_image else 0
+        wrong_bins = hist[0, start : start + size]
+        right_bins = hist[1, start : start + size]
         poisoned = False
         for i in range(count):
             total = scale[i] + right[i]
@@ -124,7 +186,7 @@ def count_softmax(scores, begin, end, width, lut, active, hist, status):
             t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
             spot = mirrored_place(wrong, right[i])
             entry = lut[t, cell_of(spot)]
-            hist[group + t, 1, bin_of(spot, entry)] += packed(spot, entry)
+            right_bins[bin_of(spot, entry)] += packed(spot, entry)
         if poisoned:
             status[2] = 1
         for c in range(classes):
@@ -134,38 +196,43 @@ def count_softmax(scores, begin, end, width, lut, active, hist, status):
                 p = tile[c, i] * scale[i]
                 place[i] = mirrored_place(p, 1 - p)
             entries = lut[c]
-            bins = hist[group + c, 0]
             for i in range(count):
                 entry = entries[cell_of(place[i])]
-                bins[bin_of(place[i], entry)] += packed(place[i], entry)
+                wrong_bins[bin_of(place[i], entry)] += packed(place[i], entry)
         position += count
 
 
 @compiled
-def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, out, out_strides):
-    """Second pass: the gradient at the logits of pixels ``begin`` to ``end``, times ``factor``, into ``out``.
+def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, entropy, out, out_strides):
+    """Second pass: the gradient at the logits of pixels ``begin`` to ``end`` into ``out``, laid out by ``out_strides``.
 
-    weights: (G, 2, bins) per class, already with the class's share of the average; active: (G,) whether that is not 0.
-    With q_c the weight of class c at this pixel and t its target, the gradient at logit c is
-    ``p_c (q_c - sum_k!=t p_k q_k + p_t q_t)``, and at the target's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
+    weights: (2, bins, 2) lines of the bins, already with the class's share of the average and what comes in; active:
+    (G,) whether that share is not 0; factor: what comes in, for the cross-entropy. With q_c the weight of class c at
+    this pixel and t its target, the gradient at logit c is ``p_c (q_c - sum_k!=t p_k q_k + p_t q_t)``, and at the
+    target's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
     """
-    _, classes, pixels = scores.shape
-    tile = np.empty((classes, width), scores.x.dtype)
-    slopes = np.empty((classes, width), np.float32)
-    right = np.empty(width, scores.x.dtype)
-    scale = np.empty(width, scores.x.dtype)
-    mean = np.empty(width, scores.x.dtype)
-    own = np.empty(width, scores.x.dtype)
-    share = np.empty(width, scores.x.dtype)
+    images, classes, pixels = scores.shape
+    tile = np.empty((classes, width), scores.work.dtype)
+    slopes = np.empty((classes, width), scores.work.dtype)
+    right = np.empty(width, scores.work.dtype)
+    scale = np.empty(width, scores.work.dtype)
+    mean = np.empty(width, scores.work.dtype)
+    own = np.empty(width, scores.work.dtype)
+    share = np.empty(width, scores.work.dtype)
+    peak = np.empty(width, scores.work.dtype)
     place = np.empty(width, np.int32)
+    size = weights.shape[1] // (images if scores.per_image else 1)
     position = begin
     while position < end:
         image = position // pixels
         first = position - image * pixels
         count = min(width, end - position, pixels - first)
         target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
-        _exponentials(scores, image, first, count, tile, right, scale)
+        _exponentials(scores, image, first, count, tile, right, scale, peak)
         group = image * classes if scores.per_image else 0
+        start = image * size if scores.per_image else 0
+        wrong_lines = weights[0, start : start + size]
+        right_lines = weights[1, start : start + size]
         for i in range(count):
             mean[i] = 0
             own[i] = 0
@@ -180,7 +247,9 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, ou
             t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
             if active[group + t]:
                 spot = mirrored_place(wrong, right[i])
-                q = weights[group + t, 1, bin_of(spot, lut[t, cell_of(spot)])]
+                entry = lut[t, cell_of(spot)]
+                line = right_lines[bin_of(spot, entry)]
+                q = line[0] + line[1] * np.float32(dropped(spot, entry))
                 own[i] = -right[i] * wrong * q
                 share[i] = right[i] * q
         for c in range(classes):
@@ -190,9 +259,10 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, ou
                     tile[c, i] = p
                     place[i] = mirrored_place(p, 1 - p)
                 entries = lut[c]
-                bins = weights[group + c, 0]
                 for i in range(count):
-                    slopes[c, i] = bins[bin_of(place[i], entries[cell_of(place[i])])]
+                    entry = entries[cell_of(place[i])]
+                    line = wrong_lines[bin_of(place[i], entry)]
+                    slopes[c, i] = line[0] + line[1] * np.float32(dropped(place[i], entry))
                 for i in range(count):
                     mean[i] += tile[c, i] * slopes[c, i]
             else:
@@ -200,21 +270,36 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, ou
                     tile[c, i] *= scale[i]
                     slopes[c, i] = 0
         for i in range(count):
-            own[i] = factor * (own[i] - right[i] * mean[i])
+            own[i] -= right[i] * mean[i]
             mean[i] -= share[i]
+        if entropy is not None:
+            each = factor * entropy.smoothing / classes
+            for i in range(count):
+                t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
+                if not (scores.has_void and t == scores.void):
+                    straight = factor * (1 - entropy.smoothing) * entropy.class_weights[t]
+                    pull = straight + each * entropy.total
+                    own[i] += pull * right[i] - straight - each * entropy.class_weights[t]
+                    mean[i] -= pull
         at = image * out_strides[0] + first * out_strides[2]
         if out_strides[2] == 1:
             for c in range(classes):
                 row = out[at + c * out_strides[1] : at + c * out_strides[1] + count]
                 for i in range(count):
-                    row[i] = factor * tile[c, i] * (slopes[c, i] - mean[i])
+                    store(row, i, tile[c, i] * (slopes[c, i] - mean[i]))
         else:
             for i in range(count):
-                base = at + i * out_strides[2]
+                pixel = out[at + i * out_strides[2] :]
                 for c in range(classes):
-                    out[base + c * out_strides[1]] = factor * tile[c, i] * (slopes[c, i] - mean[i])
+                    store(pixel, c * out_strides[1], tile[c, i] * (slopes[c, i] - mean[i]))
         for i in range(count):
             t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
             if not (scores.has_void and t == scores.void):
-                out[at + i * out_strides[2] + t * out_strides[1]] = own[i]
+                pixel = out[at + i * out_strides[2] :]
+                if entropy is not None and entropy.smoothing > 0:
+                    each = factor * entropy.smoothing / classes
+                    for c in range(classes):
+                        value = tile[c, i] * (slopes[c, i] - mean[i]) - each * entropy.class_weights[c]
+                        store(pixel, c * out_strides[1], value)
+                store(pixel, t * out_strides[1], own[i])
         position += count

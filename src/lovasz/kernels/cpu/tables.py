@@ -4,57 +4,93 @@ import math
 
 import numpy as np
 
-from lovasz.kernels.bins import CELL_BITS, FINEST, HALF_RANGE, SUM_BITS, TAIL_CELLS, TAIL_DECAY
+from lovasz.kernels.bins import (
+    CELL_BITS,
+    FINEST,
+    FOREGROUND_STEPS,
+    FRACTION_BITS,
+    HALF_RANGE,
+    RARE,
+    SUM_BITS,
+    TAIL_CELLS,
+    TAIL_DECAY,
+    UNION_STEPS,
+)
 from lovasz.kernels.cpu.arithmetic import LOWEST, SUM_MASK, TOP, compiled, from_bits, inlined
+
+COARSE, FINE = UNION_STEPS
 
 
 @compiled
-def deal(hist, surplus, totals, stride, resolution, most, least, lut, bins):
-    """Deal out bins to the cells of each class from a sample; ``bins.py`` says to what end.
+def deal(background, foreground, totals, step, finer, most, least, lut):
+    """Deal out bins to the cells of each class from a sample; ``bins.py`` says to what end. Returns how many in all.
 
-    hist: (C, 2, cells) packed counts of every ``stride``-th pixel; surplus: (C,) to take off the lowest background
-    cell; totals: (C,) foreground pixels, of all pixels. lut: (C, cells) to fill; bins: (C,) numbers of bins.
+    background, foreground: (C, cells) counts of every ``step``-th pixel, times the step; totals: (C,) foreground
+    pixels, of all pixels. lut: (C, cells) to fill, each class's bins after those of the class before.
     """
     classes, cells = lut.shape
-    background = np.empty(cells, np.float64)
     wanted = np.empty(cells, np.float64)
+    start = 0
     for c in range(classes):
         lowest, highest = cells, -1
         for cell in range(cells):
-            background[cell] = np.float64(hist[c, 0, cell] >> SUM_BITS)
-            if cell == 0:
-                background[cell] -= surplus[c]
-            if background[cell] > 0:
+            if background[c, cell] > 0:
                 lowest, highest = min(lowest, cell), cell
         n = max(totals[c], 1.0)
+        union_steps = min(max(FINE * RARE / n, COARSE), FINE)
         above = n
         largest = 0.0
         for cell in range(cells - 1, -1, -1):
-            b = background[cell]
-            f = np.float64(hist[c, 1, cell] >> SUM_BITS)
-            if stride == 1:
+            b = np.float64(background[c, cell])
+            f = np.float64(foreground[c, cell])
+            if step == 1:
                 # Nothing is unseen, and a pixel alone in its cell needs no cut.
-                want = (b - 1.0) / above + f / n if b > 0 else (f - 1.0) / n
+                unseen = -1.0
+                missed = f if b > 0 else f - 1.0
             else:
                 unseen = 0.0
                 if lowest <= cell <= highest:
-                    unseen = 1.0
+                    unseen = step
                 elif highest < cell <= highest + TAIL_CELLS:
-                    unseen = TAIL_DECAY ** (cell - highest)
-                want = (b + unseen) * stride / above + f * stride / n
-            wanted[cell] = math.log2(max(want * resolution, 1.0))
+                    unseen = step * TAIL_DECAY ** (cell - highest)
+                missed = f
+            steps = max(b + unseen, 0.0) / above * union_steps + missed / n * FOREGROUND_STEPS
+            wanted[cell] = math.log2(max(steps * finer, 1.0))
             largest = max(largest, wanted[cell])
-            above += b * stride
+            above += b
         power = 1.0
         total = most + 1
         while total > most:
             total = 0
             for cell in range(cells):
                 bits = np.int32(min(max(math.ceil(wanted[cell] * power), least), FINEST))
-                lut[c, cell] = np.int32(total) << 5 | (CELL_BITS - bits)
+                lut[c, cell] = np.int32(start + total) << 5 | (CELL_BITS - bits)
                 total += 1 << bits
             power = power * 0.93 if power * largest > least else 0.0
-        bins[c] = total
+        start += total
+    return start
+
+
+@compiled
+def unpack(lut, hist, surplus, counts, fractions):
+    """Packed counts (R, 2, bins) taken apart and summed over R, without the ``surplus`` (C,): what processes exchange.
+
+    fractions: sums of the places inside the bins, in units of 2^-12 of a bin.
+    """
+    copies = hist.shape[0]
+    classes, cells = lut.shape
+    for c in range(classes):
+        for cell in range(cells):
+            entry = lut[c, cell]
+            shift = entry & 31
+            for k in range(entry >> 5, (entry >> 5) + (1 << (CELL_BITS - shift))):
+                for kind in range(2):
+                    total = np.int64(0)
+                    for r in range(copies):
+                        counts[kind, k] += hist[r, kind, k] >> SUM_BITS
+                        total += hist[r, kind, k] & SUM_MASK
+                    fractions[kind, k] = (total << FRACTION_BITS) >> np.int64(shift)
+        counts[0, lut[c, 0] >> 5] -= surplus[c]
 
 
 @inlined
@@ -65,39 +101,35 @@ def _slope_terms(x):
 
 
 @inlined
-def _sum_of_errors(place, count, dropped, mirrored):
-    """Sum of the errors of one bin that starts at ``place``, from their count and the sum of the bits it drops."""
+def _errors_of(place, mirrored):
+    """The error at a place, and by how much it grows with each unit of the place."""
     if mirrored and place >= HALF_RANGE:
         bits = np.int32(TOP - place) + LOWEST
-        unit = from_bits(bits & np.int32(0x7F800000)) * np.float64(2.0**-23)
-        return count - (count * np.float64(from_bits(bits)) - dropped * unit)
+        return 1.0 - np.float64(from_bits(bits)), from_bits(bits & np.int32(0x7F800000)) * np.float64(2.0**-23)
     bits = np.int32(place) + LOWEST
     unit = from_bits(bits & np.int32(0x7F800000)) * np.float64(2.0**-23)
-    start = np.float64(from_bits(bits)) if place > 0 else 0.0  # most errors below 2^-30 are 0
-    return count * start + dropped * unit
+    return (np.float64(from_bits(bits)) if place > 0 else 0.0), unit  # most errors below 2^-30 are 0
 
 
 @compiled
-def weigh(mirrored, lut, hist, surplus, totals, shares, begin, end, weights, losses):
-    """Weights of the bins of groups ``begin`` to ``end``, and the loss of each group, from packed counts.
+def weigh(mirrored, lut, hist, fractions, surplus, totals, shares, begin, end, weights, losses):
+    """Lines of the bins of groups ``begin`` to ``end``, and the loss of each group, from counts; see ``bins.weights``.
 
-    The foreground and background pixels of one bin each get the average of the Jaccard loss's slope over the straight
-    path through the bin (Aumann-Shapley value); see DESIGN. With n foreground pixels, and k, j passed before the bin::
-
-        q_foreground = log1p(b / a) / b,  q_background = A / (a (a + b)) - f (log1p(b / a) - b / (a + b)) / b^2
-        a = n + j,  A = n - k;  without any foreground the highest bin shares the weight 1
-
-    lut: (C, cells); hist: (R, G, 2, bins) packed, summed over R; surplus: (G,) to take off the lowest background bin;
-    totals: (G,) foreground pixels; shares: (G,) share in the average.
-    weights: (G, 2, bins), written for every bin of an active group, times its share; losses: (G,) not times the share.
+    lut: (C, cells); hist: (R, 2, bins) packed, to be summed over R, or, with ``fractions`` (2, bins) from ``unpack``,
+    (1, 2, bins) counts; surplus: (G,) to take off the lowest background bin; totals: (G,) foreground pixels; shares:
+    (G,) share in the average. weights: (2, bins, 2), written for every bin of an active group, times its share: the
+    weight at the lower end of the bin, and the rise for each unit of the bits that it drops; losses: (G,) not times the
+    share.
     """
     copies = hist.shape[0]
     classes, cells = lut.shape
+    size = hist.shape[2] // (len(shares) // classes)
     for g in range(begin, end):
         losses[g] = 0.0
         if shares[g] == 0:
             continue
         entries = lut[g % classes]
+        offset = g // classes * size
         share = shares[g]
         n = np.float64(totals[g])
         a = n
@@ -111,42 +143,61 @@ def weigh(mirrored, lut, hist, surplus, totals, shares, begin, end, weights, los
             base = entry >> 5
             shift = entry & 31
             for sub in range((1 << (CELL_BITS - shift)) - 1, -1, -1):
-                k = base + sub
-                packed_b = np.int64(0)
-                packed_f = np.int64(0)
+                k = offset + base + sub
                 fc = np.int64(0)
                 bc = np.int64(0)
                 fs = np.int64(0)
                 bs = np.int64(0)
-                for r in range(copies):
-                    packed_b = hist[r, g, 0, k]
-                    packed_f = hist[r, g, 1, k]
-                    if packed_b | packed_f:
-                        bc += packed_b >> SUM_BITS
-                        bs += packed_b & SUM_MASK
-                        fc += packed_f >> SUM_BITS
-                        fs += packed_f & SUM_MASK
-                if cell == 0 and sub == 0:
-                    bc -= surplus[g]  # pixels counted there only to keep the loop free of branches
+                if fractions is None:
+                    for r in range(copies):
+                        packed_b = hist[r, 0, k]
+                        packed_f = hist[r, 1, k]
+                        if packed_b | packed_f:
+                            bc += packed_b >> SUM_BITS
+                            bs += packed_b & SUM_MASK
+                            fc += packed_f >> SUM_BITS
+                            fs += packed_f & SUM_MASK
+                    if cell == 0 and sub == 0:
+                        bc -= surplus[g]  # pixels counted there only to keep the loop free of branches
+                else:
+                    bc, fc = hist[0, 0, k], hist[0, 1, k]
+                    bs = ((fractions[0, k] << shift) + (bc << shift >> 1)) >> FRACTION_BITS
+                    fs = ((fractions[1, k] << shift) + (fc << shift >> 1)) >> FRACTION_BITS
                 if bc | fc:
                     b = np.float64(bc)
                     f = np.float64(fc)
+                    fall_f = 0.0
+                    fall_b = 0.0
                     if n == 0:
                         q_f = 0.0
                         q_b = 1.0 / b if a == 0 else 0.0
-                    elif bc == 0:
-                        q_f = 1.0 / a
-                        q_b = remaining / (a * (a + 1.0))
                     else:
-                        log, rest = _slope_terms(b / a)
-                        q_f = log / b
-                        q_b = remaining / (a * (a + b)) - f * rest / (b * b)
+                        if bc == 0:
+                            q_f = 1.0 / a
+                            q_b = remaining / (a * (a + 1.0))
+                        else:
+                            log, rest = _slope_terms(b / a)
+                            q_f = log / b
+                            q_b = remaining / (a * (a + b)) - f * rest / (b * b)
+                            fall_f = b / (a * (a + b))
+                        fall_b = remaining / (a * (a + 1.0)) - (remaining - f) / ((a + b) * (a + b + 1.0))
                     place = np.int64(cell) << CELL_BITS | np.int64(sub) << shift
-                    loss += q_f * _sum_of_errors(place, fc, fs, mirrored) + q_b * _sum_of_errors(
-                        place, bc, bs, mirrored
-                    )
-                    weights[g, 0, k] = q_b * share
-                    weights[g, 1, k] = q_f * share
+                    error, unit = _errors_of(place, mirrored)
+                    width = np.float64(np.int64(1) << shift)
+                    loss += q_f * (f * error + np.float64(fs) * unit) + q_b * (b * error + np.float64(bs) * unit)
+                    # Larger errors weigh more also inside the bin: the covariance, for errors spread evenly.
+                    spread = fall_f * max(f - 1.0, 0.0) + fall_b * max(b - 1.0, 0.0)
+                    loss += spread * width * unit / 12.0
+                    for kind in range(2):
+                        q, fall, count, total = (
+                            (q_f, fall_f, f, np.float64(fs)) if kind else (q_b, fall_b, b, np.float64(bs))
+                        )
+                        middle = total / count if count > 0 else 0.0
+                        rise = fall / width if count > 0 else 0.0
+                        if rise * middle > q:
+                            rise = q / middle
+                        weights[kind, k, 0] = (q - rise * middle) * share
+                        weights[kind, k, 1] = rise * share
                     a += b
                     remaining -= f
                     stale = True
@@ -157,6 +208,8 @@ def weigh(mirrored, lut, hist, surplus, totals, shares, begin, end, weights, los
                         empty_foreground = np.float32(share / a if n > 0 else 0.0)
                         empty_background = np.float32(share * remaining / (a * (a + 1.0)) if n > 0 else 0.0)
                         stale = False
-                    weights[g, 0, k] = empty_background
-                    weights[g, 1, k] = empty_foreground
+                    weights[0, k, 0] = empty_background
+                    weights[0, k, 1] = 0
+                    weights[1, k, 0] = empty_foreground
+                    weights[1, k, 1] = 0
         losses[g] = loss

@@ -1,0 +1,88 @@
+"""Classes that exclude one another: from the arguments of the losses to a kernel, alone or with a cross-entropy.
+
+Apart from ``functional.py``, which says what the losses are, because two of them share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lovasz import validation
+from lovasz.kernels import choose, load
+from lovasz.problem import Problem
+from lovasz.sharing import ProcessGroup, is_shared, sum_over, whole
+from lovasz.validation import Classes
+
+
+def softmax(
+    input: Tensor,
+    target: Tensor,
+    from_logits: bool,
+    classes: Classes,
+    per_image: bool,
+    ignore_index: int | None,
+    weight: Tensor | Sequence[float] | None,
+    method: str,
+    impl: str,
+    group: ProcessGroup | None,
+    scale: float,
+    cross_entropy: tuple[float, float] | None,
+) -> Tensor:
+    """``scale`` times the Lovász-Softmax loss, and a cross-entropy of (weight, label smoothing)."""
+    validation.require_float("input", input)
+    validation.require_labels("target", target)
+    validation.require_same_device(input, target)
+    validation.check_ignore_index(ignore_index)
+    validation.check_multiclass_shapes(input, target, per_image)
+    num_classes = input.shape[1]
+    only_present, chosen = validation.resolve_classes(classes, num_classes)
+    weight = validation.resolve_weight(weight, num_classes, input)
+    choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
+    if choice.kernel != "cpu":  # that one checks while it counts
+        target = target.long()  # in uint8, -1 would equal 255
+        validation.check_labels(target, num_classes, ignore_index)
+    if not from_logits:
+        validation.check_probabilities(input)
+
+    if input.dim() == 2:
+        input, target = input.t().unsqueeze(0), target.unsqueeze(0)  # (1, C, P), (1, P)
+    input, target = input.flatten(2), target.reshape(target.shape[0], -1)  # (N, C, S), (N, S)
+    fused = choice.kernel == "cpu" and from_logits
+    problem = Problem(
+        errors="softmax" if from_logits else "probability",
+        labelled=True,
+        per_image=per_image,
+        ignore_index=ignore_index,
+        only_present=only_present,
+        chosen=chosen,
+        scale=scale if fused else 1.0,
+        cross_entropy=cross_entropy if fused else None,
+    )
+    loss = load(choice).loss(input, target, problem, weight, group)
+    if fused or cross_entropy is None:
+        return loss
+    return scale * loss + _cross_entropy(input, target, cross_entropy, weight, ignore_index, group)
+
+
+def _cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    terms: tuple[float, float],
+    weight: Tensor | None,
+    ignore_index: int | None,
+    group: ProcessGroup | None,
+) -> Tensor:
+    """The cross-entropy for kernels that do not compute it themselves: (N, C, S) logits, (N, S) int64 labels."""
+    logits = input if input.dtype == torch.float64 else input.float()
+    class_weights = None if weight is None else weight.to(logits.dtype)
+    void = -100 if ignore_index is None else ignore_index
+    total = F.cross_entropy(logits, target, class_weights, ignore_index=void, label_smoothing=terms[1], reduction="sum")
+    valid = target != void
+    each = torch.ones_like(logits[0, :, 0]) if class_weights is None else class_weights
+    pixels = (valid * each[target.where(valid, 0)]).sum()
+    pixels = sum_over(group, pixels)
+    return terms[0] * whole(total, group) / torch.where(pixels > 0, pixels, 1)
