@@ -1,20 +1,29 @@
 """The modules keep their arguments and equal the functions; weights move with the module."""
 
 import inspect
+from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import distributed
 
 from lovasz import (
+    LovaszCrossEntropyLoss,
     LovaszHingeLoss,
     LovaszSigmoidLoss,
     LovaszSoftmaxLoss,
+    lovasz_cross_entropy,
     lovasz_hinge,
     lovasz_sigmoid,
     lovasz_softmax,
 )
 
-PAIRS = [(LovaszSoftmaxLoss, lovasz_softmax), (LovaszHingeLoss, lovasz_hinge), (LovaszSigmoidLoss, lovasz_sigmoid)]
+PAIRS = [
+    (LovaszSoftmaxLoss, lovasz_softmax),
+    (LovaszCrossEntropyLoss, lovasz_cross_entropy),
+    (LovaszHingeLoss, lovasz_hinge),
+    (LovaszSigmoidLoss, lovasz_sigmoid),
+]
 OTHER = {
     "from_logits": False,
     "classes": "all",
@@ -25,7 +34,18 @@ OTHER = {
     "impl": "torch",
     "activation": "elu",
     "multilabel": True,
+    "lovasz_weight": 0.25,
+    "cross_entropy_weight": 3.0,
+    "label_smoothing": 0.2,
 }
+
+
+@pytest.fixture
+def alone() -> Iterator[distributed.ProcessGroup | None]:
+    """A process group of this process only."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.group.WORLD
+    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize(("module", "function"), PAIRS)
@@ -35,13 +55,15 @@ def test_signatures_are_the_functions(module, function) -> None:
 
 
 @pytest.mark.parametrize(("module", "function"), PAIRS)
-def test_every_argument_is_honoured(module, function) -> None:
+def test_every_argument_is_honoured(module, function, alone) -> None:
     names = [n for n in inspect.signature(module).parameters if n not in ("weight", "multilabel")]
     for name in [None, *names]:
-        options = {} if name is None else {name: OTHER[name]}
+        options = {} if name is None else {name: (OTHER | {"group": alone})[name]}
+        if name == "group":
+            options["per_image"] = False
         if function is lovasz_sigmoid:
             options["multilabel"] = True
-        shape = (2, 6, 6) if function is lovasz_softmax else (2, 3, 6, 6)
+        shape = (2, 6, 6) if function in (lovasz_softmax, lovasz_cross_entropy) else (2, 3, 6, 6)
         scores = torch.rand(2, 3, 6, 6)
         target = torch.randint(0, 2, shape)
         if function is lovasz_hinge:

@@ -126,7 +126,7 @@ class _Passes:
                 self.process_group, torch.tensor([cross_entropy, self.nan]).double()
             ).tolist()
             self.nan = unfit > 0
-        self.weights = np.empty((2, hist.shape[-1], 2), np.float32)
+        self.weights = np.zeros((2, hist.shape[-1], 2), np.float32)
         losses = np.empty(self.groups)
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
