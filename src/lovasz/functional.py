@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lovasz import set_functions, validation
 from lovasz.kernels import choose, exact, load
-from lovasz.sharing import ProcessGroup
 from lovasz.problem import Problem
+from lovasz.sharing import ProcessGroup, require_member
 from lovasz.validation import Classes
 
 ACTIVATIONS = ("relu", "elu")
@@ -290,6 +290,7 @@ def lovasz_extension(
 
 def _shared(group: ProcessGroup | None, per_image: bool) -> bool:
     """Whether the loss is that of a batch spread over processes."""
+    require_member(group)
     if group is not None and per_image:
         raise ValueError(
             "per_image=True with group: each image has its loss to itself, and averaging the processes' losses (as "

@@ -32,6 +32,8 @@ TAIL_CELLS, TAIL_DECAY = 32, 0.9  # cells above the largest sampled error that m
 MEMORY = 1 << 20  # bins of all groups together
 MOST_BINS = 65536
 SHARED_BINS = 8192  # of each class where several processes send theirs to one another
+SENT_FRACTION_BITS = 3  # of a pixel's position in a bin that is sent, so that 2^30 - 1 pixels may share it
+SENT_COUNT = 1 << (30 + SENT_FRACTION_BITS)
 
 # How finely the slope of the loss is cut: bins for each unit by which the logarithm of the union changes, more for a
 # rare class, whose few foreground pixels must not share bins with background; and bins for the whole foreground.
@@ -159,6 +161,17 @@ def weights(background: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     fall_background = torch.where(n == 0, 0, remaining / (a * (a + 1)) - (remaining - f) / (end * (end + 1)))
     mean, fall = torch.stack([q_background, q_foreground], 1), torch.stack([fall_background, fall_foreground], 1)
     return mean.flip(-1), fall.flip(-1)
+
+
+def to_send(count: Tensor, fractions: Tensor) -> Tensor:
+    """Counts, and sums of fractions in units of 2^-12, as one integer for each bin; those of all processes add up."""
+    coarser = FRACTION_BITS - SENT_FRACTION_BITS
+    return count * SENT_COUNT + ((fractions + (1 << coarser >> 1)) >> coarser).clamp(max=count << SENT_FRACTION_BITS)
+
+
+def received(total: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of :func:`to_send`: counts and fractions of all processes."""
+    return total // SENT_COUNT, (total % SENT_COUNT) << (FRACTION_BITS - SENT_FRACTION_BITS)
 
 
 def lines(mean: Tensor, fall: Tensor, count: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lovasz.kernels import bins
-from lovasz.sharing import ProcessGroup, sum_over
 from lovasz.problem import Problem
+from lovasz.sharing import ProcessGroup, loss_of_all, sum_over
 
-_COUNT = 1 << 38  # of a packed bin; below it the sum of fractions, so that 2^25 errors of one class fit
+_COUNT = 1 << 38  # of a packed bin; below it the sum of fractions
+_PACKED = 1 << 25  # errors of one class that a packed bin can not take any more
 _FRACTION = 1 << bins.FRACTION_BITS
 
 
@@ -48,9 +49,10 @@ def loss(
         )
         groups = classes * (images if problem.per_image else 1)
         slot = ((of * 2 + foreground) * size + key).where(valid, groups * 2 * size)  # void pixels beside all bins
-        packed = _histogram(slot, _COUNT + fraction, groups * 2 * size + 1)[:-1].view(groups, 2, size)
-        packed = sum_over(group, packed)
-        counts, fractions = packed // _COUNT, packed % _COUNT
+        counts, fractions = _bins(slot, fraction, images * pixels, groups * 2 * size)
+        if group is not None:
+            counts, fractions = bins.received(sum_over(group, bins.to_send(counts, fractions)))
+        counts, fractions = counts.view(groups, 2, size), fractions.view(groups, 2, size)
         foreground_pixels = counts[:, 1].sum(-1)  # (G,)
         shares = problem.shares(foreground_pixels.view(-1, classes), weight).flatten()  # (G,)
         mean, fall = bins.weights(counts[:, 0], counts[:, 1])  # (G, 2, K)
@@ -61,15 +63,7 @@ def loss(
         # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
         counted = valid & (shares > 0)[of]
     total = (errors.masked_fill(~counted, 0) * slopes).sum(dtype=shares.dtype)
-    return _of_all(total, group).to(torch.promote_types(input.dtype, torch.float32))
-
-
-def _of_all(total: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The sum over the processes, with a gradient that averaging over them turns into that of the sum."""
-    if group is None:
-        return total
-    whole = total * group.size()
-    return whole + (sum_over(group, total.detach()) - whole).detach()
+    return loss_of_all(total, group).to(torch.promote_types(input.dtype, torch.float32))
 
 
 def _errors_and_places(scores: Tensor, foreground: Tensor, kind: str) -> tuple[Tensor, Tensor, int]:
@@ -115,6 +109,14 @@ def _deal(
         *_split([known[: -classes - 1], known[-classes - 1 : -1]], classes), spacing, 1.0, bins.SHARED_BINS, 1
     )
     return lut, bins.SHARED_BINS
+
+
+def _bins(slot: Tensor, fraction: Tensor, pixels: int, size: int) -> tuple[Tensor, Tensor]:
+    """Number of pixels in each of ``size`` slots and sum of their fractions; a slot behind the last is left out."""
+    if pixels < _PACKED:
+        packed = _histogram(slot, _COUNT + fraction, size + 1)[:-1]
+        return packed // _COUNT, packed % _COUNT
+    return _histogram(slot, torch.ones_like(slot), size + 1)[:-1], _histogram(slot, fraction, size + 1)[:-1]
 
 
 def _split(known: list[Tensor], classes: int) -> tuple[Tensor, Tensor, Tensor]:
