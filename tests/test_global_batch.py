@@ -7,12 +7,12 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from benchmarks.distributions import binary
 from losses import Case
 from ranks import RankError, Ranks, alone, bytes_sent, losses_of_parts, network, train_with_ddp
 from torch import Tensor
 
 import lovasz
-from benchmarks.distributions import binary
 from lovasz.kernels import bins, portable
 
 pytestmark = pytest.mark.skipif(
