@@ -9,11 +9,11 @@ import pytest
 import torch
 from benchmarks.distributions import binary
 from losses import Case
-from ranks import RankError, Ranks, alone, bytes_sent, losses_of_parts, network, train_with_ddp
+from ranks import RankError, Ranks, alone, bytes_sent, copies, losses_of_parts, network, train_with_ddp
 from torch import Tensor
 
 import lovasz
-from lovasz.kernels import bins, portable
+from lovasz.kernels import portable
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch without gloo"
@@ -108,8 +108,8 @@ def test_bins_dealt_from_samples_of_both_serve_large_batches(ranks: Ranks, kind:
     parts = [(scores[0, :cut], target[0, :cut]), (scores[0, cut:], target[0, cut:])]
     results = run(ranks, case, parts, impl)
     value, gradient = exact(case, *joined(parts))
-    assert abs(results[0]["value"] - value) <= 1e-4 * abs(value)
-    assert oracle.relative(averaged(results), gradient) <= 1e-2
+    assert abs(results[0]["value"] - value) <= 5e-4 * abs(value)
+    assert oracle.relative(averaged(results), gradient) <= 5e-3
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -229,19 +229,20 @@ def test_arguments_that_do_not_go_with_a_group_are_refused() -> None:
         torch.distributed.destroy_process_group()
 
 
-def test_counts_of_a_billion_pixels_in_one_bin_fit_into_what_is_sent() -> None:
-    each, processes = 1 << 15, 1 << 14
-    counts = torch.tensor([each, each, 0, 1])
-    fractions = counts * torch.tensor([0, 4095, 0, 2048])
-    total = bins.to_send(counts, fractions) * processes
-    counts, fractions = (tensor.double() / processes for tensor in bins.received(total))
-    assert counts.tolist() == [each, each, 0, 1]
-    expected = torch.tensor([0, 4095, 0, 2048.0]).double()
-    torch.testing.assert_close(fractions / counts.clamp(min=1), expected, rtol=2e-3, atol=0)
+@pytest.mark.parametrize("impl", IMPLS)
+def test_half_a_billion_pixels_may_share_a_bin(ranks: Ranks, impl: str) -> None:
+    # 2^14 processes with the same batch have the loss of one of them; all its errors lie at the floor of the bins.
+    scores, target = torch.full((30_000,), -40.0), torch.zeros(30_000, dtype=torch.long)
+    scores[:2], target[0] = torch.tensor([1.0, -1.0]), 1
+    case = Case("sigmoid", "sigmoid", 1)
+    results = ranks(copies, scores=scores.numpy(), target=target.numpy(), case=case, impl=impl, times=1 << 13)
+    value, gradient = exact(case, scores, target)
+    assert abs(results[0]["value"] - value) <= 1e-4 * value
+    assert oracle.relative(torch.from_numpy(results[0]["gradient"]), gradient) <= 1e-3
 
 
 def test_inputs_too_large_to_pack_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, target = torch.randn(2, 5, 40, 40), torch.randint(0, 5, (2, 40, 40))
+    scores, target = torch.randn(2, 5, 9, 9), torch.randint(0, 5, (2, 9, 9))
     packed = lovasz.lovasz_softmax(scores, target, impl="torch")
     monkeypatch.setattr(portable, "_PACKED", 1)
     assert lovasz.lovasz_softmax(scores, target, impl="torch") == packed

@@ -32,8 +32,7 @@ TAIL_CELLS, TAIL_DECAY = 32, 0.9  # cells above the largest sampled error that m
 MEMORY = 1 << 20  # bins of all groups together
 MOST_BINS = 65536
 SHARED_BINS = 8192  # of each class where several processes send theirs to one another
-SENT_FRACTION_BITS = 3  # of a pixel's position in a bin that is sent, so that 2^30 - 1 pixels may share it
-SENT_COUNT = 1 << (30 + SENT_FRACTION_BITS)
+SHARED_FRACTION_BITS = 5  # of positions in bins that are added up over processes
 
 # How finely the slope of the loss is cut: bins for each unit by which the logarithm of the union changes, more for a
 # rare class, whose few foreground pixels must not share bins with background; and bins for the whole foreground.
@@ -163,18 +162,9 @@ def weights(background: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     return mean.flip(-1), fall.flip(-1)
 
 
-def to_send(count: Tensor, fractions: Tensor) -> Tensor:
-    """Counts, and sums of fractions in units of 2^-12, as one integer for each bin; those of all processes add up."""
-    coarser = FRACTION_BITS - SENT_FRACTION_BITS
-    return count * SENT_COUNT + ((fractions + (1 << coarser >> 1)) >> coarser).clamp(max=count << SENT_FRACTION_BITS)
-
-
-def received(total: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of :func:`to_send`: counts and fractions of all processes."""
-    return total // SENT_COUNT, (total % SENT_COUNT) << (FRACTION_BITS - SENT_FRACTION_BITS)
-
-
-def lines(mean: Tensor, fall: Tensor, count: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
+def lines(
+    mean: Tensor, fall: Tensor, count: Tensor, fractions: Tensor, bits: int = FRACTION_BITS
+) -> tuple[Tensor, Tensor]:
     """The weights inside each bin as a straight line through the mean weight at the mean place of the bin's pixels.
 
     A pixel that lies at ``fraction`` in [0, 1) of its bin then weighs ``offset + rise * fraction``; the weights of a
@@ -182,12 +172,12 @@ def lines(mean: Tensor, fall: Tensor, count: Tensor, fractions: Tensor) -> tuple
 
     Args:
         mean, fall: (G, 2, K) from :func:`weights`.
-        count, fractions: (G, 2, K) numbers of pixels, and sums of their fractions in units of 2^-12.
+        count, fractions: (G, 2, K) numbers of pixels, and sums of their fractions in units of 2^-bits, rounded down.
 
     Returns:
         offset and rise, (G, 2, K).
     """
-    middle = (fractions.to(mean.dtype) + 0.5 * count) / (count.clamp(min=1) << FRACTION_BITS)
-    rise = torch.minimum(fall, mean / middle.clamp(min=2.0**-FRACTION_BITS))
+    middle = (fractions.to(mean.dtype) + 0.5 * count) / (count.clamp(min=1) << bits)
+    rise = torch.minimum(fall, mean / middle.clamp(min=2.0**-bits))
     rise = torch.where(count > 0, rise, 0)
     return mean - rise * middle, rise

@@ -13,9 +13,7 @@ from lovasz.kernels import bins
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, loss_of_all, sum_over
 
-_COUNT = 1 << 38  # of a packed bin; below it the sum of fractions
-_PACKED = 1 << 25  # errors of one class that a packed bin can not take any more
-_FRACTION = 1 << bins.FRACTION_BITS
+_PACKED = 1 << 25  # errors of one class that a packed bin of one process can not take any more
 
 
 def loss(
@@ -43,21 +41,20 @@ def loss(
         dropped_bits = entry & 31
         within = place & ((1 << bins.CELL_BITS) - 1)
         key = (entry >> 5) + (within >> dropped_bits)
-        fraction = ((within & ((1 << dropped_bits) - 1)) << bins.FRACTION_BITS) >> dropped_bits
+        bits = bins.FRACTION_BITS if group is None else bins.SHARED_FRACTION_BITS
+        fraction = ((within & ((1 << dropped_bits) - 1)) << bits) >> dropped_bits
         of = (
             class_ + classes * torch.arange(images, device=input.device).view(-1, 1, 1) if problem.per_image else class_
         )
         groups = classes * (images if problem.per_image else 1)
         slot = ((of * 2 + foreground) * size + key).where(valid, groups * 2 * size)  # void pixels beside all bins
-        counts, fractions = _bins(slot, fraction, images * pixels, groups * 2 * size)
-        if group is not None:
-            counts, fractions = bins.received(sum_over(group, bins.to_send(counts, fractions)))
+        counts, fractions = _bins(slot, fraction, images * pixels, groups * 2 * size, bits, group)
         counts, fractions = counts.view(groups, 2, size), fractions.view(groups, 2, size)
         foreground_pixels = counts[:, 1].sum(-1)  # (G,)
         shares = problem.shares(foreground_pixels.view(-1, classes), weight).flatten()  # (G,)
         mean, fall = bins.weights(counts[:, 0], counts[:, 1])  # (G, 2, K)
-        offset, rise = bins.lines(mean, fall, counts, fractions)
-        table = torch.stack([offset, rise / _FRACTION], -1) * shares.view(-1, 1, 1, 1)  # (G, 2, K, 2)
+        offset, rise = bins.lines(mean, fall, counts, fractions, bits)
+        table = torch.stack([offset, rise / 2**bits], -1) * shares.view(-1, 1, 1, 1)  # (G, 2, K, 2)
         table = torch.cat([table.view(-1, 2), table.new_zeros(1, 2)]).to(errors.dtype)
         slopes = table[:, 0][slot] + table[:, 1][slot] * (fraction + 0.5)  # (N, C, S)
         # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
@@ -111,12 +108,19 @@ def _deal(
     return lut, bins.SHARED_BINS
 
 
-def _bins(slot: Tensor, fraction: Tensor, pixels: int, size: int) -> tuple[Tensor, Tensor]:
-    """Number of pixels in each of ``size`` slots and sum of their fractions; a slot behind the last is left out."""
-    if pixels < _PACKED:
-        packed = _histogram(slot, _COUNT + fraction, size + 1)[:-1]
-        return packed // _COUNT, packed % _COUNT
-    return _histogram(slot, torch.ones_like(slot), size + 1)[:-1], _histogram(slot, fraction, size + 1)[:-1]
+def _bins(
+    slot: Tensor, fraction: Tensor, pixels: int, size: int, bits: int, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """Number of pixels in each of ``size`` slots and sum of their fractions; a slot behind the last is left out.
+
+    Both are packed into one integer, for speed and to send half as much: 2^25 - 1 pixels fit into one bin, and of all
+    processes 2^29 - 1, for fractions are coarser there.
+    """
+    if group is None and pixels >= _PACKED:
+        return _histogram(slot, torch.ones_like(slot), size + 1)[:-1], _histogram(slot, fraction, size + 1)[:-1]
+    unit = 1 << (bits + (63 - bits) // 2)
+    packed = sum_over(group, _histogram(slot, unit + fraction, size + 1)[:-1])
+    return packed // unit, packed % unit
 
 
 def _split(known: list[Tensor], classes: int) -> tuple[Tensor, Tensor, Tensor]:
