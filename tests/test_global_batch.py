@@ -227,6 +227,14 @@ def test_arguments_that_do_not_go_with_a_group_are_refused() -> None:
             lovasz.lovasz_hinge(logits[:, 0], target > 0, group=group)
         with pytest.raises(TypeError, match=r"process group, got str.*group\.WORLD"):
             lovasz.lovasz_softmax(logits, target, group="world")  # type: ignore[arg-type]
+        binary = logits[:, 0], target.clamp(max=1)
+        for module, inputs in [
+            (lovasz.LovaszSoftmaxLoss(method="exact", group=group), (logits, target)),
+            (lovasz.LovaszHingeLoss(per_image=False, method="exact", group=group), binary),
+            (lovasz.LovaszSigmoidLoss(method="exact", group=group), binary),
+        ]:
+            with pytest.raises(ValueError, match=r"method='exact' with group"):
+                module(*inputs)
         inside = lovasz.LovaszSoftmaxLoss(group=group, impl="torch")(logits, target)
         torch.testing.assert_close(inside, lovasz.lovasz_softmax(logits, target), rtol=1e-4, atol=0)
     finally:
@@ -237,7 +245,7 @@ def test_arguments_that_do_not_go_with_a_group_are_refused() -> None:
 def test_half_a_billion_pixels_may_share_a_bin(ranks: Ranks, impl: str) -> None:
     # 2^14 processes with the same batch have the loss of one of them; all its errors lie at the floor of the bins.
     scores, target = torch.full((30_000,), -40.0), torch.zeros(30_000, dtype=torch.long)
-    scores[:2], target[0] = torch.tensor([1.0, -1.0]), 1
+    scores[:2], target[0] = torch.tensor([1.0, -0.5]), 1  # no ties above the floor
     case = Case("sigmoid", "sigmoid", 1)
     results = ranks(copies, scores=scores.numpy(), target=target.numpy(), case=case, impl=impl, times=1 << 13)
     value, gradient = exact(case, scores, target)

@@ -25,6 +25,8 @@ from lovasz.lab.training import check_shareable
 SHAPES = ["--data", "shapes?size=32&train=9&val=3&test=2", "--model", "unet", "--device", "cpu", "--threads", "1"]
 SMALL = [*SHAPES, "--batch-size", "2", "--crop", "whole", "--logger", "none"]
 
+LIMIT = 1500  # seconds for a command, which takes a few
+
 # Group norm in place of batch norm, whose statistics are those of each process's own images.
 PARITY = """
 import sys
@@ -54,13 +56,13 @@ def command(*arguments: object, processes: int = 0) -> list[str]:
 
 @pytest.fixture
 def environment(repository) -> dict[str, str]:
-    paths = os.pathsep.join([str(repository / "src"), str(repository)])
+    paths = os.pathsep.join([str(repository / "src"), str(repository), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
 
 def call(line: list[str], environment: dict[str, str], expected: int = 0) -> str:
     """Run it; returns what it wrote on stderr."""
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == expected, done.stderr
     return done.stderr
 
@@ -106,7 +108,7 @@ def test_a_killed_run_takes_its_processes_along_and_is_resumed(tmp_path, environ
 
     killed = subprocess.Popen(command(*line, tmp_path / "killed"), env=environment, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    until = time.monotonic() + 300
+    until = time.monotonic() + LIMIT
     while not checkpoint.exists() and killed.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     others = children(killed.pid)
