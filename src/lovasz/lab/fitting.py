@@ -290,6 +290,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings(
                 "ignore", message=r".*LeafSpec.*is deprecated", category=FutureWarning
             )  # its own use
+            # What is logged is the same in all processes.
+            warnings.filterwarnings("ignore", message=r".*recommended to use `self.log\(.*sync_dist=True.*")
             yield
     finally:
         log.setLevel(level)

@@ -24,6 +24,7 @@ import torch.distributed as distributed
 from lovasz.lab.environment import resolve_device
 from lovasz.lab.errors import LabError
 
+REPORT = "lovasz reports: "  # before an error, on the stdout of a process that the first one started
 GRACE = 20.0  # seconds that the first process may take to notice by itself that another has failed
 
 
@@ -114,7 +115,7 @@ def together(devices: int, device: str, threads: int | None, work: Mapping[str, 
     before = torch.get_num_threads()
     team = given or Team(0, devices, 0, devices)
     on_cpu = team.device(device).type == "cpu"
-    if threads is None and on_cpu:
+    if threads is None and on_cpu and launched() is None:  # torchrun has its own way to say how many
         threads = max(1, before // team.local_size)
     if threads is not None:
         torch.set_num_threads(threads)
@@ -215,8 +216,9 @@ def _reports(processes: list[subprocess.Popen[str]]) -> str:
     for rank, process in enumerate(processes, 1):
         if process.poll() not in (None, 0):
             assert process.stdout is not None
-            said = process.stdout.read().strip()
-            texts.append(said or f"process {rank} ended with exit code {process.returncode}.")
+            lines = process.stdout.read().splitlines()  # other libraries write there too
+            said = [json.loads(line.removeprefix(REPORT)) for line in lines if line.startswith(REPORT)]
+            texts += said or [f"process {rank} ended with exit code {process.returncode}."]
     return "\n".join(dict.fromkeys(texts))
 
 
@@ -248,7 +250,7 @@ def main() -> None:
 
             compare(ComparisonConfig(run=run, **work), progress=False)
     except LabError as error:
-        sys.stdout.write(str(error))
+        sys.stdout.write(f"\n{REPORT}{json.dumps(str(error))}\n")
         sys.stdout.flush()
         os._exit(2)
 
