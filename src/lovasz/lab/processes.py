@@ -137,12 +137,12 @@ def _given() -> Team | None:
 
 
 @contextmanager
-def _joined(team: Team, store: distributed.Store | None, on_cpu: bool) -> Iterator[None]:
+def _joined(team: Team, store: Any, on_cpu: bool) -> Iterator[None]:
     backend = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
     if on_cpu and sys.platform == "linux" and team.local_size == team.size:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # whatever the host's name resolves to
     if store is None and "LOVASZ_STORE_PORT" in os.environ:
-        store = distributed.TCPStore("127.0.0.1", int(os.environ["LOVASZ_STORE_PORT"]), team.size, is_master=False)
+        store = _store(int(os.environ["LOVASZ_STORE_PORT"]))
     if store is None:
         distributed.init_process_group(backend)
     else:
@@ -154,17 +154,22 @@ def _joined(team: Team, store: distributed.Store | None, on_cpu: bool) -> Iterat
         distributed.destroy_process_group()
 
 
+def _store(port: int) -> Any:
+    """Where the processes of one machine find one another: opened at any free port for 0, else the one at this port."""
+    return distributed.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+        "127.0.0.1", port, is_master=port == 0, wait_for_workers=False, timeout=timedelta(minutes=10)
+    )
+
+
 @contextmanager
 def _no_others() -> Iterator[None]:
     yield None
 
 
 @contextmanager
-def _others(size: int, work: Mapping[str, Any]) -> Iterator[distributed.Store]:
+def _others(size: int, work: Mapping[str, Any]) -> Iterator[Any]:
     """Start the other processes, and end them when this one is done, for whatever reason."""
-    store = distributed.TCPStore(
-        "127.0.0.1", 0, size, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=10)
-    )
+    store = _store(0)
     processes = []
     for rank in range(1, size):
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
