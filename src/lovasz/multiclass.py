@@ -14,7 +14,7 @@ from torch import Tensor
 from lovasz import validation
 from lovasz.kernels import choose, load
 from lovasz.problem import Problem
-from lovasz.sharing import ProcessGroup, is_shared, sum_over, whole
+from lovasz.sharing import ProcessGroup, is_shared, loss_of_all, sum_over
 from lovasz.validation import Classes
 
 
@@ -85,4 +85,4 @@ def _cross_entropy(
     each = torch.ones_like(logits[0, :, 0]) if class_weights is None else class_weights
     pixels = (valid * each[target.where(valid, 0)]).sum()
     pixels = sum_over(group, pixels)
-    return terms[0] * whole(total, group) / torch.where(pixels > 0, pixels, 1)
+    return terms[0] * loss_of_all(total, group) / torch.where(pixels > 0, pixels, 1)

@@ -13,8 +13,27 @@ else:
     ProcessGroup = object  # a torch without distributed lacks it
 
 
+def require_member(group: ProcessGroup | None) -> None:
+    """Raise unless ``group`` is None or a process group that this process is part of."""
+    if group is None:
+        return
+    if not distributed.is_available():
+        raise ValueError("group: this torch was built without torch.distributed; leave group out")
+    if group is distributed.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError(
+            "group: this process is not in it (torch.distributed.new_group gave it no group); call the loss with group "
+            "in the processes of the group alone"
+        )
+    if not isinstance(group, distributed.ProcessGroup):
+        raise TypeError(
+            f"group must be a torch.distributed process group, got {type(group).__name__}; after "
+            "torch.distributed.init_process_group() the group of all processes is torch.distributed.group.WORLD"
+        )
+
+
 def is_shared(group: ProcessGroup | None, per_image: bool) -> bool:
     """Whether the loss is that of a batch spread over processes."""
+    require_member(group)
     if group is not None and per_image:
         raise ValueError(
             "per_image=True with group: each image has its loss to itself, and averaging the processes' losses (as "
@@ -24,7 +43,10 @@ def is_shared(group: ProcessGroup | None, per_image: bool) -> bool:
 
 
 def sum_over(group: ProcessGroup | None, tensor: Tensor) -> Tensor:
-    """The elementwise sum of the processes' tensors, the same bits in each; the tensor itself without a group."""
+    """The elementwise sum of the processes' tensors, the same bits in each; the tensor itself without a group.
+
+    The tensor is overwritten where it is contiguous.
+    """
     if group is None:
         return tensor
     tensor = tensor.contiguous()
@@ -32,9 +54,10 @@ def sum_over(group: ProcessGroup | None, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def whole(total: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The sum over the processes of a scalar, with a gradient that averaging over them turns into that of the sum."""
+def loss_of_all(part: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The sum of the processes' parts of a loss, with the gradient that averaging over the processes turns into its
+    own: that of this process's part, times the number of processes."""
     if group is None:
-        return total
-    mine = total * group.size()
-    return mine + (sum_over(group, total.detach().clone()) - mine).detach()
+        return part
+    whole = part * group.size()
+    return sum_over(group, part.detach().clone()) + (whole - whole.detach())  # the same bits in each process

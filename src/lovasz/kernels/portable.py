@@ -11,10 +11,9 @@ from torch import Tensor
 
 from lovasz.kernels import bins
 from lovasz.problem import Problem
-from lovasz.sharing import ProcessGroup, sum_over, whole
+from lovasz.sharing import ProcessGroup, loss_of_all, sum_over
 
-_COUNT = 1 << 38  # of a packed bin; below it the sum of fractions, so that 2^25 errors of one class fit
-_FRACTION = 1 << bins.FRACTION_BITS
+_PACKED = 1 << 25  # errors of one class that a packed bin of one process can not take any more
 
 
 def loss(
@@ -42,26 +41,26 @@ def loss(
         dropped_bits = entry & 31
         within = place & ((1 << bins.CELL_BITS) - 1)
         key = (entry >> 5) + (within >> dropped_bits)
-        fraction = ((within & ((1 << dropped_bits) - 1)) << bins.FRACTION_BITS) >> dropped_bits
-        of = (
-            class_ + classes * torch.arange(images, device=input.device).view(-1, 1, 1) if problem.per_image else class_
-        )
+        bits = bins.FRACTION_BITS if group is None else bins.SHARED_FRACTION_BITS
+        fraction = ((within & ((1 << dropped_bits) - 1)) << bits) >> dropped_bits
+        of = class_
+        if problem.per_image:
+            of = class_ + classes * torch.arange(images, device=input.device).view(-1, 1, 1)
         groups = classes * (images if problem.per_image else 1)
         slot = ((of * 2 + foreground) * size + key).where(valid, groups * 2 * size)  # void pixels beside all bins
-        packed = _histogram(slot, _COUNT + fraction, groups * 2 * size + 1)[:-1].view(groups, 2, size)
-        packed = sum_over(group, packed)
-        counts, fractions = packed // _COUNT, packed % _COUNT
+        counts, fractions = _bins(slot, fraction, images * pixels, groups * 2 * size, bits, group)
+        counts, fractions = counts.view(groups, 2, size), fractions.view(groups, 2, size)
         foreground_pixels = counts[:, 1].sum(-1)  # (G,)
         shares = problem.shares(foreground_pixels.view(-1, classes), weight).flatten()  # (G,)
         mean, fall = bins.weights(counts[:, 0], counts[:, 1])  # (G, 2, K)
-        offset, rise = bins.lines(mean, fall, counts, fractions)
-        table = torch.stack([offset, rise / _FRACTION], -1) * shares.view(-1, 1, 1, 1)  # (G, 2, K, 2)
+        offset, rise = bins.lines(mean, fall, counts, fractions, bits)
+        table = torch.stack([offset, rise / 2**bits], -1) * shares.view(-1, 1, 1, 1)  # (G, 2, K, 2)
         table = torch.cat([table.view(-1, 2), table.new_zeros(1, 2)]).to(errors.dtype)
         slopes = table[:, 0][slot] + table[:, 1][slot] * (fraction + 0.5)  # (N, C, S)
         # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
         counted = valid & (shares > 0)[of]
     total = (errors.masked_fill(~counted, 0) * slopes).sum(dtype=shares.dtype)
-    return whole(total, group).to(torch.promote_types(input.dtype, torch.float32))
+    return loss_of_all(total, group).to(torch.promote_types(input.dtype, torch.float32))
 
 
 def _errors_and_places(scores: Tensor, foreground: Tensor, kind: str) -> tuple[Tensor, Tensor, int]:
@@ -107,6 +106,21 @@ def _deal(
         *_split([known[: -classes - 1], known[-classes - 1 : -1]], classes), spacing, 1.0, bins.SHARED_BINS, 1
     )
     return lut, bins.SHARED_BINS
+
+
+def _bins(
+    slot: Tensor, fraction: Tensor, pixels: int, size: int, bits: int, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """Number of pixels in each of ``size`` slots and sum of their fractions; a slot behind the last is left out.
+
+    Both are packed into one integer, for speed and to send half as much: 2^25 - 1 pixels fit into one bin, and of all
+    processes 2^29 - 1, for fractions are coarser there.
+    """
+    if group is None and pixels >= _PACKED:
+        return _histogram(slot, torch.ones_like(slot), size + 1)[:-1], _histogram(slot, fraction, size + 1)[:-1]
+    unit = 1 << (bits + (63 - bits) // 2)
+    packed = sum_over(group, _histogram(slot, unit + fraction, size + 1)[:-1])
+    return packed // unit, packed % unit
 
 
 def _split(known: list[Tensor], classes: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,7 +30,10 @@ EXAMPLES = {
         "lovasz compare --data camvid:CamVid --weights enet.safetensors --epochs 5 --seeds 3",
         'lovasz compare --data shapes --losses "cross_entropy,cross_entropy>lovasz_softmax"',
     ),
-    "train": ("lovasz train --data folder:my_images --loss cross_entropy+0.5*lovasz_softmax",),
+    "train": (
+        "lovasz train --data folder:my_images --loss cross_entropy+0.5*lovasz_softmax",
+        "lovasz train --data folder:my_images --loss lovasz_softmax --devices 2 --global-batch",
+    ),
     "evaluate": ("lovasz evaluate --data camvid:CamVid --weights model.safetensors --split test",),
     "predict": ("lovasz predict photos --weights model.safetensors --out masks_of_photos",),
     "doctor": ("lovasz doctor",),
@@ -129,6 +132,8 @@ def compare(
     flip: options.Flip = DEFAULT.flip,
     precision: options.Precision = DEFAULT.precision,
     device: options.Device = DEFAULT.device,
+    devices: options.Devices = None,
+    global_batch: options.GlobalBatch = DEFAULT.global_batch,
     threads: options.Threads = None,
     workers: options.Workers = DEFAULT.num_workers,
     logger: options.Logger = DEFAULT.logger,
@@ -154,10 +159,14 @@ def compare(
         command=shlex.join(["lovasz", *sys.argv[1:]]),
     )
     from lovasz.lab.comparison import compare as run_comparison
+    from lovasz.lab.progress import speaks
     from lovasz.lab.report import write_report
 
-    console.print_plan(run, len(names), len(config.seeds), folder)
+    if speaks():
+        console.print_plan(run, len(names), len(config.seeds), folder)
     path = run_comparison(config)
+    if not speaks():
+        return
     report = write_report(path.parent)
     console.print_comparison(json.loads(path.read_text(encoding="utf-8")), report)
     if open_report:
@@ -187,6 +196,8 @@ def train(
     flip: options.Flip = DEFAULT.flip,
     precision: options.Precision = DEFAULT.precision,
     device: options.Device = DEFAULT.device,
+    devices: options.Devices = None,
+    global_batch: options.GlobalBatch = DEFAULT.global_batch,
     threads: options.Threads = None,
     workers: options.Workers = DEFAULT.num_workers,
     logger: options.Logger = DEFAULT.logger,
@@ -196,10 +207,14 @@ def train(
     """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
     folder = out or options.default_folder(data, model, (loss, f"seed-{seed}"))
     run = _run_config(locals(), loss=loss, seed=seed, out=str(folder))
+    from lovasz.lab.progress import speaks
     from lovasz.lab.training import train as run_training
 
-    console.print_plan(run, 1, 1, folder)
+    if speaks():
+        console.print_plan(run, 1, 1, folder)
     path = run_training(run, resume=resume)
+    if not speaks():
+        return
     scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
     for split in [name for name in ("val", "test") if scores[name]]:
         console.print_scores(scores[split], f"{loss}, {split}")
@@ -210,14 +225,18 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
     """The run that the options of `compare` and `train` describe; defaults differ with and without --weights."""
     weights: Path | None = given["weights"]
     data_options = options.parse_data_options(given["data_option"])
-    epochs, crop = given["epochs"], given["crop"]
+    epochs, crop, devices = given["epochs"], given["crop"], given["devices"]
+    if devices is None:
+        from lovasz.lab.processes import launched
+
+        devices = launched() or 1
     if epochs is None or crop is None:
         from lovasz.lab import defaults
         from lovasz.lab.data import open_dataset
 
         images = open_dataset(given["data"], "train", seed=given["data_seed"], **data_options)
         if epochs is None:
-            epochs = defaults.default_epochs(images, given["batch_size"], from_weights=weights is not None)
+            epochs = defaults.default_epochs(images, devices * given["batch_size"], from_weights=weights is not None)
         crop = defaults.default_crop(images) if crop is None else options.parse_crop(crop)
     else:
         crop = options.parse_crop(crop)
@@ -225,7 +244,7 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
     if pretrain_epochs is None:
         pretrain_epochs = epochs if weights is None else 0
     same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
-    same += ("poly_power", "validate_every", "flip", "precision", "device", "threads", "logger")
+    same += ("poly_power", "validate_every", "flip", "precision", "device", "threads", "global_batch", "logger")
     return RunConfig(
         **{name: given[name] for name in same},
         weights=None if weights is None else str(weights),
@@ -234,6 +253,7 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
         crop=crop,
         scale=options.parse_scale(given["scale"]),
         num_workers=given["workers"],
+        devices=devices,
         data_options=data_options,
         **changes,
     )

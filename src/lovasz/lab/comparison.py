@@ -21,8 +21,17 @@ from lovasz.lab.evaluation import evaluate
 from lovasz.lab.examples import draw_examples, largest_differences
 from lovasz.lab.losses import LossSpec
 from lovasz.lab.models import load_weights
+from lovasz.lab.processes import Team, together
 from lovasz.lab.progress import display, say
-from lovasz.lab.training import Data, Start, find_start, open_folder, run_once, training_class_weights
+from lovasz.lab.training import (
+    Data,
+    Start,
+    check_shareable,
+    find_start,
+    open_folder,
+    run_once,
+    training_class_weights,
+)
 
 SET_PER_RUN = ("loss", "seed", "out")
 
@@ -41,15 +50,20 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
     out = Path(config.out)
     config = _with_earlier(config, out)
     specs = _parse_losses(config.losses)
-    device = resolve_device(config.run.device)
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
-    data = Data.open(config.run)
-    find_start(config.run.replace(pretrain_epochs=0), data, out, device=device, resume=False, progress=None).build()
-    open_folder(out, config.to_json(), resume=config.resume)  # only now, when the input has proved usable
-    with display(progress) as shown:
-        say(shown, data.train.describe())
-        return _Comparison(config, out, specs, device, data, shown).run()
+    check_shareable(config.run, specs)
+    resolve_device(config.run.device)
+    run = config.run
+    work = config.to_json() | {"task": "compare", "out": config.out, "resume": config.resume}
+    with together(run.devices, run.device, run.threads, work) as team:
+        device = team.device(run.device)
+        data = Data.open(run)
+        find_start(run.replace(pretrain_epochs=0), data, out, device=device, resume=False, progress=None).build()
+        team.meet()  # all have read the earlier configuration, and found the input usable
+        if team.first:
+            open_folder(out, config.to_json(), resume=config.resume)
+        with display(progress) as shown:
+            say(shown, data.train.describe())
+            return _Comparison(config, out, specs, device, data, shown, team).run()
 
 
 class _Comparison:
@@ -63,15 +77,10 @@ class _Comparison:
         device: torch.device,
         data: Data,
         progress: Progress | None,
+        team: Team,
     ) -> None:
-        self.config, self.out, self.specs, self.device, self.data, self.progress = (
-            config,
-            out,
-            specs,
-            device,
-            data,
-            progress,
-        )
+        self.config, self.out, self.specs, self.device = config, out, specs, device
+        self.data, self.progress, self.team = data, progress, team
         self.path = out / "comparison.json"
         earlier = read_json(self.path) if self.path.is_file() else {}
         self.created = earlier.get("created") or datetime.now(UTC).isoformat(timespec="seconds")
@@ -86,6 +95,7 @@ class _Comparison:
                 finished = self._folder(spec, seed) / "run.json"
                 if finished.is_file():
                     self.records[str(spec), seed] = read_json(finished)
+        team.meet()  # before anything is written
 
     def run(self) -> Path:
         missing = [(s, seed) for seed in self.config.seeds for s in self.specs if (str(s), seed) not in self.records]
@@ -101,7 +111,13 @@ class _Comparison:
         for seed in self.config.seeds:
             shared = self.config.run.replace(seed=seed)
             start = find_start(
-                shared, self.data, self.out, device=self.device, resume=self.config.resume, progress=self.progress
+                shared,
+                self.data,
+                self.out,
+                device=self.device,
+                resume=self.config.resume,
+                progress=self.progress,
+                team=self.team,
             )
             self._started(start)
             for spec in (spec for spec, of in missing if of == seed):
@@ -115,16 +131,20 @@ class _Comparison:
                     resume=self.config.resume,
                     progress=self.progress,
                     description=f"{spec}, seed {seed}",
+                    team=self.team,
                 )
                 self.write()
                 if self.progress is not None and bar is not None:
                     self.progress.advance(bar)
-        self.examples = self._draw_examples()
+        if self.team.first:
+            self.examples = self._draw_examples()
         self.write()
         return self.path
 
     def write(self) -> None:
         """comparison.json as it stands."""
+        if not self.team.first:
+            return
         assert self.start is not None
         info, run = self.data.train.info, self.config.run
         order = [(str(spec), seed) for spec in self.specs for seed in self.config.seeds]
@@ -173,9 +193,13 @@ class _Comparison:
         self.write()
 
     def _score_start(self, network: torch.nn.Module, dataset: SegmentationDataset) -> dict[str, Any]:
-        progress = self.progress or False
         scores = evaluate(
-            network, dataset, device=self.device, progress=progress, description=f"start: {dataset.split}"
+            network,
+            dataset,
+            device=self.device,
+            progress=self.progress or False,
+            description=f"start: {dataset.split}",
+            team=self.team,
         )
         say(self.progress, f"start: {dataset.split} mIoU {100 * scores.dataset_miou:.2f} %")
         return scores.to_json()

@@ -34,6 +34,8 @@ class RunConfig:
     precision: "32-true", "bf16-mixed" or "16-mixed" (GPU only); device: "auto", "cpu", "cuda", "mps".
     threads: torch's CPU threads, None for torch's own choice; validate_every: epochs between validations, 0 for none
     before the final one. out: the folder that receives the run.
+    devices: processes, each with its device and its batch_size images of every step; threads are those of each.
+    global_batch: the Lovász losses are those of the images of all processes together, not of each one's own.
     """
 
     data: str
@@ -57,6 +59,8 @@ class RunConfig:
     num_workers: int = 0
     device: str = "auto"
     threads: int | None = None
+    devices: int = 1
+    global_batch: bool = False
     logger: str = "csv"
     data_seed: int = 0
     data_options: Mapping[str, Any] = field(default_factory=dict)
@@ -73,6 +77,14 @@ class RunConfig:
         _check_int("pretrain_epochs", self.pretrain_epochs, 0)
         _check_int("validate_every", self.validate_every, 0)
         _check_int("num_workers", self.num_workers, 0)
+        _check_int("devices", self.devices, 1)
+        if not isinstance(self.global_batch, bool):
+            raise LabError(f"global_batch: got {self.global_batch!r}, expected True or False.")
+        if self.global_batch and self.devices == 1:
+            raise LabError(
+                "global_batch: one process has the whole batch already; leave --global-batch out, or share the batch "
+                "between processes with --devices."
+            )
         if self.threads is not None:
             _check_int("threads", self.threads, 1)
         _check_number("learning_rate", self.learning_rate, above=0.0)

@@ -51,7 +51,8 @@ def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
     if seeds > 1:
         each += f" and {seeds} seeds"
     on = "whole images" if run.crop is None else f"crops of {run.crop[0]} x {run.crop[1]} pixels"
-    text = f"{run.data}: {pretraining}{_epochs(run.epochs)}{each}, on {on}, in steps of {run.batch_size}. Into {folder}"
+    step = f"{run.batch_size}" if run.devices == 1 else f"{run.devices} x {run.batch_size} in {run.devices} processes"
+    text = f"{run.data}: {pretraining}{_epochs(run.epochs)}{each}, on {on}, in steps of {step}. Into {folder}"
     Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as distributed
 from rich.progress import Progress
 from torch import nn
 
 from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.environment import resolve_device
 from lovasz.lab.errors import LabError
+from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import display
 from lovasz.metrics import DatasetIoU, ImageIoU, confusion_counts
 
@@ -54,30 +56,38 @@ def evaluate(
     device: torch.device | str = "cpu",
     progress: Progress | bool = False,
     description: str | None = None,
+    team: Team = ALONE,
 ) -> Scores:
     """Scores of `model` on `dataset`, each image at its own full size, no augmentation.
 
     model: float RGB in [0, 1], (N, 3, H, W), to logits (N, C, H, W). It is in eval mode for the pass only.
     device: a torch device, or its name as `resolve_device` takes it. progress: a running rich display that gets a bar
-    for this pass, or whether to show one.
+    for this pass, or whether to show one. team: processes that call this together, each for its share of the images;
+    integer counts are added up, so the scores are the same in all, as if one had done them, with the first one's
+    statistics of batch norm.
     Raises LabError for an empty data set, one that is all void, and a network with another number of outputs.
     """
     classes = dataset.info.classes
     if not len(dataset):
         raise LabError(f"data set {dataset.info.name}, split {dataset.split}: no images to evaluate.")
-    whole = DatasetIoU(len(classes), ignore_index=IGNORE_INDEX, absent="exclude")
-    by_image = ImageIoU(len(classes), ignore_index=IGNORE_INDEX, absent="exclude")
+    how: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "absent": "exclude"}
+    how["distributed_available_fn"] = lambda: team.size > 1
+    whole, by_image = DatasetIoU(len(classes), **how), ImageIoU(len(classes), **how)
     images: dict[str, float | None] = {}
     if isinstance(device, str):
         device = resolve_device(device)
     was_training = model.training
     model.eval().to(device)
+    share = team.share_of(len(dataset))
+    if team.size > 1:
+        for buffer in model.buffers():  # each process has its own running statistics
+            distributed.broadcast(buffer, src=0)
     try:
         with display(progress) as shown:
             bar = None
             if shown is not None:
-                bar = shown.add_task(description or f"evaluating {dataset.split}", total=len(dataset), note="")
-            for names, batch, masks in _batches(dataset):
+                bar = shown.add_task(description or f"evaluating {dataset.split}", total=len(share), note="")
+            for names, batch, masks in _batches(dataset, share):
                 labels = predict_labels(model, batch, device, len(classes))
                 whole.update(labels, masks)
                 by_image.update(labels, masks)
@@ -88,7 +98,8 @@ def evaluate(
                 shown.remove_task(bar)
     finally:
         model.train(was_training)
-    if not whole.confusion.sum():
+    images = {name: iou for part in team.collect(images) for name, iou in part.items()}
+    if not any(team.collect(bool(whole.confusion.any()))):
         raise LabError(
             f"data set {dataset.info.name}, split {dataset.split}: every pixel is void, there is nothing to score."
         )
@@ -117,17 +128,18 @@ def _image_ious(labels: torch.Tensor, masks: torch.Tensor, num_classes: int) -> 
     return [_fraction(value) for value in (intersection / union).nanmean(1)]
 
 
-def _batches(dataset: SegmentationDataset):
+def _batches(dataset: SegmentationDataset, share: range):
     """Names, images (n, 3, H, W) and masks (n, H, W) of neighbours that have one size, in order."""
     samples = []
-    for i in range(len(dataset)):
+    for i in share:
         sample = dataset[i]
         pixels = (len(samples) + 1) * sample.mask.numel()
         if samples and (sample.mask.shape != samples[0].mask.shape or pixels > PIXELS_AT_ONCE):
             yield _stack(samples)
             samples = []
         samples.append(sample)
-    yield _stack(samples)
+    if samples:
+        yield _stack(samples)
 
 
 def _stack(samples):

@@ -18,6 +18,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -30,6 +31,7 @@ from lovasz.lab.data import TrainingView
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores
 from lovasz.lab.losses import TrainingLoss
+from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import say
 from lovasz.lab.task import SHUFFLE, SegmentationTask, Validate, mix
 
@@ -58,15 +60,18 @@ def fit(
     resume: bool = False,
     progress: Progress | None = None,
     description: str = "training",
+    team: Team = ALONE,
 ) -> FitResult:
-    """Train `model` in place and return the history.
+    """Train `model` in place and return the history; all processes of `team` together, through Lightning's DDP.
 
     Writes folder/checkpoints/last.ckpt after each epoch, whole or not at all, and folder/logs. With `resume`, goes on
     from that checkpoint if it is there; the epoch that was interrupted is repeated from its beginning.
     Raises LabError when the loss is not finite, when images of a batch differ in size, and for a damaged checkpoint.
     """
-    order = EpochOrder(len(data), config.seed, data)
-    batch_size = min(config.batch_size, len(data))
+    order = EpochOrder(len(data), config.seed, data, team)
+    if not len(order):
+        raise LabError(f"devices: got {team.size}, but there are {len(data)} training images; use fewer processes.")
+    batch_size = min(config.batch_size, len(order))
     loader = DataLoader(
         data,
         batch_size=batch_size,
@@ -78,7 +83,7 @@ def fit(
         generator=torch.Generator().manual_seed(config.seed),
     )
     lines = ProgressLines(progress, description)
-    task = SegmentationTask(config, model, loss, len(loader) * config.epochs, validate, lines.epoch_done)
+    task = SegmentationTask(config, model, loss, len(loader) * config.epochs, validate, lines.epoch_done, team)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     start = checkpoint if resume and checkpoint.is_file() else None
     if start is not None:
@@ -89,7 +94,7 @@ def fit(
     with _quiet():
         trainer = L.Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
-            devices=[device.index or 0] if device.type == "cuda" else 1,
+            **_placement(device, team),
             precision=config.precision,  # type: ignore[arg-type]
             max_epochs=config.epochs,
             logger=_logger(config, folder),
@@ -115,11 +120,48 @@ def fit(
     )
 
 
-class EpochOrder(Sampler[int]):
-    """A shuffled order that depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows."""
+def _placement(device: torch.device, team: Team) -> dict[str, Any]:
+    """Lightning's words for the devices."""
+    if team.size == 1:
+        return {"devices": [device.index or 0] if device.type == "cuda" else 1}
+    return {
+        "devices": team.local_size,
+        "num_nodes": team.size // team.local_size,
+        "strategy": "ddp",
+        "plugins": [_Environment(team)],
+    }
 
-    def __init__(self, length: int, seed: int, data: TrainingView) -> None:
-        self.length, self.seed, self.data, self.epoch = length, seed, data, 0
+
+class _Environment(LightningEnvironment):
+    """Tells Lightning that the processes are there, and which one this is."""
+
+    def __init__(self, team: Team) -> None:
+        super().__init__()
+        self.team = team
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    def local_rank(self) -> int:
+        return self.team.local_rank
+
+    def node_rank(self) -> int:
+        return self.team.rank // self.team.local_size
+
+    def teardown(self) -> None:
+        """Nothing: the processes go on to the next run."""
+
+
+class EpochOrder(Sampler[int]):
+    """A shuffled order that depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows.
+
+    Processes deal it out like cards, so that their batches of one step are what a single process would have in one
+    batch of that size; what is left over is left out.
+    """
+
+    def __init__(self, length: int, seed: int, data: TrainingView, team: Team = ALONE) -> None:
+        self.length, self.seed, self.data, self.team, self.epoch = length, seed, data, team, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch before iterating."""
@@ -128,10 +170,11 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(mix(self.seed, SHUFFLE, self.epoch))
-        return iter(torch.randperm(self.length, generator=generator).tolist())
+        order = torch.randperm(self.length, generator=generator).tolist()
+        return iter(order[self.team.rank :: self.team.size][: len(self)])
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // self.team.size
 
 
 class LastCheckpoint(Checkpoint):
@@ -144,8 +187,9 @@ class LastCheckpoint(Checkpoint):
         """Runs after the module's own hook, so the epoch's history is in it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(self.path.name + ".partial")
-        trainer.save_checkpoint(partial)
-        os.replace(partial, self.path)
+        trainer.save_checkpoint(partial)  # by all processes; the first one writes
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)
 
 
 class ProgressLines(Callback):
@@ -246,6 +290,8 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings(
                 "ignore", message=r".*LeafSpec.*is deprecated", category=FutureWarning
             )  # its own use
+            # What is logged is the same in all processes.
+            warnings.filterwarnings("ignore", message=r".*recommended to use `self.log\(.*sync_dist=True.*")
             yield
     finally:
         log.setLevel(level)

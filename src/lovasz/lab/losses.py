@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.sharing import ProcessGroup, sum_over
 
 Loss = Callable[..., Tensor]
 
@@ -30,6 +31,7 @@ NAMES = (
     "hinge",
     "soft_jaccard",
 )
+SHAREABLE = ("lovasz_softmax", "lovasz_hinge", "lovasz_sigmoid")
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,24 @@ class LossSpec:
         """Whether `build` must be given class weights."""
         return any(name == "weighted_cross_entropy" for phase in self.phases for _, name in phase)
 
-    def build(self, num_classes: int, ignore_index: int, class_weights: Tensor | None = None) -> TrainingLoss:
+    @property
+    def shareable(self) -> bool:
+        """Whether a part of it can be the loss of the images of several processes together."""
+        return any(name in SHAREABLE for phase in self.phases for _, name in phase)
+
+    def build(
+        self,
+        num_classes: int,
+        ignore_index: int,
+        class_weights: Tensor | None = None,
+        group: ProcessGroup | None = None,
+    ) -> TrainingLoss:
         """The loss as a module, called as `loss(logits, target, progress)`.
 
         class_weights: (C,), needed by weighted_cross_entropy, see `class_weights`. Raises LabError without them.
+        group: the processes whose images together the Lovász losses are of; see `lovasz.lovasz_softmax`.
         """
-        return TrainingLoss(self, num_classes, ignore_index, class_weights)
+        return TrainingLoss(self, num_classes, ignore_index, class_weights, group)
 
 
 class TrainingLoss(nn.Module):
@@ -115,11 +129,20 @@ class TrainingLoss(nn.Module):
       (foreground) minus that of class 0. With more, each class stands against the rest with its own logit as the score,
       and the mean is taken over the classes present in the batch (hinge: over all). The whole batch is one image.
     - soft_jaccard: 1 minus the soft Jaccard index of the softmax, over the classes present, Rahman & Wang 2016.
+
+    With `group` the batch of the lovasz losses is that of all its processes; the others take that of their own.
     """
 
     class_weights: Tensor | None
 
-    def __init__(self, spec: LossSpec, num_classes: int, ignore_index: int, class_weights: Tensor | None) -> None:
+    def __init__(
+        self,
+        spec: LossSpec,
+        num_classes: int,
+        ignore_index: int,
+        class_weights: Tensor | None,
+        group: ProcessGroup | None = None,
+    ) -> None:
         super().__init__()
         if num_classes < 2:
             raise LabError(f"loss {spec}: got {num_classes} classes, expected at least 2 (background counts as one).")
@@ -129,7 +152,7 @@ class TrainingLoss(nn.Module):
             raise LabError(
                 f"loss {spec}: got class weights of shape {tuple(class_weights.shape)}, expected ({num_classes},)."
             )
-        self.spec, self.num_classes, self.ignore_index = spec, num_classes, ignore_index
+        self.spec, self.num_classes, self.ignore_index, self.group = spec, num_classes, ignore_index, group
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._losses = {name: self._loss(name) for phase in spec.phases for _, name in phase}
 
@@ -151,7 +174,7 @@ class TrainingLoss(nn.Module):
         if name == "lovasz_softmax":
             from lovasz.functional import lovasz_softmax
 
-            return partial(lovasz_softmax, ignore_index=self.ignore_index)
+            return partial(lovasz_softmax, ignore_index=self.ignore_index, group=self.group)
         if name == "soft_jaccard":
             from lovasz.baselines import soft_jaccard_loss
 
@@ -165,11 +188,11 @@ class TrainingLoss(nn.Module):
         if name == "lovasz_sigmoid":
             from lovasz.functional import lovasz_sigmoid
 
-            loss = partial(lovasz_sigmoid, ignore_index=self.ignore_index)
+            loss = partial(lovasz_sigmoid, ignore_index=self.ignore_index, group=self.group)
             return partial(_foreground, loss) if binary else partial(self._lovasz_multilabel, loss)
         from lovasz.functional import lovasz_hinge
 
-        loss = partial(lovasz_hinge, per_image=False, ignore_index=self.ignore_index)
+        loss = partial(lovasz_hinge, per_image=False, ignore_index=self.ignore_index, group=self.group)
         return partial(_foreground, loss) if binary else partial(self._one_vs_rest, loss)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -198,7 +221,7 @@ class TrainingLoss(nn.Module):
             foreground = target == c
             values.append(loss(logits[:, c], foreground.to(target.dtype).where(valid, self.ignore_index)))
             present.append(foreground.any())
-        mask = torch.stack(present)  # (C,)
+        mask = sum_over(self.group, torch.stack(present).long()) > 0  # (C,)
         return torch.stack(values).where(mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 

@@ -139,7 +139,9 @@ Epochs = Annotated[
         show_default="10 or more, for 1000 steps; 5 or more, for 150 steps, with --weights",
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images in a step.", rich_help_panel=TRAINING)]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Images in a step, of each process.", rich_help_panel=TRAINING)
+]
 LearningRate = Annotated[
     float, typer.Option("--learning-rate", help="At the start; falls to 0 by the poly rule.", rich_help_panel=TRAINING)
 ]
@@ -183,9 +185,29 @@ Precision = Annotated[str, typer.Option("--precision", help=f"{_either(PRECISION
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps; auto takes the best.", rich_help_panel=MACHINE)
 ]
+Devices = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        min=1,
+        help="Processes that share each step, on GPU 0, 1, ... or on the CPU.",
+        rich_help_panel=MACHINE,
+        show_default="1, or what torchrun started",
+    ),
+]
+GlobalBatch = Annotated[
+    bool,
+    typer.Option(
+        "--global-batch",
+        help="With --devices: the Lovász losses of the images of all processes together, not of each one's own.",
+        rich_help_panel=TRAINING,
+    ),
+]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=MACHINE, show_default="torch's choice"),
+    typer.Option(
+        "--threads", min=1, help="CPU threads, of each process.", rich_help_panel=MACHINE, show_default="torch's choice"
+    ),
 ]
 Workers = Annotated[
     int, typer.Option("--workers", min=0, help="Processes that load images; 0: none.", rich_help_panel=MACHINE)

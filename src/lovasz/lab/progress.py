@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,12 +10,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
+def speaks() -> bool:
+    """Whether this process may write to the terminal: of several for one run (`lovasz.lab.processes`) the first."""
+    several = "TORCHELASTIC_RUN_ID" in os.environ or "LOVASZ_STORE_PORT" in os.environ
+    return not several or os.environ["RANK"] == "0"
+
+
 @contextmanager
 def display(progress: Progress | bool) -> Iterator[Progress | None]:
-    """A running display: the one given, a new one for True, None for False. Without a terminal only lines show."""
+    """A running display: the one given, a new one for True, None for False. Without a terminal only lines show.
+
+    Of several processes for one run only the first has one.
+    """
     if isinstance(progress, Progress):
         yield progress
-    elif progress:
+    elif progress and speaks():
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(
             *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=Console(stderr=True)

@@ -6,6 +6,7 @@ Apart from ``fitting.py``, which drives it and keeps checkpoints.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from lovasz.lab.config import RunConfig
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores
 from lovasz.lab.losses import TrainingLoss
+from lovasz.lab.processes import ALONE, Team
 
 SHUFFLE, STEP = 1, 2  # streams of random numbers that must not coincide
 PROBES = 12  # how often in a run the loss is timed alone
@@ -53,10 +55,12 @@ class SegmentationTask(L.LightningModule):
         total_steps: int,
         validate: Validate,
         epoch_done: Callable[[dict[str, Any], int, float], None],
+        team: Team = ALONE,
     ) -> None:
         super().__init__()
         self.config, self.model, self.loss = config, model, loss
         self.total_steps, self.validate, self.epoch_done = total_steps, validate, epoch_done
+        self.team = team
         self.state = State()
         self.last_scores: Scores | None = None
         self.learning_rate = config.learning_rate  # of the step that ran last
@@ -84,8 +88,9 @@ class SegmentationTask(L.LightningModule):
         self._epoch_start = self._step_end = time.perf_counter()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Dropout of a step depends on the seed and the step alone."""
-        torch.manual_seed(mix(self.config.seed, STEP, self.global_step))
+        """Dropout of a step depends on the seed, the step and the process alone."""
+        of_others = (self.team.rank,) if self.team.rank else ()
+        torch.manual_seed(mix(self.config.seed, STEP, self.global_step, *of_others))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
         """images uint8 (N, 3, H, W), target int64 (N, H, W)."""
@@ -124,7 +129,7 @@ class SegmentationTask(L.LightningModule):
         self.last_scores = scores
         entry = {
             "epoch": epoch,
-            "train_loss": float(torch.stack(self._losses).double().mean()),
+            "train_loss": statistics.fmean(self.team.collect(float(torch.stack(self._losses).double().mean()))),
             "learning_rate": self.learning_rate,
             "val": None if scores is None else scores.to_json(),
         }

@@ -27,8 +27,9 @@ from lovasz.lab.environment import describe_environment, resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores, evaluate
 from lovasz.lab.fitting import fit
-from lovasz.lab.losses import LossSpec, class_weights
+from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
 from lovasz.lab.models import create_model, load_weights, save_weights
+from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
 
 
@@ -77,6 +78,9 @@ class Start:
 def train(config: RunConfig, *, resume: bool = False, progress: Progress | bool = True) -> Path:
     """Train one network with one loss and one seed; returns the path of OUT/run.json.
 
+    With `config.devices` above 1 this process starts the others, or is one of those that torchrun started, and the
+    first of them writes.
+
     Writes OUT/config.json, run.json (history, scores, times), model.safetensors and its JSON, checkpoints/, logs/.
     With `resume`, goes on in an existing OUT and ends with the same weights as an uninterrupted run (same device and
     threads); without it, an existing folder raises LabError.
@@ -84,31 +88,65 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | bool 
     spec = LossSpec.parse(config.loss)
     if not config.out:
         raise LabError("out: a run needs a folder to write to.")
+    check_shareable(config, [spec])
+    resolve_device(config.device)
     folder = Path(config.out)
-    device = resolve_device(config.device)
-    open_folder(folder, {"run": config.to_json()}, resume=resume)
     finished = folder / "run.json"
-    if resume and finished.is_file():
+    if resume and finished.is_file() and launched() is None:
+        open_folder(folder, {"run": config.to_json()}, resume=True)
         with display(progress) as shown:
             say(shown, f"{finished} is there: the run is finished.")
         return finished
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    work = {"task": "train", "run": config.to_json(), "resume": resume}
+    with together(config.devices, config.device, config.threads, work) as team:
+        return _train(config, spec, folder, team, resume=resume, progress=progress)
+
+
+def _train(
+    config: RunConfig, spec: LossSpec, folder: Path, team: Team, *, resume: bool, progress: Progress | bool
+) -> Path:
+    device = team.device(config.device)
+    finished = folder / "run.json"
+    if team.first:
+        open_folder(folder, {"run": config.to_json()}, resume=resume)
+    if team.tell(finished.is_file()):
+        return finished
     data = Data.open(config)  # it may show a bar of its own, for scanning masks
     with display(progress) as shown:
         say(shown, data.train.describe())
-        start = find_start(config, data, folder, device=device, resume=resume, progress=shown)
+        start = find_start(config, data, folder, device=device, resume=resume, progress=shown, team=team)
         weights = training_class_weights(data.train, shown) if spec.needs_class_weights else None
         record = run_once(
-            config, data, start, weights, folder, device=device, resume=resume, progress=shown, description=str(spec)
+            config,
+            data,
+            start,
+            weights,
+            folder,
+            device=device,
+            resume=resume,
+            progress=shown,
+            description=str(spec),
+            team=team,
         )
         record |= {
             "start": {"kind": start.kind, "detail": start.detail},
             "config": config.to_json(),
             "environment": describe_environment(device),
         }
-        write_json(finished, record)
+        if team.first:
+            write_json(finished, record)
     return finished
+
+
+def check_shareable(config: RunConfig, specs: list[LossSpec]) -> None:
+    """Raise LabError where `global_batch` would change nothing."""
+    if config.global_batch and not any(spec.shareable for spec in specs):
+        names = ", ".join(str(spec) for spec in specs)
+        raise LabError(
+            f"global_batch: {names} has no loss of a whole batch that processes can share; those are "
+            f"{', '.join(SHAREABLE)}. A mean over pixels or images needs no sharing, for DDP averages: leave "
+            "--global-batch out."
+        )
 
 
 def open_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
@@ -145,7 +183,14 @@ def open_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) ->
 
 
 def find_start(
-    config: RunConfig, data: Data, folder: Path, *, device: torch.device, resume: bool, progress: Progress | None
+    config: RunConfig,
+    data: Data,
+    folder: Path,
+    *,
+    device: torch.device,
+    resume: bool,
+    progress: Progress | None,
+    team: Team = ALONE,
 ) -> Start:
     """The start of all losses of one seed: a weights file, a first phase of cross-entropy (trained here), or random."""
     if config.weights is not None:
@@ -161,7 +206,7 @@ def find_start(
     first = config.replace(loss="cross_entropy", epochs=config.pretrain_epochs, pretrain_epochs=0)
     place = folder / "pretraining" / f"seed-{config.seed}"
     finished = place / "run.json"
-    if finished.is_file():
+    if team.tell(finished.is_file()):
         record = read_json(finished)
     else:
         name = f"pretraining, seed {config.seed}"
@@ -175,6 +220,7 @@ def find_start(
             resume=resume,
             progress=progress,
             description=name,
+            team=team,
         )
     detail = f"{config.pretrain_epochs} epochs of cross-entropy"
     weights = place / "model.safetensors"
@@ -194,6 +240,7 @@ def run_once(
     resume: bool,
     progress: Progress | None,
     description: str,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """Train, score on val and test, write the weights and then run.json, whose presence says that the run is finished.
 
@@ -201,14 +248,13 @@ def run_once(
     mean IoU of each validation image under "images".
     """
     spec = LossSpec.parse(config.loss)
-    loss = spec.build(len(data.classes), IGNORE_INDEX, weights)
+    loss = spec.build(len(data.classes), IGNORE_INDEX, weights, team.group() if config.global_batch else None)
     model = start.build()
     view = TrainingView(data.train, Augmentation(crop=config.crop, scale=config.scale, flip=config.flip), config.seed)
 
     def score(dataset: SegmentationDataset, network: nn.Module) -> Scores:
-        return evaluate(
-            network, dataset, device=device, progress=progress or False, description=f"{description}: {dataset.split}"
-        )
+        title = f"{description}: {dataset.split}"
+        return evaluate(network, dataset, device=device, progress=progress or False, description=title, team=team)
 
     result = fit(
         config,
@@ -221,20 +267,22 @@ def run_once(
         resume=resume,
         progress=progress,
         description=description,
+        team=team,
     )
     val = result.final_scores or score(data.val, model)
     test = score(data.test, model) if data.test is not None else None
     info = data.train.info
     scores = {"val": val.to_json(), "test": None if test is None else test.to_json()}
     path = folder / "model.safetensors"
-    save_weights(
-        model.cpu(),
-        path,
-        model_name=config.model,
-        classes=info.classes,
-        palette=info.palette,
-        extra={"loss": str(spec), "seed": config.seed, "data": info.name, "scores": scores},
-    )
+    if team.first:
+        save_weights(
+            model.cpu(),
+            path,
+            model_name=config.model,
+            classes=info.classes,
+            palette=info.palette,
+            extra={"loss": str(spec), "seed": config.seed, "data": info.name, "scores": scores},
+        )
     record = {
         "loss": str(spec),
         "seed": config.seed,
@@ -248,7 +296,9 @@ def run_once(
         "images": dict(val.images),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-    write_json(folder / "run.json", record)
+    record = team.tell(record)  # after the first one has written the weights
+    if team.first:
+        write_json(folder / "run.json", record)
     last = record["scores"]
     line = f"{description}: val mIoU {100 * last['val']['dataset_miou']:.2f} %"
     say(progress, line + (f", test mIoU {100 * last['test']['dataset_miou']:.2f} %" if last["test"] else ""))

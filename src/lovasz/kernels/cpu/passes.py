@@ -29,7 +29,6 @@ _MODES = {
     "elu": elements.MODE_ELU,
 }
 _TILE = 32768  # bytes of a tile of pixels with all their classes
-_COUNT_BIT = 38  # of what processes exchange: counts above, sums of fractions below
 _GRAIN = 1 << 16  # errors below which a further thread costs more than it saves
 _pools: dict[int, ThreadPoolExecutor] = {}
 # A forked child has the pool's object but not its threads: it starts its own.
@@ -119,9 +118,9 @@ class _Passes:
             self.shares = self._shares(totals, weight)
         if not self.softmax:
             surplus[:] = 0
-        fractions = None
+        dropped = None
         if self.process_group is not None:
-            hist, fractions = self._exchange(hist, surplus)
+            hist, dropped = self._exchange(hist, surplus)
             cross_entropy, unfit = sum_over(
                 self.process_group, torch.tensor([cross_entropy, self.nan]).double()
             ).tolist()
@@ -130,7 +129,7 @@ class _Passes:
         losses = np.empty(self.groups)
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
-        known = (self.mirrored, self.lut, hist, fractions, surplus, totals, self.shares)
+        known = (self.mirrored, self.lut, hist, dropped, surplus, totals, self.shares)
         _in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], self.weights, losses), parts)
         return float((losses * self.shares).sum()) * self.problem.scale + cross_entropy
 
@@ -149,7 +148,7 @@ class _Passes:
             sample[0, active, 0] -= (pixels - found.sum() + found)[active]
         sample *= step
         if totals is None:
-            foreground = np.maximum((sampled - np.sqrt(sampled)) * step, 1.0)
+            foreground = sampled * float(step)
         else:
             foreground = totals.reshape(-1, self.classes).sum(0).astype(np.float64)
         pixels = self.images * self.pixels
@@ -164,15 +163,19 @@ class _Passes:
             )
             step = max(3, int(shared[-1]) // bins.SAMPLE)
             most, least, finer = bins.SHARED_BINS, 1, 1.0
+        if totals is None and step > 1:  # a sample may have met more than there are in proportion
+            foreground = np.maximum(foreground - np.sqrt(foreground * step), 1.0)
         self.lut = np.empty((self.classes, self.cells), np.int32)
         return int(tables.deal(sample[0], sample[1], foreground, step, finer, most, least, self.lut))
 
     def _exchange(self, hist: np.ndarray, surplus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The counts of all processes together, (1, 2, bins), and the sums of fractions (2, bins), by one message."""
-        counts, fractions = np.zeros_like(hist[0]), np.zeros_like(hist[0])
-        tables.unpack(self.lut, hist, surplus, counts, fractions)
-        both = self._shared((counts << _COUNT_BIT) + fractions)
-        return both[None] >> _COUNT_BIT, both & ((1 << _COUNT_BIT) - 1)
+        """Of all processes together, by one message: counts (1, 2, bins), and sums of the dropped bits (2, bins)."""
+        used = hist.shape[-1]
+        room = max(used, self.classes * max(bins.SHARED_BINS, 2 * self.cells))  # the same for every input
+        sums = np.zeros((2, 2, room), np.int64)
+        tables.unpack(self.lut, hist, surplus, sums[0], sums[1])
+        sums = self._shared(sums)[:, :, :used]
+        return sums[:1], sums[1]
 
     def _shared(self, counts: np.ndarray) -> np.ndarray:
         """The integers added up over the processes."""

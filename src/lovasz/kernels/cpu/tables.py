@@ -8,7 +8,6 @@ from lovasz.kernels.bins import (
     CELL_BITS,
     FINEST,
     FOREGROUND_STEPS,
-    FRACTION_BITS,
     HALF_RANGE,
     RARE,
     SUM_BITS,
@@ -72,24 +71,19 @@ def deal(background, foreground, totals, step, finer, most, least, lut):
 
 
 @compiled
-def unpack(lut, hist, surplus, counts, fractions):
+def unpack(lut, hist, surplus, counts, sums):
     """Packed counts (R, 2, bins) taken apart and summed over R, without the ``surplus`` (C,): what processes exchange.
 
-    fractions: sums of the places inside the bins, in units of 2^-12 of a bin.
+    sums: of the bits that the bins drop.
     """
-    copies = hist.shape[0]
-    classes, cells = lut.shape
-    for c in range(classes):
-        for cell in range(cells):
-            entry = lut[c, cell]
-            shift = entry & 31
-            for k in range(entry >> 5, (entry >> 5) + (1 << (CELL_BITS - shift))):
-                for kind in range(2):
-                    total = np.int64(0)
-                    for r in range(copies):
-                        counts[kind, k] += hist[r, kind, k] >> SUM_BITS
-                        total += hist[r, kind, k] & SUM_MASK
-                    fractions[kind, k] = (total << FRACTION_BITS) >> np.int64(shift)
+    copies, _, size = hist.shape
+    for kind in range(2):
+        for k in range(size):
+            for r in range(copies):
+                packed = hist[r, kind, k]
+                counts[kind, k] += packed >> SUM_BITS
+                sums[kind, k] += packed & SUM_MASK
+    for c in range(lut.shape[0]):
         counts[0, lut[c, 0] >> 5] -= surplus[c]
 
 
@@ -112,10 +106,10 @@ def _errors_of(place, mirrored):
 
 
 @compiled
-def weigh(mirrored, lut, hist, fractions, surplus, totals, shares, begin, end, weights, losses):
+def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, weights, losses):
     """Lines of the bins of groups ``begin`` to ``end``, and the loss of each group, from counts; see ``bins.weights``.
 
-    lut: (C, cells); hist: (R, 2, bins) packed, to be summed over R, or, with ``fractions`` (2, bins) from ``unpack``,
+    lut: (C, cells); hist: (R, 2, bins) packed, to be summed over R, or, with ``dropped`` (2, bins) from ``unpack``,
     (1, 2, bins) counts; surplus: (G,) to take off the lowest background bin; totals: (G,) foreground pixels; shares:
     (G,) share in the average. weights: (2, bins, 2), written for every bin of an active group, times its share: the
     weight at the lower end of the bin, and the rise for each unit of the bits that it drops; losses: (G,) not times the
@@ -148,7 +142,7 @@ def weigh(mirrored, lut, hist, fractions, surplus, totals, shares, begin, end, w
                 bc = np.int64(0)
                 fs = np.int64(0)
                 bs = np.int64(0)
-                if fractions is None:
+                if dropped is None:
                     for r in range(copies):
                         packed_b = hist[r, 0, k]
                         packed_f = hist[r, 1, k]
@@ -161,8 +155,7 @@ def weigh(mirrored, lut, hist, fractions, surplus, totals, shares, begin, end, w
                         bc -= surplus[g]  # pixels counted there only to keep the loop free of branches
                 else:
                     bc, fc = hist[0, 0, k], hist[0, 1, k]
-                    bs = ((fractions[0, k] << shift) + (bc << shift >> 1)) >> FRACTION_BITS
-                    fs = ((fractions[1, k] << shift) + (fc << shift >> 1)) >> FRACTION_BITS
+                    bs, fs = dropped[0, k], dropped[1, k]
                 if bc | fc:
                     b = np.float64(bc)
                     f = np.float64(fc)
