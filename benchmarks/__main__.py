@@ -34,13 +34,17 @@ GPU = "gpu"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts asked for, keep the others' last results, and write results, page and pictures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="*", choices=[*PARTS, GPU], help=f"default: all but {GPU}, which runs alone")
+    names = ", ".join([*PARTS, GPU])
+    parser.add_argument("part", nargs="*", help=f"of {names}; default: all but {GPU}, which runs alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="tiny shapes, once: does it run? figures are worthless")
     parser.add_argument("--out", type=Path, help="where benchmarks/ and docs/ are written; default: this repository")
     parser.add_argument("--page", action="store_true", help="measure nothing: page and pictures from results.json")
     options = parser.parse_args(arguments)
+    for part in options.part:
+        if part not in (*PARTS, GPU):
+            parser.error(f"there is no part {part!r}; choose from {names}")
     if GPU in options.part:
         if len(options.part) > 1:
             parser.error(f"{GPU} runs alone")

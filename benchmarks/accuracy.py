@@ -1,4 +1,4 @@
-"""Distance to float64 of value and gradient, ours and the authors' formula, over distributions of errors and formats."""
+"""Distance to float64 of value and gradient, ours and the authors' formula, over distributions and formats."""
 
 from __future__ import annotations
 

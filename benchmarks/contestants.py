@@ -108,4 +108,3 @@ def per_image(formula: Loss) -> Loss:
         return torch.stack([formula(z[None], t[None]) for z, t in zip(scores, target, strict=True)]).mean()
 
     return mean
-

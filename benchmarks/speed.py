@@ -39,7 +39,13 @@ def _main(settings: Settings) -> dict[str, Any]:
         slow.append(compiled)
     slow += contestants.softmax_ways()
     result = table(
-        inputs.shape(scores), fast, scores, target, settings, slow=slow, forward_only=[contestants.cross_entropy(), ours]
+        inputs.shape(scores),
+        fast,
+        scores,
+        target,
+        settings,
+        slow=slow,
+        forward_only=[contestants.cross_entropy(), ours],
     )
     if why_not:
         result["rows"].append({"name": "authors' formula, torch.compile", "note": why_not})

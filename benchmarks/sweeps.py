@@ -126,4 +126,6 @@ def _growth(tables: list[dict[str, Any]]) -> str:
     if start not in ours or end <= start:
         return ""
     change = ours[end] / ours[start] - 1
-    return f"From {start / 2**20:.0f} M to {end / 2**20:.0f} M pixels the time per pixel of ours changes by {change:+.0%}."
+    return (
+        f"From {start / 2**20:.0f} M to {end / 2**20:.0f} M pixels the time per pixel of ours changes by {change:+.0%}."
+    )

@@ -1,4 +1,4 @@
-"""One table: check every contestant on a piece of the input, time them in turn, give each as a multiple of the first."""
+"""One table: check every contestant on a piece of the input, time them in turn, divide by the first."""
 
 from __future__ import annotations
 
