@@ -1,89 +1,89 @@
-"""``python -m benchmarks [speed|accuracy]``: measure, write benchmarks/results.json and docs/benchmarks.md."""
+"""``python -m benchmarks [part ...]``: check, measure, and write benchmarks/results.json and docs/benchmarks.md."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-
-from benchmarks import accuracy, speed
-from benchmarks.timing import machine
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results.json"
-PAGE = ROOT / "docs" / "benchmarks.md"
+
+# Part: the module and function that measures it. Nothing is imported before it is asked for: the part "gpu" must run
+# where only torch, triton and numpy are.
+PARTS = {
+    "speed": "speed:run",
+    "memory": "memory:run",
+    "accuracy": "accuracy:run",
+    "scaling": "sweeps:scaling",
+    "classes": "sweeps:classes",
+    "dtypes": "sweeps:dtypes",
+    "layouts": "sweeps:layouts",
+    "threads": "sweeps:threads",
+    "libraries": "libraries:run",
+    "step": "step:run",
+    "ranks": "ranks:run",
+}
+GPU = "gpu"
 
 
-def main() -> None:
-    """Run the parts asked for, keep the others' last results, and write both files."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the parts asked for, keep the others' last results, and write results, page and pictures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("part", nargs="*", choices=["speed", "accuracy"], help="default: all")
+    names = ", ".join([*PARTS, GPU])
+    parser.add_argument("part", nargs="*", help=f"of {names}; default: all but {GPU}, which runs alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    parts = arguments.part or ["speed", "accuracy"]
-    torch.set_num_threads(arguments.threads)
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    if "speed" in parts:
-        tables = [speed.multiclass(21, rounds=arguments.rounds)]
-        tables += [speed.multiclass(19, rounds=arguments.rounds, slow_rounds=0)]
-        tables += [speed.multiclass(150, images=1, rounds=arguments.rounds, slow_rounds=0)]
-        tables += [speed.binary(rounds=arguments.rounds)]
-        tables += [speed.multiclass(21, images=2, size=64, rounds=4 * arguments.rounds, slow_rounds=20)]
-        results["speed"] = {"machine": machine(), "tables": tables}
-    if "accuracy" in parts:
-        results["accuracy"] = {"machine": machine(), "rows": accuracy.rows()}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    page = "\n".join(_page(results)) + "\n"
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page)
-    print(page)
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, once: does it run? figures are worthless")
+    parser.add_argument("--out", type=Path, help="where benchmarks/ and docs/ are written; default: this repository")
+    parser.add_argument("--page", action="store_true", help="measure nothing: page and pictures from results.json")
+    options = parser.parse_args(arguments)
+    for part in options.part:
+        if part not in (*PARTS, GPU):
+            parser.error(f"there is no part {part!r}; choose from {names}")
+    if GPU in options.part:
+        if len(options.part) > 1:
+            parser.error(f"{GPU} runs alone")
+        sys.argv[1:] = []  # it reads its own command line
+        importlib.import_module("benchmarks.gpu").main()
+        return
+    out = options.out or (Path(tempfile.mkdtemp(prefix="lovasz-benchmarks-")) if options.quick else ROOT)
+    if options.quick and out.resolve() == ROOT:
+        parser.error("--quick measures nothing worth keeping: name another folder with --out, or none")
 
+    results_file = out / "benchmarks" / "results.json"
+    results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
+    if not options.page:
+        import torch
 
-def _page(results: dict[str, Any]) -> list[str]:
-    lines = ["# Benchmarks", "", "Written by `make bench` (`python -m benchmarks`) from `benchmarks/results.json`.", ""]
-    if "speed" in results:
-        lines += [
-            "## Time",
-            "",
-            "Forward and backward, medians of interleaved rounds with quartiles. " + _where(results["speed"]),
-        ]
-        for table in results["speed"]["tables"]:
-            lines += ["", f"### {table['input']}", "", f"| | ms | quartiles | times {table['yardstick']} |"]
-            lines.append("|---|---|---|---|")
-            for row in table["rows"]:
-                median, low, high = (f"{1e3 * row[k]:.1f}" for k in ("median", "low", "high"))
-                lines.append(f"| {row['name']} | {median} | {low} to {high} | {row['ratio']:.2f} |")
-        lines.append("")
-    if "accuracy" in results:
-        lines += [
-            "## Accuracy",
-            "",
-            "Relative distance to the formula in float64: the value, and the L2 norm of the gradient at the logits.",
-            "The default method against the authors' formula in float32; the nearer one is bold. One class: 10^6 px.",
-            _where(results["accuracy"]),
-            "",
-            "| input | value, ours | authors' float32 | gradient, ours | authors' float32 |",
-            "|---|---|---|---|---|",
-        ]
-        for row in results["accuracy"]["rows"]:
-            cells = []
-            for what in ("value", "gradient"):
-                ours, theirs = row[f"ours, {what}"], row[f"authors' float32, {what}"]
-                texts = [f"{ours:.1e}", f"{theirs:.1e}"]
-                best = 0 if ours <= theirs else 1
-                texts[best] = f"**{texts[best]}**"
-                cells += texts
-            lines.append(f"| {row['input']} | {' | '.join(cells)} |")
-    return lines
+        from benchmarks.machine import machine
+        from benchmarks.settings import Settings
 
+        settings = Settings(options.threads, options.rounds, options.quick)
+        torch.set_num_threads(settings.threads)
+        parts = options.part or list(PARTS)
+        for number, part in enumerate(parts, 1):
+            print(f"[{number}/{len(parts)}] {part} ...", end=" ", flush=True, file=sys.stderr)
+            start = time.perf_counter()
+            module, _, function = PARTS[part].partition(":")
+            measured = getattr(importlib.import_module(f"benchmarks.{module}"), function)(settings)
+            seconds = round(time.perf_counter() - start, 1)
+            results[part] = {"machine": machine(), "seconds": seconds, **measured}
+            print(f"{seconds:.0f} s", flush=True, file=sys.stderr)
+            # At once: what comes later may fail.
+            results_file.parent.mkdir(parents=True, exist_ok=True)
+            results_file.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
-def _where(part: dict[str, Any]) -> str:
-    m = part["machine"]
-    return f"{m['processor']}, {m['threads']} threads, torch {m['torch']}, Python {m['python']}."
+    from benchmarks import page, plots
+
+    (out / "docs").mkdir(parents=True, exist_ok=True)
+    missing = plots.draw(results, out / "docs" / "pictures")
+    (out / "docs" / "benchmarks.md").write_text(page.page(results), encoding="utf-8")
+    print(f"Written: {results_file} and {out / 'docs' / 'benchmarks.md'}. {missing}".strip())
 
 
 if __name__ == "__main__":

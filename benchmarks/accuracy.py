@@ -1,42 +1,69 @@
-"""Distance to float64 of value and gradient, ours and the authors' float32 formula, over distributions of errors."""
+"""Distance to float64 of value and gradient, ours and the authors' formula, over distributions and formats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import formulas
+from benchmarks.checks import Loss, value_and_gradient
 from benchmarks.distributions import BINARY, MULTICLASS, binary, multiclass
+from benchmarks.settings import Settings
 from lovasz import lovasz_sigmoid, lovasz_softmax
 
-
-def rows() -> list[dict[str, Any]]:
-    """One row per distribution: relative error of the value and relative L2 error of the gradient at the logits."""
-    cases = [(f"one class: {kind}", lovasz_sigmoid, formulas.sigmoid, binary(kind)) for kind in BINARY]
-    for classes in (2, 21, 150):
-        size = 128 if classes > 100 else 256
-        cases += [
-            (f"{classes} classes: {kind}", lovasz_softmax, formulas.softmax_by_class, multiclass(kind, classes, size))
-            for kind in MULTICLASS
-        ]
-    return [_row(name, ours, formula, *inputs) for name, ours, formula, inputs in cases]
+CLASSES = (2, 21, 150)
+NARROW = (torch.float16, torch.bfloat16)
 
 
-def _row(name: str, ours: Callable, formula: Callable, logits: Tensor, target: Tensor) -> dict[str, Any]:
-    value, gradient = _run(formula, logits.double(), target)
-    row: dict[str, Any] = {"input": name}
-    for label, loss in (("ours", ours), ("authors' float32", formula)):
-        other, slope = _run(loss, logits, target)
-        row[f"{label}, value"] = abs(other - value) / abs(value)
-        row[f"{label}, gradient"] = ((slope.double() - gradient).norm() / gradient.norm()).item()
-    return row
+def run(settings: Settings) -> dict[str, Any]:
+    """Float32 rows, then float16 and bfloat16 rows whose truth is the float64 formula on the rounded logits."""
+    wide, narrow = [], []
+    for name, ours, formula, draw in _cases(settings):
+        logits, target = draw()
+        truth = value_and_gradient(formula, logits.double(), target)
+        row = {"input": name}
+        row |= _distances("ours", ours, logits, target, truth)
+        row |= _distances("authors' float32", formula, logits, target, truth)
+        wide.append(row)
+        if name.startswith("one class: rare") or "150" in name:
+            continue  # enough is enough: the other rows tell the same
+        for dtype in NARROW:
+            narrow.append(_narrow_row(name, ours, formula, logits.to(dtype), target))
+    return {"rows": wide, "narrow": narrow}
 
 
-def _run(loss: Callable, logits: Tensor, target: Tensor) -> tuple[float, Tensor]:
-    leaf = logits.clone().requires_grad_()
-    value = loss(leaf, target)
-    (gradient,) = torch.autograd.grad(value, leaf)
-    return value.item(), gradient
+def _cases(settings: Settings) -> Iterator[tuple[str, Loss, Loss, Callable[[], tuple[Tensor, Tensor]]]]:
+    pixels = 20_000 if settings.quick else 10**6
+    for kind in BINARY:
+        yield f"one class: {kind}", lovasz_sigmoid, formulas.sigmoid, lambda kind=kind: binary(kind, pixels)
+    for classes in CLASSES:
+        size = settings.size(128 if classes > 100 else 256)
+        for kind in MULTICLASS:
+            draw = lambda kind=kind, classes=classes, size=size: multiclass(kind, classes, size)  # noqa: E731
+            yield f"{classes} classes: {kind}", lovasz_softmax, formulas.softmax_by_class, draw
+
+
+def _narrow_row(name: str, ours: Loss, formula: Loss, logits: Tensor, target: Tensor) -> dict[str, Any]:
+    """Truth: float64 on the rounded logits. Beside ours: the formula in float32 on them, and in their own format."""
+    truth = value_and_gradient(formula, logits.double(), target)
+
+    def in_float32(scores: Tensor, labels: Tensor) -> Tensor:
+        return formula(scores.float(), labels)
+
+    row: dict[str, Any] = {"input": f"{name}, {str(logits.dtype).removeprefix('torch.')}"}
+    row |= _distances("ours", ours, logits, target, truth)
+    row |= _distances("authors' float32", in_float32, logits, target, truth)
+    return row | _distances("authors' own format", formula, logits, target, truth)
+
+
+def _distances(
+    label: str, loss: Loss, logits: Tensor, target: Tensor, truth: tuple[Tensor, Tensor]
+) -> dict[str, float | None]:
+    value, gradient = value_and_gradient(loss, logits, target)
+    far = abs(value.double() - truth[0]) / abs(truth[0])
+    slope = (gradient.double() - truth[1]).norm() / truth[1].norm()
+    # JSON has no NaN: a formula that breaks down in its format has no distance.
+    return {f"{label}, {what}": x.item() if x.isfinite() else None for what, x in (("value", far), ("gradient", slope))}

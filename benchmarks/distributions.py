@@ -48,19 +48,39 @@ def binary(kind: str, pixels: int = 10**6, seed: int = 0) -> tuple[Tensor, Tenso
     return torch.from_numpy(values.astype(np.float32))[None], torch.from_numpy(foreground)[None].long()
 
 
-MULTICLASS = ("trained", "untrained", "confident", "all wrong")
+MULTICLASS = ("trained", "untrained", "confident", "all wrong", "rare classes")
+RARE_PIXELS = (3, 30, 300)
 
 
 def multiclass(kind: str, classes: int, size: int = 256, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits (2, C, size, size) float32 and labels of frequencies that fall like 1 / rank, rare classes included."""
+    """Logits (2, C, size, size) float32 and labels of frequencies that fall like 1 / rank.
+
+    "rare classes": all but class 0 have 3, 30 or 300 pixels in turn, fewer where they would not fit; logits as trained.
+    """
     random = np.random.default_rng([seed, MULTICLASS.index(kind), classes])
     frequency = 1 / np.arange(1, classes + 1)
     target = random.choice(classes, size=(2, size, size), p=frequency / frequency.sum())
+    if kind == "rare classes":
+        target = _rare_labels(random, classes, target.size).reshape(target.shape)
     logits = random.standard_normal((2, classes, size, size))
     if kind == "untrained":
         logits *= 0.01
     else:
-        spread, margin = {"trained": (2.0, 6.0), "confident": (3.0, 20.0), "all wrong": (2.0, -8.0)}[kind]
+        spread, margin = {
+            "trained": (2.0, 6.0),
+            "confident": (3.0, 20.0),
+            "all wrong": (2.0, -8.0),
+            "rare classes": (2.0, 6.0),
+        }[kind]
         logits *= spread
         np.put_along_axis(logits, target[:, None], np.take_along_axis(logits, target[:, None], 1) + margin, 1)
     return torch.from_numpy(logits.astype(np.float32)), torch.from_numpy(target)
+
+
+def _rare_labels(random: np.random.Generator, classes: int, pixels: int) -> np.ndarray:
+    counts = np.array([RARE_PIXELS[c % len(RARE_PIXELS)] for c in range(classes - 1)])
+    counts = np.minimum(counts, max(1, pixels // (2 * classes)))
+    target = np.zeros(pixels, np.int64)
+    places = random.choice(pixels, counts.sum(), replace=False)
+    target[places] = np.repeat(np.arange(1, classes), counts)
+    return target

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,25 +15,37 @@ def jaccard_slopes(foreground: Tensor) -> Tensor:
     return torch.cat([loss[:1], loss[1:] - loss[:-1]])
 
 
-def softmax_by_class(logits: Tensor, target: Tensor) -> Tensor:
-    """Lovász-Softmax by the authors' formula: a sort for each class that is present, in the precision of the logits."""
+def of_one_class(probabilities: Tensor, foreground: Tensor) -> Tensor:
+    """The loss of one class from its probabilities (P,) and its 0/1 ground truth in the same dtype."""
+    errors, order = (foreground - probabilities).abs().sort(descending=True)
+    return errors @ jaccard_slopes(foreground[order])
+
+
+def softmax_by_class(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    absent: bool = False,
+    one_class: Callable[[Tensor, Tensor], Tensor] = of_one_class,
+) -> Tensor:
+    """Lovász-Softmax by the authors' formula: a sort for each class that is present, in the precision of the logits.
+
+    With ``absent``, classes that are not present count as well.
+    """
     probabilities = logits.softmax(1).transpose(0, 1).flatten(1)  # (C, P)
     labels = target.flatten()
     losses = []
     for c in range(len(probabilities)):
         foreground = (labels == c).to(logits.dtype)
-        if foreground.sum() == 0:
+        if not absent and foreground.sum() == 0:
             continue
-        errors, order = (foreground - probabilities[c]).abs().sort(descending=True)
-        losses.append(errors @ jaccard_slopes(foreground[order]))
+        losses.append(one_class(probabilities[c], foreground))
     return torch.stack(losses).mean()
 
 
 def sigmoid(logits: Tensor, target: Tensor) -> Tensor:
     """The same for one class with a sigmoid, over the whole batch."""
-    foreground = target.flatten().to(logits.dtype)
-    errors, order = (foreground - logits.flatten().sigmoid()).abs().sort(descending=True)
-    return errors @ jaccard_slopes(foreground[order])
+    return of_one_class(logits.flatten().sigmoid(), target.flatten().to(logits.dtype))
 
 
 def hinge(logits: Tensor, target: Tensor) -> Tensor:

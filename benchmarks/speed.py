@@ -1,103 +1,90 @@
-"""Forward and backward against cross-entropy and the authors' formula, after a check of the results in float64."""
+"""Time of forward and backward against cross-entropy, the authors' formula, and every way in which ours computes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import sys
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from benchmarks import formulas
-from benchmarks.timing import interleaved
-from lovasz import lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+from benchmarks import contestants, inputs
+from benchmarks.children import ask
+from benchmarks.settings import Settings
+from benchmarks.tables import table
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def both_passes(loss: Loss, scores: Tensor, target: Tensor) -> Tensor:
-    """Forward and backward; returns the gradient."""
-    scores.grad = None
-    loss(scores, target).backward()
-    assert scores.grad is not None
-    return scores.grad
+# glibc gives large blocks back to the system, and every new one costs page faults; with these it keeps them.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
-def check(loss: Loss, formula: Loss, scores: Tensor, target: Tensor) -> None:
-    """Raise unless value and gradient are near the formula in float64: a wrong result has no speed."""
-    value, expected = loss(scores, target), formula(scores.double(), target)
-    if abs(value.item() - expected.item()) > 1e-4 * abs(expected.item()):
-        raise ArithmeticError(f"value {value.item()} where {expected.item()} is right")
-    (gradient,) = torch.autograd.grad(loss(scores, target), scores)
-    wide = scores.detach().double().requires_grad_()
-    (reference,) = torch.autograd.grad(formula(wide, target), wide)
-    distance = ((gradient.double() - reference).norm() / reference.norm()).item()
-    if distance > 2e-3:
-        raise ArithmeticError(f"gradient off by {distance:.1e}")
+def run(settings: Settings) -> dict[str, Any]:
+    """Tables of multi-class and binary losses over shapes and over the state of the network."""
+    tables = [_main(settings), _kept(settings)]
+    for images, classes in ((4, 19), (1, 150)):
+        tables.append(_multiclass(images, classes, settings))
+    for kind in ("trained", "untrained", "confident"):
+        tables.append(_multiclass(4, 21, settings, kind))
+    tables.append(_binary(settings))
+    tables.append(_small(settings))
+    return {"tables": tables}
 
 
-def multiclass(
-    classes: int, images: int = 4, size: int = 512, rounds: int = 15, slow_rounds: int = 2
-) -> dict[str, Any]:
-    """Softmax losses on random logits and labels; the authors' formula in few rounds, for it is slow."""
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(images, classes, size, size, generator=generator).requires_grad_()
-    target = torch.randint(0, classes, (images, size, size), generator=generator)
-    small, small_target = scores[:1, :, :64, :64].detach().contiguous().requires_grad_(), target[:1, :64, :64]
-    check(lambda z, t: lovasz_softmax(z, t, impl="numba"), formulas.softmax_by_class, small, small_target)
-    losses: dict[str, Loss] = {
-        "F.cross_entropy": F.cross_entropy,
-        "lovasz_softmax": lovasz_softmax,
-        "lovasz_softmax, forward only": lovasz_softmax,
-    }
-
-    def forward_only() -> None:
-        with torch.no_grad():
-            lovasz_softmax(scores, target)
-
-    contestants: dict[str, Callable[[], Any]] = {
-        name: (lambda loss=loss: both_passes(loss, scores, target)) for name, loss in losses.items()
-    }
-    contestants["lovasz_softmax, forward only"] = forward_only
-    result = interleaved(contestants, rounds)
-    if not slow_rounds:
-        return _table(f"{images} x {classes} x {size} x {size} float32", "F.cross_entropy", result)
-    slow = {
-        "F.cross_entropy": lambda: both_passes(F.cross_entropy, scores, target),
-        "authors' formula": lambda: both_passes(formulas.softmax_by_class, scores, target),
-        "lovasz_softmax, impl='torch'": lambda: both_passes(
-            lambda z, t: lovasz_softmax(z, t, impl="torch"), scores, target
-        ),
-        "lovasz_softmax, method='exact'": lambda: both_passes(
-            lambda z, t: lovasz_softmax(z, t, method="exact"), scores, target
-        ),
-    }
-    slow_result = interleaved(slow, slow_rounds)
-    del slow_result["F.cross_entropy"]
-    return _table(f"{images} x {classes} x {size} x {size} float32", "F.cross_entropy", result | slow_result)
+def _main(settings: Settings) -> dict[str, Any]:
+    scores, target = inputs.multiclass(settings.size(4, 2), 21, settings.size(512))
+    ours = contestants.softmax()
+    fast = [contestants.cross_entropy(), ours, *contestants.with_cross_entropy()]
+    slow = [contestants.authors_softmax()]
+    compiled, why_not = contestants.authors_compiled()
+    if compiled is not None and not settings.quick:
+        slow.append(compiled)
+    slow += contestants.softmax_ways()
+    result = table(
+        inputs.shape(scores),
+        fast,
+        scores,
+        target,
+        settings,
+        slow=slow,
+        forward_only=[contestants.cross_entropy(), ours],
+    )
+    if why_not:
+        result["rows"].append({"name": "authors' formula, torch.compile", "note": why_not})
+    return result
 
 
-def binary(images: int = 8, size: int = 512, rounds: int = 15) -> dict[str, Any]:
-    """Binary losses on random scores."""
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(images, size, size, generator=generator).requires_grad_()
-    target = torch.randint(0, 2, (images, size, size), generator=generator)
-    floats = target.float()
-    small, small_target = scores[:1, :128, :128].detach().contiguous().requires_grad_(), target[:1, :128, :128]
-    check(lambda z, t: lovasz_hinge(z, t, per_image=False, impl="numba"), formulas.hinge, small, small_target)
-    check(lambda z, t: lovasz_sigmoid(z, t, impl="numba"), formulas.sigmoid, small, small_target)
-    yardstick = "F.binary_cross_entropy_with_logits"
-    contestants = {
-        yardstick: lambda: both_passes(F.binary_cross_entropy_with_logits, scores, floats),
-        "lovasz_hinge": lambda: both_passes(lovasz_hinge, scores, target),
-        "lovasz_sigmoid": lambda: both_passes(lovasz_sigmoid, scores, target),
-        "authors' hinge formula": lambda: both_passes(formulas.hinge, scores, target),
-    }
-    return _table(f"{images} x {size} x {size} float32", yardstick, interleaved(contestants, rounds))
+def _multiclass(images: int, classes: int, settings: Settings, kind: str = "random") -> dict[str, Any]:
+    scores, target = inputs.multiclass(settings.size(images, 2), classes, settings.size(512), kind)
+    label = inputs.shape(scores) + ("" if kind == "random" else f", {kind} logits")
+    fast = [contestants.cross_entropy(), contestants.softmax(), *contestants.with_cross_entropy()[:1]]
+    return table(label, fast, scores, target, settings, forward_only=[contestants.softmax()])
 
 
-def _table(shape: str, yardstick: str, result: dict[str, Any]) -> dict[str, Any]:
-    base = result[yardstick].median
-    rows = [{"name": n, **timing.as_json(), "ratio": timing.median / base} for n, timing in result.items()]
-    return {"input": shape, "yardstick": yardstick, "rows": rows}
+def _binary(settings: Settings) -> dict[str, Any]:
+    scores, target = inputs.binary(settings.size(8, 2), settings.size(512, 96))
+    fast = [
+        contestants.binary_cross_entropy(),
+        contestants.hinge(),
+        contestants.hinge_per_image(),
+        contestants.sigmoid(),
+    ]
+    return table(inputs.shape(scores), fast, scores, target, settings, slow=[contestants.authors_hinge()])
+
+
+def _small(settings: Settings) -> dict[str, Any]:
+    scores, target = inputs.multiclass(2, 21, settings.size(64))
+    fast = [contestants.cross_entropy(), contestants.softmax(), contestants.authors_softmax()]
+    return table(inputs.shape(scores), fast, scores, target, settings, slow=contestants.softmax_ways())
+
+
+def _kept(settings: Settings) -> dict[str, Any]:
+    label = "4 x 21 x 512 x 512 float32, freed memory kept by the allocator"
+    if not sys.platform.startswith("linux"):
+        return {"input": label, "yardstick": inputs.YARDSTICK, "rows": [{"name": "all", "note": "needs glibc"}]}
+    arguments = [str(settings.threads), str(settings.rounds), str(int(settings.quick))]
+    return ask("benchmarks.speed", arguments, KEEP_FREED_MEMORY) | {"input": label}
+
+
+if __name__ == "__main__":
+    threads, rounds, quick = map(int, sys.argv[1:])
+    torch.set_num_threads(threads)
+    print(json.dumps(_multiclass(4, 21, Settings(threads, rounds, bool(quick)))))

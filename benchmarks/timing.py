@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-
-import lovasz
+from benchmarks.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -22,17 +18,24 @@ class Timing:
     median: float
     low: float
     high: float
+    rounds: int
 
     def as_json(self) -> dict[str, float]:
-        return {"median": self.median, "low": self.low, "high": self.high}
+        return {"median": self.median, "low": self.low, "high": self.high, "rounds": self.rounds}
 
 
-def interleaved(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
-    """Call each contestant once to warm up, then all of them in turn, ``rounds`` times."""
+def interleaved(contestants: Mapping[str, Callable[[], Any]], rounds: int, limit: float) -> dict[str, Timing]:
+    """Call each contestant once to warm up, then all of them in turn, ``rounds`` times.
+
+    After ``limit`` seconds no further round starts, but two are always finished if two were asked for.
+    """
+    began = time.perf_counter()
     for call in contestants.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    for done in range(rounds):
+        if done >= 2 and time.perf_counter() - began > limit:
+            break
         for name, call in contestants.items():
             start = time.perf_counter()
             call()
@@ -40,26 +43,18 @@ def interleaved(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> di
     return {name: _summary(values) for name, values in seconds.items()}
 
 
+def timed_rows(
+    contestants: Mapping[str, Callable[[], Any]], yardstick: str, settings: Settings, slow: bool = False
+) -> list[dict[str, Any]]:
+    """Rows of a table: seconds, and the median as a multiple of the yardstick's in the same rounds."""
+    rounds = settings.slow_rounds if slow else (1 if settings.quick else settings.rounds)
+    result = interleaved(contestants, rounds, settings.table_seconds)
+    base = result[yardstick].median
+    return [{"name": name, **timing.as_json(), "ratio": timing.median / base} for name, timing in result.items()]
+
+
 def _summary(values: list[float]) -> Timing:
     if len(values) < 3:
-        return Timing(statistics.median(values), min(values), max(values))
+        return Timing(statistics.median(values), min(values), max(values), len(values))
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Timing(median, low, high)
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on; nothing that names the host."""
-    processor = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.split(":", 1)[1].strip()
-                break
-    return {
-        "processor": processor,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lovasz": lovasz.__version__,
-    }
+    return Timing(median, low, high, len(values))

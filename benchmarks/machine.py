@@ -1,0 +1,40 @@
+"""What the figures depend on: processor, cores, memory, versions. Nothing that names the host."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lovasz
+
+
+def machine() -> dict[str, Any]:
+    """One line's worth of facts about where a part ran."""
+    return {
+        "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory_kib("MemTotal") / 2**20) or None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lovasz": lovasz.__version__,
+    }
+
+
+def memory_kib(what: str, path: Path = Path("/proc/meminfo")) -> int:
+    """A line of /proc/meminfo or of a process's status, in KiB; 0 where there is none."""
+    return int(_field(path, what).removesuffix(" kB") or 0)
+
+
+def _field(path: Path, name: str) -> str:
+    if not path.is_file():
+        return ""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
