@@ -167,12 +167,12 @@ def _step(part: Part) -> list[str]:
 
 
 def _ranks(part: Part) -> list[str]:
-    if not part["rows"]:
-        return []
-    lines = ["", "| input | | ms | bytes sent |", "|---|---|---:|---:|"]
-    for row in part["rows"]:
-        sent = f"{row['bytes']:,.0f}" if row["bytes"] else "-"
-        lines.append(f"| {row['input']} | {row['name']} | {1e3 * row['median']:.1f} | {sent} |")
+    lines = []
+    for table in part["tables"]:
+        lines += ["", f"### {table['input']}", "", f"| | MB sent | ms | quartiles | times {table['yardstick']} |"]
+        lines.append("|---|---:|---:|---:|---:|")
+        for row in table["rows"]:
+            lines.append(f"| {row['name']} | {row['bytes'] / 1e6:.2f} | {_ms(row)} | {row['ratio']:.2f} |")
     return lines
 
 
@@ -223,8 +223,7 @@ SECTIONS = {
         "The batch of all ranks",
         [
             "Two processes over gloo on one machine, one thread each: the loss of the joined batch by adding up",
-            "counts, against gathering all logits. Bytes are what the loopback interface carried for both ranks in",
-            "one step.",
+            "counts, against gathering all probabilities. Bytes are what one process hands over in one step.",
         ],
         _ranks,
     ),

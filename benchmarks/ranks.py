@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import multiprocessing
 import tempfile
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from benchmarks.timing import interleaved, machine
+from benchmarks.machine import machine
+from benchmarks.settings import Settings
+from benchmarks.timing import interleaved
 from lovasz import lovasz_softmax
 
 PROCESSES = 2
@@ -83,7 +86,9 @@ def _measure(rank: int, sizes: tuple[int, ...], rounds: int, impl: str) -> list[
             exchange.bytes = 0
             loss()
             sent[name] = exchange.bytes
-        times = interleaved({name: functools.partial(_both_passes, loss) for name, loss in losses.items()}, rounds)
+        times = interleaved(
+            {name: functools.partial(_both_passes, loss) for name, loss in losses.items()}, rounds, math.inf
+        )
         base = times[YARDSTICK].median
         rows = [
             {"name": name, **timing.as_json(), "ratio": timing.median / base, "bytes": sent[name]}
@@ -120,13 +125,13 @@ def _process(rank: int, store: str, pipe: Any, threads: int, *work: Any) -> None
     distributed.destroy_process_group()
 
 
-def run(quick: bool = False, *, impl: str = "auto", threads: int = 1) -> dict[str, Any]:
+def run(settings: Settings, *, impl: str = "auto", threads: int = 1) -> dict[str, Any]:
     """Bytes that a process sends in one step and the time of the step, forward and backward, over image sizes.
 
     With two processes, what is counted is what goes over the wire: with S of them a ring sends 2 (S - 1) / S times the
-    bytes of an all_reduce and S - 1 times those of a gather. quick: two sizes and few rounds. threads: of each process.
+    bytes of an all_reduce and S - 1 times those of a gather. threads: of each process.
     """
-    sizes, rounds = (SIZES[:2], 3) if quick else (SIZES, 15)
+    sizes, rounds = (SIZES[:2], 3) if settings.quick else (SIZES, settings.rounds)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         processes, pipes = [], []
@@ -156,7 +161,7 @@ def main() -> None:
     parser.add_argument("--impl", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     arguments = parser.parse_args()
-    for table in run(arguments.quick, impl=arguments.impl, threads=arguments.threads)["tables"]:
+    for table in run(Settings(quick=arguments.quick), impl=arguments.impl, threads=arguments.threads)["tables"]:
         print(f"\n{table['input']}")
         for row in table["rows"]:
             times = f"{1e3 * row['median']:9.1f} ms  ({1e3 * row['low']:.1f} to {1e3 * row['high']:.1f})"
