@@ -192,8 +192,9 @@ def _others(size: int, work: Mapping[str, Any]) -> Iterator[Any]:
     watch.start()
     try:
         yield store
-        for process in processes:
-            process.wait(60)
+        for process in processes:  # all have met, so the work is done; they may be slow to go
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
     except LabError:
         raise
     except Exception as error:
@@ -254,6 +255,7 @@ def main() -> None:
             from lovasz.lab.comparison import compare
 
             compare(ComparisonConfig(run=run, **work), progress=False)
+        os._exit(0)  # nothing is left to tidy up, which on a busy machine takes long
     except LabError as error:
         sys.stdout.write(f"\n{REPORT}{json.dumps(str(error))}\n")
         sys.stdout.flush()
