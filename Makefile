@@ -12,6 +12,7 @@ DEMO_OUT ?= runs/demo
 DEMO_ARGS ?= --data shapes --model unet --losses cross_entropy,lovasz_softmax --batch-size 16 --learning-rate 0.003 \
 	--pretrain-epochs 10 --epochs 8
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -48,8 +49,8 @@ browser: # the report is tested in a real browser: Debian's, where it may be ins
 			chromium; } >/dev/null || echo "No Chromium to be had: the browser tests will be skipped."; \
 	fi
 
-bench: $(VENV)/dev ## measure the losses on this machine
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/bench ## measure the losses on this machine, beside other libraries; BENCH_ARGS="speed memory" chooses
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
@@ -75,6 +76,12 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing lovasz, its lab and the test tools into $(VENV) (a minute or two) ..."
 	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/lab
+
+# After torch: these take the torch that is there, and so bring no CUDA packages beside a CPU build of it.
+$(VENV)/bench: $(VENV)/lab
+	@echo "Installing the libraries to compare with into $(VENV) (a minute or two) ..."
+	@$(BIN)/python $(PIP_INSTALL) -e '.[bench]'
+	@touch $@
 
 $(VENV)-minimal/ready: pyproject.toml constraints.txt | $(VENV)-minimal/bin/python
 	@echo "Installing lovasz, pytest and nothing else into $(VENV)-minimal ..."

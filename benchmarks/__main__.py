@@ -33,6 +33,9 @@ GPU = "gpu"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the parts asked for, keep the others' last results, and write results, page and pictures."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == [GPU]:  # it reads its own command line and writes its own files; the page takes up its table
+        sys.exit(importlib.import_module("benchmarks.gpu").main(words[1:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = ", ".join([*PARTS, GPU])
     parser.add_argument("part", nargs="*", help=f"of {names}; default: all but {GPU}, which runs alone")
@@ -41,16 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny shapes, once: does it run? figures are worthless")
     parser.add_argument("--out", type=Path, help="where benchmarks/ and docs/ are written; default: this repository")
     parser.add_argument("--page", action="store_true", help="measure nothing: page and pictures from results.json")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     for part in options.part:
-        if part not in (*PARTS, GPU):
+        if part == GPU:
+            parser.error(f"{GPU} runs alone: python -m benchmarks {GPU}")
+        if part not in PARTS:
             parser.error(f"there is no part {part!r}; choose from {names}")
-    if GPU in options.part:
-        if len(options.part) > 1:
-            parser.error(f"{GPU} runs alone")
-        sys.argv[1:] = []  # it reads its own command line
-        importlib.import_module("benchmarks.gpu").main()
-        return
     out = options.out or (Path(tempfile.mkdtemp(prefix="lovasz-benchmarks-")) if options.quick else ROOT)
     if options.quick and out.resolve() == ROOT:
         parser.error("--quick measures nothing worth keeping: name another folder with --out, or none")
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     (out / "docs").mkdir(parents=True, exist_ok=True)
     missing = plots.draw(results, out / "docs" / "pictures")
-    (out / "docs" / "benchmarks.md").write_text(page.page(results), encoding="utf-8")
+    (out / "docs" / "benchmarks.md").write_text(page.of_folder(out), encoding="utf-8")
     print(f"Written: {results_file} and {out / 'docs' / 'benchmarks.md'}. {missing}".strip())
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 # The losses as a person calls them; the ways asked for by name (impl=, method=) are there to be compared.
 DEFAULTS = ("lovasz_softmax", "lovasz_hinge", "lovasz_hinge, per image", "lovasz_sigmoid", "lovasz_cross_entropy")
 # A value within two roundings of float32 is as near as float32 can tell.
-ROUNDING = 2 * torch.finfo(torch.float32).eps
+ROUNDING = 2 * 2**-23
 
 
 def defeats(results: dict[str, Any]) -> list[str]:

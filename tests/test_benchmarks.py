@@ -1,0 +1,209 @@
+"""The benchmarks themselves: a wrong loss is refused, the page comes from JSON alone, every part runs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks import children, formulas, inputs, libraries, memory, page, sweeps
+from benchmarks.checks import both_passes, check, fault
+from benchmarks.contestants import Contestant
+from benchmarks.defeats import defeats
+from benchmarks.settings import Settings
+from benchmarks.tables import table
+from benchmarks.timing import interleaved
+from torch import Tensor
+
+import lovasz
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results.json"
+QUICK = Settings(threads=1, rounds=1, quick=True)
+
+
+def sorted_by_label(scores: Tensor, target: Tensor) -> Tensor:
+    """A wrong Lovász-Softmax that has been in use: class labels where the foreground of the class belongs."""
+    probabilities, labels = scores.softmax(1).transpose(0, 1).flatten(1), target.flatten()
+    losses = []
+    for c, p in enumerate(probabilities):
+        errors, order = ((labels == c).to(p.dtype) - p).abs().sort(descending=True)
+        losses.append(errors @ formulas.jaccard_slopes(labels[order].to(p.dtype)))
+    return torch.stack(losses).mean()
+
+
+def scaled_gradient(scores: Tensor, target: Tensor) -> Tensor:
+    """The right value with a gradient 1 % too large."""
+    loss = formulas.softmax_by_class(scores, target)
+    return 1.01 * loss - 0.01 * loss.detach()
+
+
+def not_a_number(scores: Tensor, target: Tensor) -> Tensor:
+    return formulas.softmax_by_class(scores, target) * torch.nan
+
+
+@pytest.mark.parametrize("wrong", [sorted_by_label, scaled_gradient, not_a_number])
+def test_a_wrong_loss_is_refused_before_it_is_timed(wrong) -> None:
+    scores, target = inputs.multiclass(2, 5, 16)
+    with pytest.raises(ArithmeticError, match="off by"):
+        check("wrong", wrong, formulas.softmax_by_class, *inputs.piece(scores, target))
+    contestants = [
+        Contestant("right", formulas.softmax_by_class),
+        Contestant("wrong", wrong, formulas.softmax_by_class),
+    ]
+    with pytest.raises(ArithmeticError, match="wrong on"):
+        table("no table", contestants, scores, target, QUICK)
+
+
+@pytest.mark.parametrize("dtype", sweeps.DTYPES)
+def test_right_losses_pass_the_check_in_every_format(dtype: torch.dtype) -> None:
+    scores, target = inputs.piece(*inputs.multiclass(2, 21, 32))
+    assert fault(lovasz.lovasz_softmax, formulas.softmax_by_class, scores.to(dtype), target) == ""
+
+
+def test_a_library_with_a_wrong_value_is_named_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = libraries.Library("some", "Some loss", lambda: sorted_by_label, formulas.softmax_by_class, "so it says")
+    small = inputs.piece(*inputs.multiclass(2, 5, 16))
+    monkeypatch.setattr(libraries.Library, "version", lambda self: "1.2")
+    contestant, note = libraries.judged(library, *small)
+    assert contestant is None
+    assert re.search(r"1\.2 is wrong .*value off by \d", note)
+    monkeypatch.setattr(libraries.Library, "version", lambda self: "")
+    assert libraries.judged(library, *small) == (None, "not measured: some is not installed")
+
+
+def test_the_piece_that_is_checked_goes_through_the_kernel_that_is_timed() -> None:
+    from lovasz.kernels import choose
+
+    for images, classes in ((4, 21), (1, 2), (1, 150)):
+        scores, target = inputs.multiclass(images, classes, 128)
+        small, labels = inputs.piece(scores, target)
+        assert labels.shape == small.shape[:1] + small.shape[2:]
+        device = torch.device("cpu")
+        assert choose("binned", "auto", device, small.numel()) == choose("binned", "auto", device, 10**8)
+
+
+def test_layouts_stay_in_the_piece_that_is_checked() -> None:
+    scores, target = inputs.multiclass(3, 8, 80)
+    lying = scores.detach().contiguous(memory_format=torch.channels_last)
+    assert inputs.piece(lying, target)[0].is_contiguous(memory_format=torch.channels_last)
+    assert inputs.piece(scores, target)[0].is_contiguous()
+
+
+def test_contestants_take_turns_and_warm_up_once() -> None:
+    calls: list[str] = []
+    result = interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3, limit=60)
+    assert "".join(calls) == "ab" + "ababab"
+    assert all(timing.low <= timing.median <= timing.high for timing in result.values())
+
+
+def test_a_slow_table_stops_after_two_rounds() -> None:
+    calls: list[int] = []
+    assert interleaved({"a": lambda: calls.append(0)}, rounds=50, limit=-1)["a"].rounds == 2
+
+
+@pytest.mark.skipif(not memory.RESET.is_file(), reason="peak memory is read from Linux's /proc")
+def test_memory_of_numpy_and_of_torch_is_seen() -> None:
+    import numpy as np
+
+    megabytes = 64
+
+    def wasteful(scores: Tensor, target: Tensor) -> Tensor:
+        if scores.shape[-1] > 64:  # not while warming up
+            np.ones(megabytes << 17)
+            torch.ones(megabytes << 17, dtype=torch.float64)
+        return scores.sum()
+
+    found = memory.measure(Contestant("wasteful", wasteful), 1, 8, 96)
+    assert megabytes << 20 <= found["forward"] < 2.5 * megabytes * 2**20  # one after the other, not both at once
+
+
+def test_the_page_is_written_from_json_alone() -> None:
+    # A process that has neither torch nor matplotlib to import would do; what the page needs is the JSON.
+    written = (REPOSITORY / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert page.of_folder(REPOSITORY) == written
+    for picture in re.findall(r"\]\((pictures/[^)]+)\)", written):
+        assert (REPOSITORY / "docs" / picture).is_file(), picture
+
+
+def test_every_defeat_is_listed_and_nothing_else() -> None:
+    machine = {"processor": "p", "threads": 1, "torch": "t", "python": "y", "lovasz": "l"}
+    rows = [
+        {"name": "F.cross_entropy", "median": 1.0, "low": 1.0, "high": 1.0, "ratio": 1.0},
+        {"name": "lovasz_softmax", "median": 1.2, "low": 1.0, "high": 1.4, "ratio": 1.2},
+    ]
+    losing = {"input": "slow input", "yardstick": "F.cross_entropy", "rows": rows}
+    winning = losing | {"input": "quick input", "rows": [rows[0], rows[1] | {"ratio": 0.9}]}
+    exact = {"input": "exact input", "ours, value": 1e-8, "authors' float32, value": 1e-9}  # both within rounding
+    exact |= {"ours, gradient": 1e-5, "authors' float32, gradient": 1e-3}
+    coarse = exact | {"input": "coarse input", "ours, gradient": 1e-2}
+    results = {
+        "speed": {"machine": machine, "tables": [losing, winning]},
+        "accuracy": {"machine": machine, "rows": [exact, coarse]},
+    }
+    found = defeats(results)
+    assert len(found) == 2
+    assert "slow input" in found[0]
+    assert "1.20 times" in found[0]
+    assert "coarse input" in found[1]
+    text = page.page(results)
+    assert all(f"- {line}" in text for line in found)
+
+
+def test_every_part_has_a_section_and_every_picture_a_drawing() -> None:
+    from benchmarks import __main__, plots
+
+    assert set(page.SECTIONS) == set(__main__.PARTS)
+    assert set(page.PICTURES) == set(plots.DRAWINGS)
+
+
+def test_asking_for_a_part_imports_nothing_that_others_need() -> None:
+    code = (
+        "import sys, benchmarks.__main__; print(sorted({'torch', 'numpy', 'lovasz', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["nothing"], ["speed", "gpu"], ["--quick", "--out", str(REPOSITORY)]])
+def test_a_call_that_makes_no_sense_says_so(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "error" in done.stderr
+
+
+def test_a_child_that_fails_is_quoted() -> None:
+    with pytest.raises(RuntimeError, match="no such loss"):
+        children.ask("benchmarks.memory", ["no such loss", "1", "2", "8", "1"])
+
+
+def test_every_part_runs_on_tiny_shapes_without_touching_the_committed_results(tmp_path: Path) -> None:
+    pytest.importorskip("lightning", reason="the step of ENet needs the lab")
+    before = RESULTS.read_bytes()
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--threads", "1", "--out", str(tmp_path)]
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+    assert set(results) == set(page.SECTIONS)
+    assert (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8") == page.page(results)
+    assert RESULTS.read_bytes() == before
+
+
+def test_both_passes_give_the_gradient() -> None:
+    scores, target = inputs.multiclass(1, 3, 4)
+    gradient = both_passes(torch.nn.functional.cross_entropy, scores, target)
+    expected = (
+        scores.detach().softmax(1) - torch.nn.functional.one_hot(target, 3).permute(0, 3, 1, 2)
+    ) / target.numel()
+    torch.testing.assert_close(gradient, expected)
