@@ -95,7 +95,7 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
             return Choice("exact", "method='exact' sorts")
         raise ValueError(f"impl={impl!r} bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
     if impl == "triton":
-        if importlib.util.find_spec("triton") is None:
+        if not torch.compiler.is_compiling() and importlib.util.find_spec("triton") is None:
             raise ImportError(f"impl='triton': {triton_problem()}")
         if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
             raise ValueError(f"impl='triton' needs tensors on a CUDA device, got {device}; use impl='torch' or 'auto'")
@@ -110,10 +110,10 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         return Choice("portable", "asked for by impl='torch'")
     if errors <= SMALL and not shared:
         return Choice("exact", f"small input ({errors:,} errors, at most {SMALL:,}): a sort is as quick, and exact")
-    if device.type == "cuda" and not triton_problem():
+    if device.type == "cuda" and (torch.compiler.is_compiling() or not triton_problem()):
         return Choice("gpu", "CUDA tensors and triton is installed")
     if device.type == "cuda":
-        return Choice("portable", f"CUDA tensors, but for the fast kernel {triton_problem()}")
+        return Choice("portable", f"CUDA tensors, but the Triton kernel cannot run: {triton_problem()}")
     if torch.compiler.is_compiling():
         return Choice("portable", "inside torch.compile: bins in plain torch operations keep one graph")
     if device.type == "cpu" and not numba_problem():

@@ -57,7 +57,7 @@ def count_elements(
     HAS_VOID: tl.constexpr, LABELLED: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, MODE: tl.constexpr,
     CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """First pass: the bins of all errors. ``seen`` (G, 3) receives valid, foreground and wrongly labelled elements."""
+    """First pass: the bins of all errors. ``seen`` (G, 2) receives foreground << 32 | valid, and wrong labels."""
     class_ = tl.program_id(0) % CLASSES
     tile = tl.program_id(0) // CLASSES
     image = tl.program_id(1)
@@ -76,12 +76,15 @@ def count_elements(
     part = (image.to(tl.int64) * tiles + tile) * parts // (tiles * tl.num_programs(1))
     group = class_ + (image * CLASSES if PER_IMAGE else 0)
     tally(place, valid, group, foreground.to(tl.int32), class_, lut, tail, hist + part * part_size, CELLS, BINS)
-    poisoned = tl.max((valid & (error - error != 0)).to(tl.int32), 0)
-    tl.atomic_max(status + class_, poisoned, mask=poisoned > 0, sem="relaxed")
-    tl.atomic_add(seen + group * 3, tl.sum(valid.to(tl.int32), 0).to(tl.int64), sem="relaxed")
-    tl.atomic_add(seen + group * 3 + 1, tl.sum(foreground.to(tl.int32), 0).to(tl.int64), sem="relaxed")
-    strange = tl.sum(wrong.to(tl.int32), 0).to(tl.int64)
-    tl.atomic_add(seen + group * 3 + 2, strange, mask=strange > 0, sem="relaxed")
+    strange = valid & (error - error != 0)
+    tl.atomic_max(status + class_ + tl.zeros(place.shape, tl.int32), 1, mask=strange, sem="relaxed")
+    if not LABELLED:
+        both = tl.sum(valid.to(tl.int32) + (foreground.to(tl.int32) << 16), 0)
+        number = (both & 0xFFFF).to(tl.int64) + ((both >> 16).to(tl.int64) << 32)
+        tl.atomic_add(seen + group * 2, number, sem="relaxed")
+        tl.atomic_add(
+            seen + group * 2 + 1 + tl.zeros(place.shape, tl.int32), wrong.to(tl.int64), mask=wrong, sem="relaxed"
+        )
 
 
 @triton.jit

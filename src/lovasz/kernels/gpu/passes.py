@@ -6,6 +6,7 @@ capture all of it.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from lovasz.kernels.gpu import elements, softmax, tables
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
-# For tuning on a device: pixels and warps of a program, classes whose exponentials fit into registers.
+# For tuning on a device: warps of a program, classes whose exponentials fit into registers, else classes at a time.
+WARPS = 4
 HELD_CLASSES = 32
-WIDTH_HELD, WARPS_HELD = 256, 4
-WIDTH_WALKED, BLOCK_WALKED, WARPS_WALKED = 256, 8, 4
-WIDTH_ELEMENTS, WARPS_ELEMENTS = 1024, 4
-WIDTH_LABELS, WARPS_LABELS = 4096, 8
+BLOCK_CLASSES = 8
+LABELS = 4096  # of a program that only counts labels
+# One pixel to a thread. The interpreter has no threads, and few large programs cost it less.
+WIDTH = 32 * WARPS if os.environ.get("TRITON_INTERPRET") != "1" else 4096
 
 _PART = 1 << 25  # errors that a packed bin can take
 _MODES = {"sigmoid": 0, "probability": 1, "hinge": 2, "elu": 3}
@@ -56,7 +58,7 @@ def loss(
         entries = tables.one_bin_per_cell(classes, cells, input.device)
         nothing = torch.zeros(classes, dtype=torch.int32, device=input.device)
         sampled = problem.errors, problem.labelled, False, void, has_void
-        hist, _, some = count_errors(input, target, entries, nothing, *sampled, step, cells)
+        hist, _, _ = count_errors(input, target, entries, nothing, *sampled, step, cells)
         sample = tables.unpacked(hist)[0] * step  # (C, 2, cells)
         spacing: int | Tensor = step
         finer = bins.fineness(images * pixels) * tables.FINENESS
@@ -83,9 +85,9 @@ def loss(
             counts, fractions = sum_over(group, torch.stack([counts, fractions])).unbind()
             status = sum_over(group, status)
         if not problem.labelled:
-            _check(seen[:, 2], "target holds a label outside 0..1")
-            seen = sum_over(group, seen)
-            valid, foreground = (seen[:, i].view(rows, classes) for i in (0, 1))
+            _check(seen[:, 1], "target holds a label outside 0..1")
+            number = torch.stack([seen[:, 0] & 0xFFFFFFFF, seen[:, 0] >> 32])
+            valid, foreground = sum_over(group, number).view(2, rows, classes).unbind()
         shares = problem.shares(foreground, weight).flatten()  # (G,)
         present = torch.stack([valid - foreground, foreground], -1).view(-1, 2)  # (G, 2)
         rest = present - counts.sum(-1)
@@ -98,9 +100,7 @@ def loss(
         # Averaged over the processes, as DistributedDataParallel does, this is the gradient of the loss of all.
         scale = shares if group is None else shares * group.size()
         flat = (flat * scale.view(-1, 1)).float()
-        step_ = 1 << bins.FRACTION_BITS
-        unit = torch.tensor([1.0, 1.0 / step_], dtype=lines.dtype).to(lines.device, non_blocking=True)
-        table = (lines * unit * scale.view(-1, 1, 1, 1)).float().view(torch.int64).squeeze(-1)  # (G, 2, bins)
+        table = (lines * scale.view(-1, 1, 1, 1)).float().view(torch.int64).squeeze(-1)  # (G, 2, bins)
     return attach_gradient(value, input, target, dealt.entries, dealt.tail, table, flat, *asked)
 
 
@@ -114,10 +114,10 @@ def count_labels(target: Tensor, classes: int, per_image: bool, void: int, has_v
     """Pixels of each class, and wrong labels, of (N, S) labels: (N or 1, C + 1) int64."""
     images, pixels = target.shape
     totals = torch.zeros(images if per_image else 1, classes + 1, dtype=torch.int64, device=target.device)
-    grid = (triton.cdiv(pixels, WIDTH_LABELS), images)
+    grid = (triton.cdiv(pixels, LABELS), images)
     softmax.count_labels[grid](
         target, totals, *target.stride(), pixels, void, HAS_VOID=has_void, PER_IMAGE=per_image, CLASSES=classes,
-        SLOTS=triton.next_power_of_2(classes + 2), WIDTH=WIDTH_LABELS, num_warps=WARPS_LABELS,
+        SLOTS=triton.next_power_of_2(classes + 2), WIDTH=LABELS,
     )  # fmt: skip
     return totals
 
@@ -135,18 +135,17 @@ def count_errors(
     """First pass, over every ``step``-th pixel.
 
     Returns:
-        packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; and for scores that
-        do not depend on one another (G, 3) numbers of valid, foreground and wrongly labelled elements.
+        packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; and for masks
+        (G, 2) numbers of elements, foreground << 32 | valid, and of wrong labels.
     """
     images, classes, _ = input.shape
     pixels, (image, channel, pixel) = _walk_of(input, step)
     groups = classes * (images if per_image else 1)
-    width = _width(errors, classes)
-    tiles = triton.cdiv(pixels, width)
-    parts = triton.cdiv(tiles * images * width, _PART)
+    tiles = triton.cdiv(pixels, WIDTH)
+    parts = triton.cdiv(tiles * images * WIDTH, _PART)
     hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
-    seen = torch.zeros(groups, 3, dtype=torch.int64, device=input.device)
+    seen = torch.zeros(groups, 2, dtype=torch.int64, device=input.device)
     strides = image, channel, pixel, *_target_strides(target, labelled, step, errors == "softmax")
     walk = *strides, pixels, void, parts, groups * 2 * size
     how = _how(input, entries, size, per_image, has_void)
@@ -157,7 +156,7 @@ def count_errors(
     else:
         elements.count_elements[(tiles * classes, images)](
             input, target, entries, tail, hist, status, seen, *walk, **how, LABELLED=labelled, MODE=_MODES[errors],
-            WIDTH=width, num_warps=WARPS_ELEMENTS,
+            WIDTH=WIDTH, num_warps=WARPS,
         )  # fmt: skip
     return hist, status, seen
 
@@ -170,11 +169,10 @@ def _(
     images, classes, pixels = input.shape
     pixels = (pixels + step - 1) // step
     groups = classes * (images if per_image else 1)
-    width = _width(errors, classes)
-    parts = ((pixels + width - 1) // width * images * width + _PART - 1) // _PART
+    parts = ((pixels + WIDTH - 1) // WIDTH * images * WIDTH + _PART - 1) // _PART
     hist = input.new_empty(parts, groups, 2, size, dtype=torch.int64)
     status = input.new_empty(1 if errors == "softmax" else classes, dtype=torch.int32)
-    return hist, status, input.new_empty(groups, 3, dtype=torch.int64)
+    return hist, status, input.new_empty(groups, 2, dtype=torch.int64)
 
 
 @torch.library.custom_op("lovasz::gradient", mutates_args=())
@@ -187,8 +185,7 @@ def gradient(
     out = torch.empty_like(input)
     pixels, strides = _walk_of(input, 1)
     walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax"), pixels, void
-    width = _width(errors, classes)
-    tiles = triton.cdiv(pixels, width)
+    tiles = triton.cdiv(pixels, WIDTH)
     how = _how(input, entries, table.shape[-1], per_image, has_void)
     if errors == "softmax":
         softmax.gradient_softmax[(tiles, images)](
@@ -197,7 +194,7 @@ def gradient(
     else:
         elements.gradient_elements[(tiles * classes, images)](
             input, target, entries, tail, table, flat, factor, out, *walk, **how, LABELLED=labelled,
-            MODE=_MODES[errors], WIDTH=width, num_warps=WARPS_ELEMENTS,
+            MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
         )  # fmt: skip
     return out
 
@@ -221,7 +218,7 @@ def _(value: Tensor, *_rest: Any) -> Tensor:
     return torch.empty_like(value)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001 - the signature is torch's
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[1:7])
     ctx.asked = inputs[7:]
 
@@ -249,21 +246,9 @@ def _target_strides(target: Tensor, labelled: bool, step: int, softmax_: bool) -
     return image, channel, pixel * step
 
 
-def _width(errors: str, classes: int) -> int:
-    """Pixels of a program."""
-    if errors != "softmax":
-        return WIDTH_ELEMENTS
-    return WIDTH_HELD if classes <= HELD_CLASSES else WIDTH_WALKED
-
-
 def _softmax_shape(classes: int) -> dict[str, Any]:
     held = classes <= HELD_CLASSES
-    return {
-        "HELD": held,
-        "BLOCK": BLOCK_WALKED,
-        "WIDTH": WIDTH_HELD if held else WIDTH_WALKED,
-        "num_warps": WARPS_HELD if held else WARPS_WALKED,
-    }
+    return {"HELD": held, "BLOCK": classes if held else BLOCK_CLASSES, "WIDTH": WIDTH, "num_warps": WARPS}
 
 
 def _how(input: Tensor, entries: Tensor, size: int, per_image: bool, has_void: bool) -> dict[str, Any]:

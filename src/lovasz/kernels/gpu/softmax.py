@@ -1,7 +1,8 @@
 """Lovász-Softmax on the GPU: count the labels, count the errors per bin, write the gradient, each fused from logits.
 
-A program takes some hundred pixels of one image with all their classes. Up to ``HELD_CLASSES`` classes it keeps their
-exponentials in registers; beyond, it walks blocks of classes and reads the logits again, from the cache.
+A program takes some hundred pixels of one image with all their classes, one pixel to a thread: then no value ever moves
+between threads. Few classes' exponentials are held in registers (``HELD``: one block of all classes); many classes are
+walked block by block, and their logits read again from the cache.
 """
 
 import triton
@@ -19,7 +20,9 @@ def count_labels(
     image = tl.program_id(1)
     pixel = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     inside = pixel < pixels
-    label = tl.load(target + image.to(tl.int64) * image_stride + pixel * pixel_stride, mask=inside, other=0).to(tl.int64)
+    label = tl.load(target + image.to(tl.int64) * image_stride + pixel * pixel_stride, mask=inside, other=0).to(
+        tl.int64
+    )
     slot = tl.where((label >= 0) & (label < CLASSES), label, CLASSES).to(tl.int32)
     skipped = ~inside
     if HAS_VOID:
@@ -32,10 +35,14 @@ def count_labels(
 
 
 @triton.jit
-def _labels(target, image, pixel, target_image, target_pixel, pixels, void, HAS_VOID: tl.constexpr, CLASSES: tl.constexpr):
+def _labels(
+    target, image, pixel, target_image, target_pixel, pixels, void, HAS_VOID: tl.constexpr, CLASSES: tl.constexpr
+):
     """The labels of some pixels, and which of them count; a label beyond the classes is reported elsewhere."""
     inside = pixel < pixels
-    label = tl.load(target + image.to(tl.int64) * target_image + pixel * target_pixel, mask=inside, other=0).to(tl.int64)
+    label = tl.load(target + image.to(tl.int64) * target_image + pixel * target_pixel, mask=inside, other=0).to(
+        tl.int64
+    )
     valid = inside & (label >= 0) & (label < CLASSES)
     if HAS_VOID:
         valid = valid & (label != void)
@@ -43,32 +50,77 @@ def _labels(target, image, pixel, target_image, target_pixel, pixels, void, HAS_
 
 
 @triton.jit
-def _walk(base, class_stride, label, valid, own, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
-    """Largest logit, and the sum of exp(logit - largest) over all classes but the label's."""
-    highest = own
-    others = tl.zeros_like(own)
-    for first in range(0, CLASSES, BLOCK):
-        class_ = first + tl.arange(0, BLOCK)[:, None]
-        x = tl.load(base[None, :] + class_ * class_stride, mask=valid[None, :] & (class_ < CLASSES), other=-float("inf"))
-        x = x.to(tl.float32)
-        new = tl.maximum(highest, tl.max(x, 0))
-        shift = tl.where(new == -float("inf"), 0.0, new)
-        terms = tl.where(class_ == label[None, :], 0.0, tl.exp(x - shift[None, :]))
-        others = others * tl.exp(highest - shift) + tl.sum(terms, 0)
-        highest = new
-    return highest, others
+def _logits(base, class_stride, first, counted, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
+    """The logits of the classes ``first`` to ``first + BLOCK``, minus infinity beyond the last."""
+    block = ()
+    for i in tl.static_range(BLOCK):
+        known = counted & (first + i < CLASSES)
+        x = tl.load(base + (first + i) * class_stride, mask=known, other=-float("inf"))
+        block = block + (x.to(tl.float32),)
+    return block
 
 
 @triton.jit
-def _hold(base, class_stride, valid, own, CLASSES: tl.constexpr):
-    """Largest logit, and all logits."""
-    highest = own
-    held = ()
-    for class_ in tl.static_range(CLASSES):
-        x = tl.load(base + class_ * class_stride, mask=valid, other=0.0).to(tl.float32)
-        highest = tl.maximum(highest, x)
-        held = held + (x,)
-    return highest, held
+def _add(block, first, label, highest, others, BLOCK: tl.constexpr):
+    """Largest logit so far, and the sum of exp(logit - largest) over all classes so far but the label's."""
+    new = highest
+    for i in tl.static_range(BLOCK):
+        new = tl.maximum(new, block[i])
+    shift = tl.where(new == -float("inf"), 0.0, new)
+    others = others * tl.exp(highest - shift)
+    for i in tl.static_range(BLOCK):
+        others += tl.where(label == first + i, 0.0, tl.exp(block[i] - shift))
+    return new, others
+
+
+@triton.jit
+def _probabilities(block, shift, inverse, BLOCK: tl.constexpr):
+    """The softmax of a block of logits."""
+    result = ()
+    for i in tl.static_range(BLOCK):
+        result = result + (tl.exp(block[i] - shift) * inverse,)
+    return result
+
+
+@triton.jit
+def _tally_block(
+    p, first, label, valid, group, lut, tail, hist,
+    CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Count the background errors of a block of classes."""
+    for i in tl.static_range(BLOCK):
+        class_ = first + i
+        counted = valid & (label != class_) & (class_ < CLASSES)
+        class_ = tl.minimum(class_, CLASSES - 1)
+        tally(mirrored_place(p[i], 1.0 - p[i]), counted, group + class_, 0, class_, lut, tail, hist, CELLS, BINS)
+
+
+@triton.jit
+def _slopes(
+    p, first, label, valid, group, lut, tail, table, flat,
+    CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The weights of the background errors of a block of classes."""
+    result = ()
+    for i in tl.static_range(BLOCK):
+        class_ = first + i
+        counted = valid & (label != class_) & (class_ < CLASSES)
+        class_ = tl.minimum(class_, CLASSES - 1)
+        place = mirrored_place(p[i], 1.0 - p[i])
+        result = result + (slope(place, counted, group + class_, 0, class_, lut, tail, table, flat, CELLS, BINS),)
+    return result
+
+
+@triton.jit
+def _write(
+    p, q, first, label, valid, inside, mean, at_label, scale, out_base, out_class,
+    CLASSES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The gradient at a block of logits; 0 at void pixels, which are written too."""
+    for i in tl.static_range(BLOCK):
+        gradient = tl.where(label == first + i, at_label, p[i] * (q[i] - mean) * scale)
+        gradient = tl.where(valid, gradient, 0.0).to(out_base.dtype.element_ty)
+        tl.store(out_base + (first + i) * out_class, gradient, mask=inside & (first + i < CLASSES))
 
 
 @triton.jit
@@ -91,39 +143,29 @@ def count_softmax(
     hist = hist + part * part_size
     group = image * CLASSES if PER_IMAGE else 0
     own = tl.load(base + label * class_stride, mask=valid, other=0.0).to(tl.float32)
+    highest, others = own, tl.zeros_like(own)
     if HELD:
-        highest, held = _hold(base, class_stride, valid, own, CLASSES)
-        exponentials = ()
-        others = tl.zeros_like(own)
-        for class_ in tl.static_range(CLASSES):
-            e = tl.exp(held[class_] - highest)
-            others += tl.where(label == class_, 0.0, e)
-            exponentials = exponentials + (e,)
-    else:
-        highest, others = _walk(base, class_stride, label, valid, own, CLASSES, BLOCK)
-    right = tl.exp(own - highest)
-    total = others + right
-    inverse = 1.0 / total
-    place = mirrored_place(others * inverse, right * inverse)
-    tally(place, valid, group + label, 1, label, lut, tail, hist, CELLS, BINS)
-    # 0 * NaN: also where all logits are minus infinity, so that the total is 0.
-    poisoned = tl.max((valid & ~(others * inverse >= 0)).to(tl.int32), 0)
-    tl.atomic_max(status, poisoned, mask=poisoned > 0, sem="relaxed")
-    if HELD:
-        for class_ in tl.static_range(CLASSES):
-            p = exponentials[class_] * inverse
-            place = mirrored_place(p, 1.0 - p)
-            tally(place, valid & (label != class_), group + class_, 0, class_, lut, tail, hist, CELLS, BINS)
+        block = _logits(base, class_stride, 0, valid, CLASSES, BLOCK)
+        highest, others = _add(block, 0, label, highest, others, BLOCK)
     else:
         for first in range(0, CLASSES, BLOCK):
-            class_ = first + tl.arange(0, BLOCK)[:, None]
-            known = class_ < CLASSES
-            counted = valid[None, :] & known & (class_ != label[None, :])
-            logit = tl.load(base[None, :] + class_ * class_stride, mask=counted, other=0.0).to(tl.float32)
-            p = tl.exp(logit - highest[None, :]) * inverse[None, :]
-            place = mirrored_place(p, 1.0 - p)
-            class_ = tl.where(known, class_, 0)
-            tally(place, counted, group + class_, 0, class_, lut, tail, hist, CELLS, BINS)
+            block = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
+            highest, others = _add(block, first, label, highest, others, BLOCK)
+    shift = tl.where(highest == -float("inf"), 0.0, highest)
+    right = tl.exp(own - shift)
+    inverse = 1.0 / (others + right)
+    wrong = others * inverse  # NaN also where all logits are minus infinity: 0 / 0
+    place = mirrored_place(wrong, right * inverse)
+    tally(place, valid, group + label, 1, label, lut, tail, hist, CELLS, BINS)
+    tl.atomic_max(status + tl.zeros_like(label), 1, mask=valid & ~(wrong >= 0), sem="relaxed")
+    if HELD:
+        p = _probabilities(block, shift, inverse, BLOCK)
+        _tally_block(p, 0, label, valid, group, lut, tail, hist, CLASSES, CELLS, BINS, BLOCK)
+    else:
+        for first in range(0, CLASSES, BLOCK):
+            again = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
+            p = _probabilities(again, shift, inverse, BLOCK)
+            _tally_block(p, first, label, valid, group, lut, tail, hist, CLASSES, CELLS, BINS, BLOCK)
 
 
 @triton.jit
@@ -151,61 +193,41 @@ def gradient_softmax(
     group = image * CLASSES if PER_IMAGE else 0
     scale = tl.load(factor).to(tl.float32)
     own = tl.load(base + label * class_stride, mask=valid, other=0.0).to(tl.float32)
-    mean = tl.zeros_like(own)
+    highest, others = own, tl.zeros_like(own)
     if HELD:
-        highest, held = _hold(base, class_stride, valid, own, CLASSES)
-        exponentials = ()
-        others = tl.zeros_like(own)
-        for class_ in tl.static_range(CLASSES):
-            e = tl.exp(held[class_] - highest)
-            others += tl.where(label == class_, 0.0, e)
-            exponentials = exponentials + (e,)
+        block = _logits(base, class_stride, 0, valid, CLASSES, BLOCK)
+        highest, others = _add(block, 0, label, highest, others, BLOCK)
     else:
-        highest, others = _walk(base, class_stride, label, valid, own, CLASSES, BLOCK)
-    right = tl.exp(own - highest)
+        for first in range(0, CLASSES, BLOCK):
+            block = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
+            highest, others = _add(block, first, label, highest, others, BLOCK)
+    shift = tl.where(highest == -float("inf"), 0.0, highest)
+    right = tl.exp(own - shift)
     inverse = 1.0 / (others + right)
     wrong = others * inverse
     right = right * inverse
     place = mirrored_place(wrong, right)
     q_own = slope(place, valid, group + label, 1, label, lut, tail, table, flat, CELLS, BINS)
+    mean = tl.zeros_like(own)
     if HELD:
-        slopes = ()
-        for class_ in tl.static_range(CLASSES):
-            p = exponentials[class_] * inverse
-            place = mirrored_place(p, 1.0 - p)
-            counted = valid & (label != class_)
-            q = slope(place, counted, group + class_, 0, class_, lut, tail, table, flat, CELLS, BINS)
-            mean += tl.where(counted, p * q, 0.0)
-            slopes = slopes + (q,)
+        p = _probabilities(block, shift, inverse, BLOCK)
+        q = _slopes(p, 0, label, valid, group, lut, tail, table, flat, CLASSES, CELLS, BINS, BLOCK)
+        for i in tl.static_range(BLOCK):
+            mean += p[i] * q[i]
     else:
         for first in range(0, CLASSES, BLOCK):
-            class_ = first + tl.arange(0, BLOCK)[:, None]
-            counted = valid[None, :] & (class_ < CLASSES) & (class_ != label[None, :])
-            logit = tl.load(base[None, :] + class_ * class_stride, mask=counted, other=0.0).to(tl.float32)
-            p = tl.exp(logit - highest[None, :]) * inverse[None, :]
-            place = mirrored_place(p, 1.0 - p)
-            class_ = tl.where(class_ < CLASSES, class_, 0)
-            q = slope(place, counted, group + class_, 0, class_, lut, tail, table, flat, CELLS, BINS)
-            mean += tl.sum(tl.where(counted, p * q, 0.0), 0)
+            again = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
+            p = _probabilities(again, shift, inverse, BLOCK)
+            q = _slopes(p, first, label, valid, group, lut, tail, table, flat, CLASSES, CELLS, BINS, BLOCK)
+            for i in tl.static_range(BLOCK):
+                mean += p[i] * q[i]
     at_label = -right * (wrong * q_own + mean) * scale
     mean = mean - right * q_own
     if HELD:
-        for class_ in tl.static_range(CLASSES):
-            p = exponentials[class_] * inverse
-            gradient = tl.where(label == class_, at_label, p * (slopes[class_] - mean) * scale)
-            gradient = tl.where(valid, gradient, 0.0)
-            tl.store(out_base + class_ * out_class, gradient.to(out.dtype.element_ty), mask=inside)
+        _write(p, q, 0, label, valid, inside, mean, at_label, scale, out_base, out_class, CLASSES, BLOCK)
     else:
         for first in range(0, CLASSES, BLOCK):
-            class_ = first + tl.arange(0, BLOCK)[:, None]
-            known = class_ < CLASSES
-            counted = valid[None, :] & known & (class_ != label[None, :])
-            logit = tl.load(base[None, :] + class_ * class_stride, mask=counted, other=0.0).to(tl.float32)
-            p = tl.exp(logit - highest[None, :]) * inverse[None, :]
-            place = mirrored_place(p, 1.0 - p)
-            row = tl.where(known, class_, 0)
-            q = slope(place, counted, group + row, 0, row, lut, tail, table, flat, CELLS, BINS)
-            gradient = tl.where(counted, p * (q - mean[None, :]) * scale, at_label[None, :])
-            gradient = tl.where(valid[None, :], gradient, 0.0)
-            where = out_base[None, :] + class_ * out_class
-            tl.store(where, gradient.to(out.dtype.element_ty), mask=inside[None, :] & known)
+            again = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
+            p = _probabilities(again, shift, inverse, BLOCK)
+            q = _slopes(p, first, label, valid, group, lut, tail, table, flat, CLASSES, CELLS, BINS, BLOCK)
+            _write(p, q, first, label, valid, inside, mean, at_label, scale, out_base, out_class, CLASSES, BLOCK)

@@ -74,9 +74,9 @@ def deal(
     if tailed:
         total = seen.sum(1, keepdim=True)
         # A class that the sample missed may be all right: its foreground as the lowest errors there are.
-        scaled = torch.where(total > 0, seen * (foreground.unsqueeze(1) / total.clamp(min=1)), 0)
+        scaled = seen.double() * foreground.unsqueeze(1) / total.clamp(min=1)
         scaled[:, 0] += torch.where(total[:, 0] > 0, 0, foreground)
-        mean, _ = bins.weights(background.to(scaled.dtype), scaled)  # (C, 2, cells)
+        mean, _ = bins.weights(background.double(), scaled)  # (C, 2, cells)
         faded = middle * (1 - middle if mirrored else 1 / middle.clamp(min=1))
         loss = (faded * (mean[:, 0] * background + mean[:, 1] * scaled)).sum(1)  # (C,)
         tail = (bounds[1:] < TAIL * loss.unsqueeze(1)).sum(1).clamp(min=1)
@@ -101,7 +101,9 @@ def _float_of(bits: Tensor) -> Tensor:
     return bits.clamp(bins.FLOOR - 1, 0x7F7FFFFF).int().view(torch.float32).double()
 
 
-def weigh(counts: Tensor, fractions: Tensor, rest: Tensor, dealt: Dealt, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
+def weigh(
+    counts: Tensor, fractions: Tensor, rest: Tensor, dealt: Dealt, mirrored: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and weights of each group from its counts.
 
     Args:
@@ -110,7 +112,8 @@ def weigh(counts: Tensor, fractions: Tensor, rest: Tensor, dealt: Dealt, mirrore
         dealt: the classes' bins; G is C, or images times C.
 
     Returns:
-        losses (G,), the weights' lines (G, 2, bins, 2) offset and rise by fraction, and the tail's weights (G, 2).
+        losses (G,), the weights' lines (G, 2, bins, 2) offset and rise with each 2^-12 of the bin, and the tail's
+        weights (G, 2).
     """
     groups, _, size = counts.shape
     classes, cells = dealt.entries.shape
@@ -125,12 +128,11 @@ def weigh(counts: Tensor, fractions: Tensor, rest: Tensor, dealt: Dealt, mirrore
     begin = (cell << bins.CELL_BITS) + ((number - first.gather(1, cell)).long() << dropped)
     end = (begin + (1 << dropped)).clamp(max=cells << bins.CELL_BITS)
     low, high = (error_at(place, mirrored).view(1, classes, 1, size) for place in (begin, end))
-    lines = offset, rise, counts, fractions, mean
-    offset_, rise_, count, sums, weight = (t.view(groups // classes, classes, 2, size) for t in lines)
+    inner, count, sums, weight = (t.view(groups // classes, classes, 2, size) for t in (rise, counts, fractions, mean))
     position = (sums + 0.5 * count) / _FRACTIONS  # sum over the bin's errors, in units of its width
     # Inside a bin larger errors weigh more: errors spread evenly have a variance of 1/12.
-    spread = rise_ * (count - 1).clamp(min=0) / 12
+    spread = inner * (count - 1).clamp(min=0) / 12
     losses = (weight * (count * low + position * (high - low)) + spread * (high - low)).sum((2, 3)).view(groups)
     tail_error = dealt.tail_error.expand(groups // classes, classes).reshape(groups, 1)
     losses = losses + (flat * rest * tail_error).sum(1)
-    return losses, torch.stack([offset, rise], -1), flat
+    return losses, torch.stack([offset, rise / _FRACTIONS], -1), flat
