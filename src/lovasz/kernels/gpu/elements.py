@@ -9,6 +9,13 @@ SIGMOID, PROBABILITY, HINGE, ELU = (tl.constexpr(i) for i in range(4))
 
 
 @triton.jit
+def _where_am_i(tiles, CLASSES: tl.constexpr):
+    """Class, tile and image of this program; the classes of one tile side by side, for scores that lie so."""
+    program = tl.program_id(0)
+    return program % CLASSES, program // CLASSES % tiles, program // CLASSES // tiles
+
+
+@triton.jit
 def _error_and_place(z, foreground, MODE: tl.constexpr):
     """Error, its place, and how steeply it follows the score, apart from the sign."""
     if MODE == SIGMOID:
@@ -53,14 +60,13 @@ def _truth(
 @triton.jit
 def count_elements(
     x, target, lut, tail, hist, status, seen,
-    image_stride, class_stride, pixel_stride, target_image, target_class, target_pixel, pixels, void, parts, part_size,
+    image_stride, class_stride, pixel_stride, target_image, target_class, target_pixel, pixels, tiles, void,
+    parts, part_size,
     HAS_VOID: tl.constexpr, LABELLED: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, MODE: tl.constexpr,
     CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """First pass: the bins of all errors. ``seen`` (G, 2) receives foreground << 32 | valid, and wrong labels."""
-    class_ = tl.program_id(0) % CLASSES
-    tile = tl.program_id(0) // CLASSES
-    image = tl.program_id(1)
+    class_, tile, image = _where_am_i(tiles, CLASSES)
     pixel = tile * WIDTH + tl.arange(0, WIDTH)
     if LARGE:
         pixel = pixel.to(tl.int64)
@@ -72,8 +78,7 @@ def count_elements(
     base = x + image.to(tl.int64) * image_stride + class_.to(tl.int64) * class_stride
     z = tl.load(base + pixel * pixel_stride, mask=valid, other=0.0).to(tl.float32)
     error, place, _ = _error_and_place(z, foreground, MODE)
-    tiles = tl.num_programs(0) // CLASSES
-    part = (image.to(tl.int64) * tiles + tile) * parts // (tiles * tl.num_programs(1))
+    part = tl.program_id(0).to(tl.int64) * parts // tl.num_programs(0)
     group = class_ + (image * CLASSES if PER_IMAGE else 0)
     tally(place, valid, group, foreground.to(tl.int32), class_, lut, tail, hist + part * part_size, CELLS, BINS)
     strange = valid & (error - error != 0)
@@ -91,14 +96,13 @@ def count_elements(
 def gradient_elements(
     x, target, lut, tail, table, flat, factor, out,
     image_stride, class_stride, pixel_stride, out_image, out_class, out_pixel,
-    target_image, target_class, target_pixel, pixels, void,
+    target_image, target_class, target_pixel, pixels, tiles, void,
     HAS_VOID: tl.constexpr, LABELLED: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, MODE: tl.constexpr,
     CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Second pass: weight, sign and slope of each error times ``factor``, a number on the device, into ``out``."""
-    class_ = tl.program_id(0) % CLASSES
-    image = tl.program_id(1)
-    pixel = tl.program_id(0) // CLASSES * WIDTH + tl.arange(0, WIDTH)
+    class_, tile, image = _where_am_i(tiles, CLASSES)
+    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     if LARGE:
         pixel = pixel.to(tl.int64)
     inside = pixel < pixels

@@ -27,6 +27,21 @@ LABELS = 4096  # of a program that only counts labels
 # One pixel to a thread. The interpreter has no threads, and few large programs cost it less.
 WIDTH = 32 * WARPS if os.environ.get("TRITON_INTERPRET") != "1" else 4096
 
+# Declared plainly: torch.library.custom_op would load torch's compiler, seconds of it, at the first call.
+_ASKED = "str errors, bool labelled, bool per_image, int void, bool has_void"
+_TABLES = "Tensor input, Tensor target, Tensor entries, Tensor tail, Tensor table, Tensor flat"
+_SCHEMAS = {
+    "count_labels": "(Tensor target, int classes, bool per_image, int void, bool has_void) -> Tensor",
+    "count_errors": f"(Tensor input, Tensor target, Tensor entries, Tensor tail, {_ASKED}, int step, int size)"
+    " -> (Tensor, Tensor, Tensor)",
+    "gradient": f"(Tensor factor, {_TABLES}, {_ASKED}) -> Tensor",
+    "attach_gradient": f"(Tensor value, {_TABLES}, {_ASKED}) -> Tensor",
+}
+_LIBRARY = torch.library.Library("lovasz", "FRAGMENT")
+for _name, _schema in _SCHEMAS.items():
+    _LIBRARY.define(_name + _schema)
+_OPERATORS = torch.ops.lovasz
+
 _PART = 1 << 25  # errors that a packed bin can take
 _MODES = {"sigmoid": 0, "probability": 1, "hinge": 2, "elu": 3}
 _LIMIT = (1 << 31) - 1
@@ -49,7 +64,7 @@ def loss(
     with torch.no_grad():
         totals = foreground = valid = torch.empty(0)
         if problem.labelled:
-            totals = count_labels(target, classes, problem.per_image, void, has_void)  # (rows, C + 1)
+            totals = _OPERATORS.count_labels(target, classes, problem.per_image, void, has_void)  # (rows, C + 1)
             _check(totals[:, -1], f"target holds a label outside 0..{classes - 1}")
             foreground = sum_over(group, totals[:, :-1])
             valid = foreground.sum(1, keepdim=True).expand_as(foreground)
@@ -58,7 +73,7 @@ def loss(
         entries = tables.one_bin_per_cell(classes, cells, input.device)
         nothing = torch.zeros(classes, dtype=torch.int32, device=input.device)
         sampled = problem.errors, problem.labelled, False, void, has_void
-        hist, _, _ = count_errors(input, target, entries, nothing, *sampled, step, cells)
+        hist, _, _ = _OPERATORS.count_errors(input, target, entries, nothing, *sampled, step, cells)
         sample = tables.unpacked(hist)[0] * step  # (C, 2, cells)
         spacing: int | Tensor = step
         finer = bins.fineness(images * pixels) * tables.FINENESS
@@ -79,7 +94,7 @@ def loss(
         dealt = tables.deal(sample, number, active, spacing, finer, most, mirrored=mirrored, tailed=tailed)
 
         # First pass.
-        hist, status, seen = count_errors(input, target, dealt.entries, dealt.tail, *asked, 1, most)
+        hist, status, seen = _OPERATORS.count_errors(input, target, dealt.entries, dealt.tail, *asked, 1, most)
         counts, fractions = tables.unpacked(hist)  # (G, 2, bins)
         if group is not None:
             counts, fractions = sum_over(group, torch.stack([counts, fractions])).unbind()
@@ -101,7 +116,7 @@ def loss(
         scale = shares if group is None else shares * group.size()
         flat = (flat * scale.view(-1, 1)).float()
         table = (lines * scale.view(-1, 1, 1, 1)).float().view(torch.int64).squeeze(-1)  # (G, 2, bins)
-    return attach_gradient(value, input, target, dealt.entries, dealt.tail, table, flat, *asked)
+    return _OPERATORS.attach_gradient(value, input, target, dealt.entries, dealt.tail, table, flat, *asked)
 
 
 def _check(wrong: Tensor, message: str) -> None:
@@ -109,25 +124,26 @@ def _check(wrong: Tensor, message: str) -> None:
     torch._assert_async((wrong == 0).all(), message)  # pyright: ignore[reportPrivateImportUsage]
 
 
-@torch.library.custom_op("lovasz::count_labels", mutates_args=())
+@torch.library.impl(_LIBRARY, "count_labels", "CompositeExplicitAutograd")
 def count_labels(target: Tensor, classes: int, per_image: bool, void: int, has_void: bool) -> Tensor:
     """Pixels of each class, and wrong labels, of (N, S) labels: (N or 1, C + 1) int64."""
     images, pixels = target.shape
     totals = torch.zeros(images if per_image else 1, classes + 1, dtype=torch.int64, device=target.device)
-    grid = (triton.cdiv(pixels, LABELS), images)
-    softmax.count_labels[grid](
-        target, totals, *target.stride(), pixels, void, HAS_VOID=has_void, PER_IMAGE=per_image, CLASSES=classes,
-        SLOTS=triton.next_power_of_2(classes + 2), WIDTH=LABELS,
-    )  # fmt: skip
+    tiles = triton.cdiv(pixels, LABELS)
+    with torch.cuda.device_of(target):
+        softmax.count_labels[(tiles * images,)](
+            target, totals, *target.stride(), pixels, tiles, void, HAS_VOID=has_void, PER_IMAGE=per_image,
+            CLASSES=classes, SLOTS=triton.next_power_of_2(classes + 2), WIDTH=LABELS,
+        )  # fmt: skip
     return totals
 
 
-@count_labels.register_fake
+@torch.library.register_fake("lovasz::count_labels")
 def _(target: Tensor, classes: int, per_image: bool, void: int, has_void: bool) -> Tensor:
     return target.new_empty(target.shape[0] if per_image else 1, classes + 1, dtype=torch.int64)
 
 
-@torch.library.custom_op("lovasz::count_errors", mutates_args=())
+@torch.library.impl(_LIBRARY, "count_errors", "CompositeExplicitAutograd")
 def count_errors(
     input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, errors: str, labelled: bool, per_image: bool,
     void: int, has_void: bool, step: int, size: int,
@@ -147,21 +163,22 @@ def count_errors(
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
     seen = torch.zeros(groups, 2, dtype=torch.int64, device=input.device)
     strides = image, channel, pixel, *_target_strides(target, labelled, step, errors == "softmax")
-    walk = *strides, pixels, void, parts, groups * 2 * size
+    walk = *strides, pixels, tiles, void, parts, groups * 2 * size
     how = _how(input, entries, size, per_image, has_void)
-    if errors == "softmax":
-        softmax.count_softmax[(tiles, images)](
-            input, target, entries, tail, hist, status, *walk, **how, **_softmax_shape(classes)
-        )
-    else:
-        elements.count_elements[(tiles * classes, images)](
-            input, target, entries, tail, hist, status, seen, *walk, **how, LABELLED=labelled, MODE=_MODES[errors],
-            WIDTH=WIDTH, num_warps=WARPS,
-        )  # fmt: skip
+    with torch.cuda.device_of(input):
+        if errors == "softmax":
+            softmax.count_softmax[(tiles * images,)](
+                input, target, entries, tail, hist, status, *walk, **how, **_softmax_shape(classes)
+            )
+        else:
+            elements.count_elements[(tiles * classes * images,)](
+                input, target, entries, tail, hist, status, seen, *walk, **how, LABELLED=labelled,
+                MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
+            )  # fmt: skip
     return hist, status, seen
 
 
-@count_errors.register_fake
+@torch.library.register_fake("lovasz::count_errors")
 def _(
     input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, errors: str, labelled: bool, per_image: bool,
     void: int, has_void: bool, step: int, size: int,
@@ -175,7 +192,7 @@ def _(
     return hist, status, input.new_empty(groups, 2, dtype=torch.int64)
 
 
-@torch.library.custom_op("lovasz::gradient", mutates_args=())
+@torch.library.impl(_LIBRARY, "gradient", "CompositeExplicitAutograd")
 def gradient(
     factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, table: Tensor, flat: Tensor,
     errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
@@ -184,27 +201,29 @@ def gradient(
     images, classes, _ = input.shape
     out = torch.empty_like(input)
     pixels, strides = _walk_of(input, 1)
-    walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax"), pixels, void
+    walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax")
     tiles = triton.cdiv(pixels, WIDTH)
     how = _how(input, entries, table.shape[-1], per_image, has_void)
-    if errors == "softmax":
-        softmax.gradient_softmax[(tiles, images)](
-            input, target, entries, tail, table, flat, factor, out, *walk, **how, **_softmax_shape(classes)
-        )
-    else:
-        elements.gradient_elements[(tiles * classes, images)](
-            input, target, entries, tail, table, flat, factor, out, *walk, **how, LABELLED=labelled,
-            MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
-        )  # fmt: skip
+    walk = *walk, pixels, tiles, void
+    with torch.cuda.device_of(input):
+        if errors == "softmax":
+            softmax.gradient_softmax[(tiles * images,)](
+                input, target, entries, tail, table, flat, factor, out, *walk, **how, **_softmax_shape(classes)
+            )
+        else:
+            elements.gradient_elements[(tiles * classes * images,)](
+                input, target, entries, tail, table, flat, factor, out, *walk, **how, LABELLED=labelled,
+                MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
+            )  # fmt: skip
     return out
 
 
-@gradient.register_fake
+@torch.library.register_fake("lovasz::gradient")
 def _(factor: Tensor, input: Tensor, *_rest: Any) -> Tensor:
     return torch.empty_like(input)
 
 
-@torch.library.custom_op("lovasz::attach_gradient", mutates_args=())
+@torch.library.impl(_LIBRARY, "attach_gradient", "CompositeExplicitAutograd")
 def attach_gradient(
     value: Tensor, input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, table: Tensor, flat: Tensor,
     errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
@@ -213,7 +232,7 @@ def attach_gradient(
     return value.clone()
 
 
-@attach_gradient.register_fake
+@torch.library.register_fake("lovasz::attach_gradient")
 def _(value: Tensor, *_rest: Any) -> Tensor:
     return torch.empty_like(value)
 
@@ -224,11 +243,16 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-    at_input = gradient(factor, *ctx.saved_tensors, *ctx.asked)
+    at_input = _OPERATORS.gradient(factor, *ctx.saved_tensors, *ctx.asked)
     return (None, at_input, *[None] * 10)
 
 
-attach_gradient.register_autograd(_backward, setup_context=_save)
+def _no_second_backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, ...]:
+    raise RuntimeError("the binned loss is differentiable once; for second derivatives use method='exact'")
+
+
+torch.library.register_autograd("lovasz::attach_gradient", _backward, setup_context=_save)
+torch.library.register_autograd("lovasz::gradient", _no_second_backward)
 
 
 def _walk_of(input: Tensor, step: int) -> tuple[int, tuple[int, int, int]]:

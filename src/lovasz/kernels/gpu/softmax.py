@@ -13,12 +13,12 @@ from lovasz.kernels.gpu.arithmetic import mirrored_place, slope, tally
 
 @triton.jit
 def count_labels(
-    target, totals, image_stride, pixel_stride, pixels, void, HAS_VOID: tl.constexpr, PER_IMAGE: tl.constexpr,
+    target, totals, image_stride, pixel_stride, pixels, tiles, void, HAS_VOID: tl.constexpr, PER_IMAGE: tl.constexpr,
     CLASSES: tl.constexpr, SLOTS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """``totals`` (images or 1, CLASSES + 1): pixels of each class, then labels that are neither a class nor void."""
-    image = tl.program_id(1)
-    pixel = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    image, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     inside = pixel < pixels
     label = tl.load(target + image.to(tl.int64) * image_stride + pixel * pixel_stride, mask=inside, other=0).to(
         tl.int64
@@ -126,21 +126,19 @@ def _write(
 @triton.jit
 def count_softmax(
     x, target, lut, tail, hist, status,
-    image_stride, class_stride, pixel_stride, target_image, target_pixel, pixels, void, parts, part_size,
+    image_stride, class_stride, pixel_stride, target_image, target_pixel, pixels, tiles, void, parts, part_size,
     HAS_VOID: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, HELD: tl.constexpr, CLASSES: tl.constexpr,
     CELLS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """First pass: the bins of all errors. ``status`` is set to 1 by a logit that is not finite."""
-    image = tl.program_id(1)
-    tile = tl.program_id(0)
+    image, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     pixel = tile * WIDTH + tl.arange(0, WIDTH)
     if LARGE:
         pixel = pixel.to(tl.int64)
         class_stride = tl.cast(class_stride, tl.int64)
     label, valid = _labels(target, image, pixel, target_image, target_pixel, pixels, void, HAS_VOID, CLASSES)
     base = x + image.to(tl.int64) * image_stride + pixel * pixel_stride
-    part = (image.to(tl.int64) * tl.num_programs(0) + tile) * parts // (tl.num_programs(0) * tl.num_programs(1))
-    hist = hist + part * part_size
+    hist = hist + tl.program_id(0).to(tl.int64) * parts // tl.num_programs(0) * part_size
     group = image * CLASSES if PER_IMAGE else 0
     own = tl.load(base + label * class_stride, mask=valid, other=0.0).to(tl.float32)
     highest, others = own, tl.zeros_like(own)
@@ -171,7 +169,8 @@ def count_softmax(
 @triton.jit
 def gradient_softmax(
     x, target, lut, tail, table, flat, factor, out,
-    image_stride, class_stride, pixel_stride, out_image, out_class, out_pixel, target_image, target_pixel, pixels, void,
+    image_stride, class_stride, pixel_stride, out_image, out_class, out_pixel, target_image, target_pixel,
+    pixels, tiles, void,
     HAS_VOID: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, HELD: tl.constexpr, CLASSES: tl.constexpr,
     CELLS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -180,8 +179,8 @@ def gradient_softmax(
     With q_c the weight of class c at this pixel and t its label, the gradient at logit c is ``p_c (q_c - sum_k!=t p_k
     q_k + p_t q_t)``, and at the label's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
     """
-    image = tl.program_id(1)
-    pixel = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
+    image, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
+    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     if LARGE:
         pixel = pixel.to(tl.int64)
         class_stride = tl.cast(class_stride, tl.int64)
