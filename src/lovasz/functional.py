@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lovasz import multiclass, set_functions, validation
-from lovasz.kernels import choose, exact, load
+from lovasz.kernels import CHECK_LABELS, choose, exact, load
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, is_shared
 from lovasz.validation import Classes
@@ -48,7 +48,7 @@ def lovasz_softmax(
         ignore_index: label of void pixels, any integer, also a negative one; they have neither value nor gradient.
         weight: (C,) class weights w of the average; default 1.
         method: "binned" (linear time; small inputs are sorted) or "exact" (sorted).
-        impl: "auto", "torch" or "numba"; an explicit one never falls back.
+        impl: "auto", "torch", "numba" or "triton"; an explicit one never falls back.
         group: a torch.distributed process group, of which every process calls this with its part of the batch: the
             loss is then that of the batch of all together, the same number in each process, for one small message of
             counts. Its gradients are times the number of processes, which the averaging of DistributedDataParallel
@@ -173,7 +173,7 @@ def lovasz_hinge(
     validation.require_choice("activation", activation, ACTIVATIONS)
     input, target = _binary(input, target, ignore_index)
     choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
-    if choice.kernel != "cpu":
+    if choice.kernel not in CHECK_LABELS:
         target = target.long()
         validation.check_labels(target, 2, ignore_index)
     problem = Problem(
@@ -250,7 +250,7 @@ def lovasz_sigmoid(
         only_present, chosen = False, None
         input, target = _binary(input, target, ignore_index)
     choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
-    if choice.kernel != "cpu":
+    if choice.kernel not in CHECK_LABELS:
         target = target.long()
         validation.check_labels(target, 2, ignore_index)
     if not from_logits:

@@ -48,7 +48,8 @@ class Problem:
         counted = foreground > 0 if self.only_present else torch.ones_like(foreground, dtype=torch.bool)
         if self.chosen is not None:
             chosen = torch.zeros(foreground.shape[1], dtype=torch.bool, device=foreground.device)
-            chosen[list(self.chosen)] = True
+            for c in self.chosen:  # a list as an index would wait for the device
+                chosen[c] = True
             counted = counted & chosen
         share = counted.to(dtype) if weight is None else counted * weight.detach().to(dtype)
         total = share.sum(1, keepdim=True)

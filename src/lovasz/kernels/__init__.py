@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -21,6 +22,10 @@ IMPLS = ("auto", "torch", "numba", "triton")
 
 # Up to this many errors (pixels times classes) a sort is as quick as bins, and it is exact: see docs/benchmarks.md.
 SMALL = 16384
+
+
+# These check the labels while they count.
+CHECK_LABELS = ("cpu", "gpu")
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,28 @@ def numba_problem() -> str:
     return ""
 
 
+def interpreted() -> bool:
+    """Whether Triton runs its kernels on the CPU, number by number, for tests: it reads the variable when imported."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def triton_problem() -> str:
+    """Empty if the Triton kernel can run, else what is missing and the remedy."""
+    if importlib.util.find_spec("triton") is None:
+        return 'triton is not installed; pip install "lovasz[gpu]" (Linux)'
+    if interpreted():
+        return ""
+    if not torch.cuda.is_available() or torch.version.hip:
+        return "it needs an NVIDIA GPU that torch can use, and there is none (TRITON_INTERPRET=1 tries it on the CPU)"
+    return ""
+
+
 def available() -> dict[str, str]:
     """Each implementation and what keeps it from running here; an empty string means that it can run."""
     return {
         "torch": "",
         "numba": numba_problem(),
-        "triton": "the Triton kernel is not part of this version; on a GPU the binned kernel in plain torch runs",
+        "triton": triton_problem(),
     }
 
 
@@ -74,7 +95,11 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
             return Choice("exact", "method='exact' sorts")
         raise ValueError(f"impl={impl!r} bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
     if impl == "triton":
-        raise ImportError(f"impl='triton': {available()['triton']}")
+        if not torch.compiler.is_compiling() and importlib.util.find_spec("triton") is None:
+            raise ImportError(f"impl='triton': {triton_problem()}")
+        if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
+            raise ValueError(f"impl='triton' needs tensors on a CUDA device, got {device}; use impl='torch' or 'auto'")
+        return Choice("gpu", "asked for by impl='triton'")
     if impl == "numba":
         if device.type != "cpu":
             raise ValueError(f"impl='numba' needs tensors on the CPU, got {device}; use impl='torch' or 'auto'")
@@ -85,6 +110,10 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         return Choice("portable", "asked for by impl='torch'")
     if errors <= SMALL and not shared:
         return Choice("exact", f"small input ({errors:,} errors, at most {SMALL:,}): a sort is as quick, and exact")
+    if device.type == "cuda" and (torch.compiler.is_compiling() or not triton_problem()):
+        return Choice("gpu", "CUDA tensors and triton is installed")
+    if device.type == "cuda":
+        return Choice("portable", f"CUDA tensors, but the Triton kernel cannot run: {triton_problem()}")
     if torch.compiler.is_compiling():
         return Choice("portable", "inside torch.compile: bins in plain torch operations keep one graph")
     if device.type == "cpu" and not numba_problem():
@@ -100,4 +129,8 @@ def load(choice: Choice) -> ModuleType:
         return exact
     if choice.kernel == "portable":
         return portable
+    if choice.kernel == "gpu":
+        import lovasz.kernels.gpu as gpu  # this form torch.compile follows
+
+        return gpu
     return importlib.import_module("lovasz.kernels.cpu")

@@ -24,7 +24,7 @@ PACKAGES = {  # package: (what for, how to get it)
     "torch": ("", ""),
     "numpy": ("", ""),
     "numba": ("the fast kernel on CPUs", 'pip install "lovasz[cpu]"'),
-    "triton": ("the fast kernel on NVIDIA GPUs", "pip install triton"),
+    "triton": ("the fast kernel on NVIDIA GPUs", 'pip install "lovasz[gpu]"'),
     "torchmetrics": ("metrics", 'pip install "lovasz[lab]"'),
     "lightning": ("training", 'pip install "lovasz[lab]"'),
     "tensorboard": ("--logger tensorboard", 'pip install "lovasz[lab]"'),
@@ -158,7 +158,7 @@ def _remedies(found: Examination) -> Iterator[str]:
         if remedy and found.versions[name] is None and (name != "triton" or "cuda:0" in found.devices):
             yield f"{name} is not installed ({purpose}): {remedy}"
     for impl, problem in found.kernels.items():
-        if problem and found.versions.get(impl):
+        if problem and found.versions.get(impl) and (impl != "triton" or "cuda:0" in found.devices):
             yield f"the {impl} kernel cannot be used here: {problem}"
     for check in found.checks:
         if not check.right:

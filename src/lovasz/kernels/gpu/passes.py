@@ -1,0 +1,289 @@
+"""The GPU kernel's passes as torch operators, and the loss made of them.
+
+Each operator launches one Triton kernel. torch.compile sees operators with shapes, streams see no wait, and CUDA graphs
+capture all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from lovasz import validation
+from lovasz.kernels import bins
+from lovasz.kernels.gpu import elements, softmax, tables
+from lovasz.problem import Problem
+from lovasz.sharing import ProcessGroup, sum_over
+
+# For tuning on a device: warps of a program, classes whose exponentials fit into registers, else classes at a time.
+WARPS = 4
+HELD_CLASSES = 32
+BLOCK_CLASSES = 8
+LABELS = 4096  # of a program that only counts labels
+# One pixel to a thread. The interpreter has no threads, and few large programs cost it less.
+WIDTH = 32 * WARPS if os.environ.get("TRITON_INTERPRET") != "1" else 4096
+
+# Declared plainly: torch.library.custom_op would load torch's compiler, seconds of it, at the first call.
+_ASKED = "str errors, bool labelled, bool per_image, int void, bool has_void"
+_TABLES = "Tensor input, Tensor target, Tensor entries, Tensor tail, Tensor table, Tensor flat"
+_SCHEMAS = {
+    "count_labels": "(Tensor target, int classes, bool per_image, int void, bool has_void) -> Tensor",
+    "count_errors": f"(Tensor input, Tensor target, Tensor entries, Tensor tail, {_ASKED}, int step, int size)"
+    " -> (Tensor, Tensor, Tensor)",
+    "gradient": f"(Tensor factor, {_TABLES}, {_ASKED}) -> Tensor",
+    "attach_gradient": f"(Tensor value, {_TABLES}, {_ASKED}) -> Tensor",
+}
+_LIBRARY = torch.library.Library("lovasz", "FRAGMENT")
+for _name, _schema in _SCHEMAS.items():
+    _LIBRARY.define(_name + _schema)
+_OPERATORS = torch.ops.lovasz
+
+_PART = 1 << 25  # errors that a packed bin can take
+_MODES = {"sigmoid": 0, "probability": 1, "hinge": 2, "elu": 3}
+_LIMIT = (1 << 31) - 1
+
+
+def loss(
+    input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None = None
+) -> Tensor:
+    """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks."""
+    images, classes, pixels = input.shape
+    if target.dtype == torch.bool:
+        target = target.view(torch.uint8)
+    if input.device.type == "cpu":  # under Triton's interpreter
+        validation.check_labels(target, classes if problem.labelled else 2, problem.ignore_index)
+    mirrored = problem.errors not in ("hinge", "elu")
+    cells = bins.MIRRORED_CELLS if mirrored else bins.UNBOUNDED_CELLS
+    void, has_void = problem.ignore_index or 0, problem.ignore_index is not None
+    asked = problem.errors, problem.labelled, problem.per_image, void, has_void
+    rows = images if problem.per_image else 1
+    with torch.no_grad():
+        totals = foreground = valid = torch.empty(0)
+        if problem.labelled:
+            totals = _OPERATORS.count_labels(target, classes, problem.per_image, void, has_void)  # (rows, C + 1)
+            _check(totals[:, -1], f"target holds a label outside 0..{classes - 1}")
+            foreground = sum_over(group, totals[:, :-1])
+            valid = foreground.sum(1, keepdim=True).expand_as(foreground)
+        # Deal the bins, from a sample of the pixels.
+        step = max(1, images * pixels // bins.SAMPLE) | 1
+        entries = tables.one_bin_per_cell(classes, cells, input.device)
+        nothing = torch.zeros(classes, dtype=torch.int32, device=input.device)
+        sampled = problem.errors, problem.labelled, False, void, has_void
+        hist, _, _ = _OPERATORS.count_errors(input, target, entries, nothing, *sampled, step, cells)
+        sample = tables.unpacked(hist)[0] * step  # (C, 2, cells)
+        spacing: int | Tensor = step
+        finer = bins.fineness(images * pixels) * tables.FINENESS
+        most = tables.capacity(classes * rows, cells)
+        if group is not None:
+            # The same bins for all, whatever their sizes; and no number is fetched from the device.
+            known = torch.cat([sample.flatten(), torch.full_like(sample[0, 0, :1], images * pixels)])
+            known = sum_over(group, known)
+            sample, spacing = known[:-1].view_as(sample), (known[-1] / bins.SAMPLE).clamp(min=3)
+            most, finer = max(bins.SHARED_BINS, 2 * cells), tables.FINENESS
+        active = torch.ones_like(nothing, dtype=torch.bool)
+        if problem.labelled:
+            active = (problem.shares(foreground, weight) > 0).any(0)
+            number = foreground.sum(0)
+        else:
+            number = sample[:, 1].sum(-1)
+        tailed = problem.errors in ("softmax", "sigmoid", "elu") and not problem.per_image
+        dealt = tables.deal(sample, number, active, spacing, finer, most, mirrored=mirrored, tailed=tailed)
+
+        # First pass.
+        hist, status, seen = _OPERATORS.count_errors(input, target, dealt.entries, dealt.tail, *asked, 1, most)
+        counts, fractions = tables.unpacked(hist)  # (G, 2, bins)
+        if group is not None:
+            counts, fractions = sum_over(group, torch.stack([counts, fractions])).unbind()
+            status = sum_over(group, status)
+        if not problem.labelled:
+            _check(seen[:, 1], "target holds a label outside 0..1")
+            number = torch.stack([seen[:, 0] & 0xFFFFFFFF, seen[:, 0] >> 32])
+            valid, foreground = sum_over(group, number).view(2, rows, classes).unbind()
+        shares = problem.shares(foreground, weight).flatten()  # (G,)
+        present = torch.stack([valid - foreground, foreground], -1).view(-1, 2)  # (G, 2)
+        rest = present - counts.sum(-1)
+        losses, lines, flat = tables.weigh(counts, fractions, rest, dealt, mirrored)
+        value = torch.where(shares > 0, losses * shares, 0).sum()
+        counted = shares.view(rows, classes).amax(0) > 0
+        poisoned = (status > 0) & (counted if status.numel() == classes else counted.any())
+        value = value.masked_fill(poisoned.any(), torch.nan)
+        value = value.to(torch.promote_types(input.dtype, torch.float32))
+        # Averaged over the processes, as DistributedDataParallel does, this is the gradient of the loss of all.
+        scale = shares if group is None else shares * group.size()
+        flat = (flat * scale.view(-1, 1)).float()
+        table = (lines * scale.view(-1, 1, 1, 1)).float().view(torch.int64).squeeze(-1)  # (G, 2, bins)
+    return _OPERATORS.attach_gradient(value, input, target, dealt.entries, dealt.tail, table, flat, *asked)
+
+
+def _check(wrong: Tensor, message: str) -> None:
+    """Let the device itself raise, when it gets there."""
+    torch._assert_async((wrong == 0).all(), message)  # pyright: ignore[reportPrivateImportUsage]
+
+
+@torch.library.impl(_LIBRARY, "count_labels", "CompositeExplicitAutograd")
+def count_labels(target: Tensor, classes: int, per_image: bool, void: int, has_void: bool) -> Tensor:
+    """Pixels of each class, and wrong labels, of (N, S) labels: (N or 1, C + 1) int64."""
+    images, pixels = target.shape
+    totals = torch.zeros(images if per_image else 1, classes + 1, dtype=torch.int64, device=target.device)
+    tiles = triton.cdiv(pixels, LABELS)
+    with torch.cuda.device_of(target):
+        softmax.count_labels[(tiles * images,)](
+            target, totals, *target.stride(), pixels, tiles, void, HAS_VOID=has_void, PER_IMAGE=per_image,
+            CLASSES=classes, SLOTS=triton.next_power_of_2(classes + 2), WIDTH=LABELS,
+        )  # fmt: skip
+    return totals
+
+
+@torch.library.register_fake("lovasz::count_labels")
+def _(target: Tensor, classes: int, per_image: bool, void: int, has_void: bool) -> Tensor:
+    return target.new_empty(target.shape[0] if per_image else 1, classes + 1, dtype=torch.int64)
+
+
+@torch.library.impl(_LIBRARY, "count_errors", "CompositeExplicitAutograd")
+def count_errors(
+    input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, errors: str, labelled: bool, per_image: bool,
+    void: int, has_void: bool, step: int, size: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """First pass, over every ``step``-th pixel.
+
+    Returns:
+        packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; and for masks
+        (G, 2) numbers of elements, foreground << 32 | valid, and of wrong labels.
+    """
+    images, classes, _ = input.shape
+    pixels, (image, channel, pixel) = _walk_of(input, step)
+    groups = classes * (images if per_image else 1)
+    tiles = triton.cdiv(pixels, WIDTH)
+    parts = triton.cdiv(tiles * images * WIDTH, _PART)
+    hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
+    status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
+    seen = torch.zeros(groups, 2, dtype=torch.int64, device=input.device)
+    strides = image, channel, pixel, *_target_strides(target, labelled, step, errors == "softmax")
+    walk = *strides, pixels, tiles, void, parts, groups * 2 * size
+    how = _how(input, entries, size, per_image, has_void)
+    with torch.cuda.device_of(input):
+        if errors == "softmax":
+            softmax.count_softmax[(tiles * images,)](
+                input, target, entries, tail, hist, status, *walk, **how, **_softmax_shape(classes)
+            )
+        else:
+            elements.count_elements[(tiles * classes * images,)](
+                input, target, entries, tail, hist, status, seen, *walk, **how, LABELLED=labelled,
+                MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
+            )  # fmt: skip
+    return hist, status, seen
+
+
+@torch.library.register_fake("lovasz::count_errors")
+def _(
+    input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, errors: str, labelled: bool, per_image: bool,
+    void: int, has_void: bool, step: int, size: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    images, classes, pixels = input.shape
+    pixels = (pixels + step - 1) // step
+    groups = classes * (images if per_image else 1)
+    parts = ((pixels + WIDTH - 1) // WIDTH * images * WIDTH + _PART - 1) // _PART
+    hist = input.new_empty(parts, groups, 2, size, dtype=torch.int64)
+    status = input.new_empty(1 if errors == "softmax" else classes, dtype=torch.int32)
+    return hist, status, input.new_empty(groups, 2, dtype=torch.int64)
+
+
+@torch.library.impl(_LIBRARY, "gradient", "CompositeExplicitAutograd")
+def gradient(
+    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, table: Tensor, flat: Tensor,
+    errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
+) -> Tensor:  # fmt: skip
+    """Second pass: the gradient at the scores times ``factor``, laid out as they are."""
+    images, classes, _ = input.shape
+    out = torch.empty_like(input)
+    pixels, strides = _walk_of(input, 1)
+    walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax")
+    tiles = triton.cdiv(pixels, WIDTH)
+    how = _how(input, entries, table.shape[-1], per_image, has_void)
+    walk = *walk, pixels, tiles, void
+    with torch.cuda.device_of(input):
+        if errors == "softmax":
+            softmax.gradient_softmax[(tiles * images,)](
+                input, target, entries, tail, table, flat, factor, out, *walk, **how, **_softmax_shape(classes)
+            )
+        else:
+            elements.gradient_elements[(tiles * classes * images,)](
+                input, target, entries, tail, table, flat, factor, out, *walk, **how, LABELLED=labelled,
+                MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
+            )  # fmt: skip
+    return out
+
+
+@torch.library.register_fake("lovasz::gradient")
+def _(factor: Tensor, input: Tensor, *_rest: Any) -> Tensor:
+    return torch.empty_like(input)
+
+
+@torch.library.impl(_LIBRARY, "attach_gradient", "CompositeExplicitAutograd")
+def attach_gradient(
+    value: Tensor, input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, table: Tensor, flat: Tensor,
+    errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
+) -> Tensor:  # fmt: skip
+    """The value, with the second pass as its gradient at ``input``."""
+    return value.clone()
+
+
+@torch.library.register_fake("lovasz::attach_gradient")
+def _(value: Tensor, *_rest: Any) -> Tensor:
+    return torch.empty_like(value)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:7])
+    ctx.asked = inputs[7:]
+
+
+def _backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+    at_input = _OPERATORS.gradient(factor, *ctx.saved_tensors, *ctx.asked)
+    return (None, at_input, *[None] * 10)
+
+
+def _no_second_backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, ...]:
+    raise RuntimeError("the binned loss is differentiable once; for second derivatives use method='exact'")
+
+
+torch.library.register_autograd("lovasz::attach_gradient", _backward, setup_context=_save)
+torch.library.register_autograd("lovasz::gradient", _no_second_backward)
+
+
+def _walk_of(input: Tensor, step: int) -> tuple[int, tuple[int, int, int]]:
+    """How many pixels of an image are looked at, and the strides to walk them."""
+    image, channel, pixel = input.stride()
+    return (input.shape[2] + step - 1) // step, (image, channel, pixel * step)
+
+
+def _target_strides(target: Tensor, labelled: bool, step: int, softmax_: bool) -> tuple[int, ...]:
+    """Strides of the target by image, class (not for the softmax's loops) and pixel."""
+    if labelled:
+        image, pixel = target.stride()
+        return (image, pixel * step) if softmax_ else (image, 0, pixel * step)
+    image, channel, pixel = target.stride()
+    return image, channel, pixel * step
+
+
+def _softmax_shape(classes: int) -> dict[str, Any]:
+    held = classes <= HELD_CLASSES
+    return {"HELD": held, "BLOCK": classes if held else BLOCK_CLASSES, "WIDTH": WIDTH, "num_warps": WARPS}
+
+
+def _how(input: Tensor, entries: Tensor, size: int, per_image: bool, has_void: bool) -> dict[str, Any]:
+    """What every pass is compiled for; offsets inside one image take 64 bits where they need them."""
+    _, classes, pixels = input.shape
+    _, channel, pixel = input.stride()
+    return {
+        "HAS_VOID": has_void,
+        "PER_IMAGE": per_image,
+        "LARGE": (classes - 1) * abs(channel) + (pixels + 4096) * abs(pixel) > _LIMIT,
+        "CLASSES": classes,
+        "CELLS": entries.shape[1],
+        "BINS": size,
+    }

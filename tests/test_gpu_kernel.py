@@ -1,0 +1,216 @@
+"""The Triton kernel against the exact one: on a GPU where there is one, else number by number in Triton's interpreter.
+
+Triton reads TRITON_INTERPRET when it is imported, so without a GPU these tests run once more in a process of their own.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from losses import CASES, Case, assert_near_exact, value_and_gradient
+
+from lovasz import lovasz_sigmoid, lovasz_softmax
+from lovasz.kernels import available, choose, interpreted, triton_problem
+
+HERE = Path(__file__).resolve()
+INSTALLED = importlib.util.find_spec("triton") is not None
+DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
+RUNS = INSTALLED and not triton_problem()
+SOFTMAX = Case("softmax", "softmax", 5, {"ignore_index": 255})
+
+runs = pytest.mark.skipif(not RUNS, reason=triton_problem() or "it runs")
+gpu = pytest.mark.skipif(DEVICE != "cuda" or not RUNS, reason="no NVIDIA GPU here, or no triton")
+
+
+@pytest.mark.skipif(not INSTALLED, reason=triton_problem() or "triton is here")
+@pytest.mark.skipif(RUNS, reason="the tests below run in this process")
+def test_the_kernel_is_right_in_the_interpreter() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE)],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+@pytest.mark.skipif(not INSTALLED, reason=triton_problem() or "triton is here")
+@pytest.mark.skipif(interpreted(), reason="the interpreter takes tensors on the CPU")
+def test_tensors_on_the_cpu_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"impl='triton' needs tensors on a CUDA device, got cpu"):
+        lovasz_softmax(torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long), impl="triton")
+
+
+@pytest.mark.skipif(INSTALLED, reason="triton is installed")
+def test_a_missing_package_is_named_with_its_remedy() -> None:
+    with pytest.raises(ImportError, match=r"lovasz\[gpu\]"):
+        lovasz_softmax(torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long), impl="triton")
+
+
+def test_what_is_available_and_what_is_chosen_agree() -> None:
+    chosen = choose("binned", "auto", torch.device("cuda"), 1 << 20)
+    assert chosen.kernel == ("portable" if available()["triton"] else "gpu")
+    assert choose("binned", "auto", torch.device("cpu"), 1 << 20).kernel != "gpu"
+
+
+@runs
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_equals_the_exact_kernel(case: Case) -> None:
+    scores, target = case.draw(seed=3, size=(40, 90))
+    assert_near_exact(case, scores.float().to(DEVICE), target.to(DEVICE), impl="triton")
+
+
+@runs
+@pytest.mark.parametrize("classes", [40, 150])
+def test_many_classes_are_walked_in_blocks(classes: int) -> None:
+    case = Case("softmax", "softmax", classes, {"ignore_index": 255})
+    scores, target = case.draw(size=(12, 20), images=2)
+    assert_near_exact(case, scores.float().to(DEVICE), target.to(DEVICE), impl="triton")
+
+
+@runs
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_other_precisions_are_read_in_place(dtype: torch.dtype) -> None:
+    for name in ("softmax", "hinge"):
+        case = next(case for case in CASES if case.name == name)
+        scores, target = case.draw(size=(20, 30))
+        rounded, target = scores.to(dtype).to(DEVICE), target.to(DEVICE)
+        tolerance = 1e-3 + torch.finfo(dtype).eps  # the bins, and the rounding of the gradient itself
+        assert_near_exact(case, rounded, target, gradient_tolerance=tolerance, impl="triton")
+        value, _ = value_and_gradient(case, rounded, target, impl="triton")
+        assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@runs
+def test_layouts_are_read_where_they_lie() -> None:
+    scores, target = SOFTMAX.draw(size=(16, 24))
+    scores, target = scores.float().to(DEVICE), target.to(DEVICE)
+    expected = value_and_gradient(SOFTMAX, scores, target, impl="triton")
+    last = scores.contiguous(memory_format=torch.channels_last)
+    value, gradient = value_and_gradient(SOFTMAX, last, target, impl="triton")
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(value, expected[0])
+    torch.testing.assert_close(gradient, expected[1], rtol=1e-5, atol=1e-9)
+    pixels = scores.movedim(1, -1).reshape(-1, 5).detach().requires_grad_()  # (P, C)
+    value = lovasz_softmax(pixels, target.flatten(), ignore_index=255, impl="triton")
+    (gradient,) = torch.autograd.grad(value, pixels)
+    torch.testing.assert_close(value.detach(), expected[0])
+    torch.testing.assert_close(gradient.view(3, 16, 24, 5).movedim(-1, 1), expected[1], rtol=1e-4, atol=1e-9)
+
+
+@runs
+def test_two_runs_give_the_same_bits() -> None:
+    scores, target = SOFTMAX.draw(size=(40, 60))
+    first, second = (value_and_gradient(SOFTMAX, scores.to(DEVICE), target.to(DEVICE), impl="triton") for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+@runs
+def test_bins_in_several_parts_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lovasz.kernels.gpu import passes
+
+    scores, target = SOFTMAX.draw(size=(20, 60))
+    whole = value_and_gradient(SOFTMAX, scores.float().to(DEVICE), target.to(DEVICE), impl="triton")
+    monkeypatch.setattr(passes, "_PART", 500)
+    parts = value_and_gradient(SOFTMAX, scores.float().to(DEVICE), target.to(DEVICE), impl="triton")
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
+
+
+@runs
+@pytest.mark.parametrize("classes", [3, 40])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_logit_that_is_not_finite_is_never_a_silent_number(bad: float, classes: int) -> None:
+    logits = torch.randn(1, classes, 10, 10, device=DEVICE)
+    logits[0, 1, 5, 5] = bad
+    target = torch.randint(0, 3, (1, 10, 10), device=DEVICE)
+    assert lovasz_softmax(logits, target, impl="triton").isnan()
+    target[0, 5, 5] = 255
+    assert lovasz_softmax(logits, target, ignore_index=255, impl="triton").isfinite()
+    assert lovasz_sigmoid(logits[:, 1] + 0 * logits[:, 1], target.clamp(max=1), impl="triton").isnan()
+
+
+@runs
+@pytest.mark.parametrize("classes", [3, 40])
+def test_a_masked_class_at_minus_infinity_is_fine(classes: int) -> None:
+    logits = torch.randn(1, classes, 10, 10, device=DEVICE)
+    logits[:, 2:] = -torch.inf
+    target = torch.randint(0, 2, (1, 10, 10), device=DEVICE)
+    case = Case("softmax", "softmax", classes)
+    assert_near_exact(case, logits, target, impl="triton")
+
+
+@runs
+def test_confident_networks_leave_most_errors_uncounted_and_the_result_right() -> None:
+    case = Case("softmax", "softmax", 5)
+    scores, target = case.draw(size=(40, 60))
+    scores = 2 * scores
+    scores.scatter_add_(1, target.unsqueeze(1), torch.full_like(scores, 14.0))
+    assert_near_exact(case, scores.float().to(DEVICE), target.to(DEVICE), impl="triton")
+
+
+@runs
+def test_all_void_is_zero_with_zero_gradient() -> None:
+    scores = torch.randn(2, 4, 8, 8, device=DEVICE)
+    scores[0, 0, 0, 0] = torch.nan  # not even read
+    target = torch.full((2, 8, 8), 255, device=DEVICE)
+    value, gradient = value_and_gradient(SOFTMAX, scores, target, impl="triton")
+    assert value.item() == 0
+    assert not gradient.any()
+
+
+@runs
+def test_compiled_it_keeps_one_graph() -> None:
+    scores, target = SOFTMAX.draw(size=(10, 12))
+    scores, target = scores.float().to(DEVICE), target.to(DEVICE)
+    expected = value_and_gradient(SOFTMAX, scores, target, impl="triton")
+
+    def loss(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return 2 * lovasz_softmax(scores, target, ignore_index=255, impl="triton")
+
+    leaf = scores.clone().requires_grad_()
+    value = torch.compile(loss, fullgraph=True, backend="inductor" if DEVICE == "cuda" else "aot_eager")(leaf, target)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    torch.testing.assert_close(value.detach(), 2 * expected[0])
+    torch.testing.assert_close(gradient, 2 * expected[1])
+
+
+@gpu
+def test_nothing_waits_for_the_device() -> None:
+    scores, target = SOFTMAX.draw(size=(100, 120))
+    scores, target = scores.float().cuda(), target.cuda()
+    value_and_gradient(SOFTMAX, scores, target, impl="triton")  # compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        value_and_gradient(SOFTMAX, scores, target, impl="triton")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+def test_a_cuda_graph_captures_both_passes() -> None:
+    scores, target = SOFTMAX.draw(size=(100, 120))
+    leaf, target = scores.float().cuda().requires_grad_(), target.cuda()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            torch.autograd.grad(SOFTMAX.package(leaf, target, impl="triton"), leaf)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = SOFTMAX.package(leaf, target, impl="triton")
+        (gradient,) = torch.autograd.grad(value, leaf)
+    with torch.no_grad():
+        leaf.copy_(torch.randn_like(leaf))
+    graph.replay()
+    expected = value_and_gradient(SOFTMAX, leaf, target, impl="triton")
+    assert torch.equal(value, expected[0])
+    assert torch.equal(gradient, expected[1])
