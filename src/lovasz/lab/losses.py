@@ -163,6 +163,9 @@ class TrainingLoss(nn.Module):
         Returns a scalar.
         """
         phase = max(i for i, start in enumerate(self.spec.starts) if progress >= start)
+        weights = {name: factor for factor, name in self.spec.phases[phase]}
+        if weights.keys() == {"cross_entropy", "lovasz_softmax"} and self.group is None:
+            return self._both(logits, target, weights)
         terms = [self._losses[name](logits, target) * factor for factor, name in self.spec.phases[phase]]
         return torch.stack(terms).sum() if len(terms) > 1 else terms[0]
 
@@ -194,6 +197,17 @@ class TrainingLoss(nn.Module):
 
         loss = partial(lovasz_hinge, per_image=False, ignore_index=self.ignore_index, group=self.group)
         return partial(_foreground, loss) if binary else partial(self._one_vs_rest, loss)
+
+    def _both(self, logits: Tensor, target: Tensor, weights: dict[str, float]) -> Tensor:
+        from lovasz.functional import lovasz_cross_entropy
+
+        return lovasz_cross_entropy(
+            logits,
+            target,
+            lovasz_weight=weights["lovasz_softmax"],
+            cross_entropy_weight=weights["cross_entropy"],
+            ignore_index=self.ignore_index,
+        )
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         total = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="sum")
