@@ -25,7 +25,7 @@ from lovasz.lab.training import check_shareable
 SHAPES = ["--data", "shapes?size=32&train=9&val=3&test=2", "--model", "unet", "--device", "cpu", "--threads", "1"]
 SMALL = [*SHAPES, "--batch-size", "2", "--crop", "whole", "--logger", "none"]
 
-LIMIT = 1500  # seconds for a command, which takes a few
+LIMIT = 600  # seconds for a command, which takes a few
 
 # Group norm in place of batch norm, whose statistics are those of each process's own images.
 PARITY = """
