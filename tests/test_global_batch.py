@@ -275,7 +275,7 @@ def test_the_example_of_the_docs_runs_under_torchrun(repository, tmp_path) -> No
     paths = os.pathsep.join([str(repository / "src"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     losses = [float(value) for value in re.findall(r"^step \d: (.*)$", done.stdout, re.MULTILINE)]
     assert len(losses) == 3  # one process speaks

