@@ -126,6 +126,27 @@ def test_bins_in_several_parts_give_the_same_bits(monkeypatch: pytest.MonkeyPatc
 
 
 @runs
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_counts_of_two_processes_add_up_to_the_joined_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lovasz.kernels.gpu import passes
+
+    class Two:
+        def size(self) -> int:
+            return 2
+
+    # Two processes with the same images: each sum over the processes is twice one's own.
+    monkeypatch.setattr(passes, "sum_over", lambda group, tensor: tensor if group is None else 2 * tensor)
+    case = Case(name, name, 5 if name == "softmax" else 1, {"ignore_index": 255})
+    scores, target = case.draw(size=(20, 60))
+    scores, target = scores.float().to(DEVICE), target.to(DEVICE)
+    value, gradient = value_and_gradient(case, scores, target, impl="triton", group=Two())
+    joined = torch.cat([scores, scores]), torch.cat([target, target])
+    expected, both = value_and_gradient(case, *joined, method="exact")
+    assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert (gradient / 2 - both[: len(scores)]).norm() < 1e-3 * both[: len(scores)].norm()
+
+
+@runs
 @pytest.mark.parametrize("classes", [3, 40])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_logit_that_is_not_finite_is_never_a_silent_number(bad: float, classes: int) -> None:

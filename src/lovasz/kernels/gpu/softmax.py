@@ -50,11 +50,20 @@ def _labels(
 
 
 @triton.jit
+def _within(mask, class_, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
+    """The mask where there is such a class: the last block may reach beyond."""
+    if CLASSES % BLOCK == 0:
+        return mask
+    else:
+        return mask & (tl.zeros([1], tl.int32) + class_ < CLASSES)
+
+
+@triton.jit
 def _logits(base, class_stride, first, counted, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
     """The logits of the classes ``first`` to ``first + BLOCK``, minus infinity beyond the last."""
     block = ()
     for i in tl.static_range(BLOCK):
-        known = counted & (first + i < CLASSES)
+        known = _within(counted, first + i, CLASSES, BLOCK)
         x = tl.load(base + (first + i) * class_stride, mask=known, other=-float("inf"))
         block = block + (x.to(tl.float32),)
     return block
@@ -90,8 +99,9 @@ def _tally_block(
     """Count the background errors of a block of classes."""
     for i in tl.static_range(BLOCK):
         class_ = first + i
-        counted = valid & (label != class_) & (class_ < CLASSES)
-        class_ = tl.minimum(class_, CLASSES - 1)
+        counted = _within(valid & (label != class_), class_, CLASSES, BLOCK)
+        if CLASSES % BLOCK != 0:
+            class_ = tl.minimum(class_, CLASSES - 1)
         tally(mirrored_place(p[i], 1.0 - p[i]), counted, group + class_, 0, class_, lut, tail, hist, CELLS, BINS)
 
 
@@ -104,8 +114,9 @@ def _slopes(
     result = ()
     for i in tl.static_range(BLOCK):
         class_ = first + i
-        counted = valid & (label != class_) & (class_ < CLASSES)
-        class_ = tl.minimum(class_, CLASSES - 1)
+        counted = _within(valid & (label != class_), class_, CLASSES, BLOCK)
+        if CLASSES % BLOCK != 0:
+            class_ = tl.minimum(class_, CLASSES - 1)
         place = mirrored_place(p[i], 1.0 - p[i])
         result = result + (slope(place, counted, group + class_, 0, class_, lut, tail, table, flat, CELLS, BINS),)
     return result
@@ -120,7 +131,7 @@ def _write(
     for i in tl.static_range(BLOCK):
         gradient = tl.where(label == first + i, at_label, p[i] * (q[i] - mean) * scale)
         gradient = tl.where(valid, gradient, 0.0).to(out_base.dtype.element_ty)
-        tl.store(out_base + (first + i) * out_class, gradient, mask=inside & (first + i < CLASSES))
+        tl.store(out_base + (first + i) * out_class, gradient, mask=_within(inside, first + i, CLASSES, BLOCK))
 
 
 @triton.jit
