@@ -159,13 +159,11 @@ def compare(
         command=shlex.join(["lovasz", *sys.argv[1:]]),
     )
     from lovasz.lab.comparison import compare as run_comparison
-    from lovasz.lab.environment import keep_freed_memory
     from lovasz.lab.progress import speaks
     from lovasz.lab.report import write_report
 
     if speaks():
         console.print_plan(run, len(names), len(config.seeds), folder)
-    keep_freed_memory()
     path = run_comparison(config)
     if not speaks():
         return
@@ -209,13 +207,11 @@ def train(
     """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
     folder = out or options.default_folder(data, model, (loss, f"seed-{seed}"))
     run = _run_config(locals(), loss=loss, seed=seed, out=str(folder))
-    from lovasz.lab.environment import keep_freed_memory
     from lovasz.lab.progress import speaks
     from lovasz.lab.training import train as run_training
 
     if speaks():
         console.print_plan(run, 1, 1, folder)
-    keep_freed_memory()
     path = run_training(run, resume=resume)
     if not speaks():
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,19 +28,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise LabError(f"device: got {name!r}, but torch sees no MPS device here; use 'auto' or 'cpu'.")
     return torch.device("cuda", 0) if name == "cuda" else device
-
-
-def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory for the next step instead of giving it back; returns whether that was to be had.
-
-    On the CPU a training step frees and takes gigabytes, and touching new pages costs a good part of its time. Meant
-    for a process that trains until it ends: it holds its peak of memory all along.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    never_map, never_trim = (-4, 0), (-1, -1)  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    library = ctypes.CDLL(None)
-    return library.mallopt(*never_map) == 1 and library.mallopt(*never_trim) == 1
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
