@@ -194,6 +194,7 @@ GIVEN = {  # every option with a value that is not its default, and the field it
     "--optimizer": ("sgd", "optimizer", "sgd"),
     "--weight-decay": ("0.5", "weight_decay", 0.5),
     "--momentum": ("0.1", "momentum", 0.1),
+    "--sampler": ("equibatch", "sampler", "equibatch"),
     "--poly-power": ("2", "poly_power", 2.0),
     "--validate-every": ("4", "validate_every", 4),
     "--crop": ("32x48", "crop", (32, 48)),

@@ -127,6 +127,7 @@ def compare(
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
+    sampler: options.SamplerName = DEFAULT.sampler,
     precision: options.Precision = DEFAULT.precision,
     device: options.Device = DEFAULT.device,
     threads: options.Threads = None,
@@ -185,6 +186,7 @@ def train(
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
+    sampler: options.SamplerName = DEFAULT.sampler,
     precision: options.Precision = DEFAULT.precision,
     device: options.Device = DEFAULT.device,
     threads: options.Threads = None,
@@ -225,7 +227,7 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
     if pretrain_epochs is None:
         pretrain_epochs = epochs if weights is None else 0
     same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
-    same += ("poly_power", "validate_every", "flip", "precision", "device", "threads", "logger")
+    same += ("poly_power", "validate_every", "flip", "sampler", "precision", "device", "threads", "logger")
     return RunConfig(
         **{name: given[name] for name in same},
         weights=None if weights is None else str(weights),

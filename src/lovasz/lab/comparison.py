@@ -49,6 +49,7 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
     open_folder(out, config.to_json(), resume=config.resume)  # only now, when the input has proved usable
     with display(progress) as shown:
         say(shown, data.train.describe())
+        data = data.for_sampler(config.run, out, shown)
         return _Comparison(config, out, specs, device, data, shown).run()
 
 

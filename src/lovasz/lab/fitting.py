@@ -10,7 +10,7 @@ import logging
 import os
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from lovasz.lab.evaluation import Scores
 from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.progress import say
 from lovasz.lab.task import SHUFFLE, SegmentationTask, Validate, mix
+from lovasz.sampling import EquibatchSampler
 
 
 @dataclass
@@ -55,17 +56,18 @@ def fit(
     *,
     device: torch.device,
     validate: Validate,
+    image_classes: Sequence[Sequence[int]] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     description: str = "training",
 ) -> FitResult:
-    """Train `model` in place and return the history.
+    """Train `model` in place and return the history. The sampler "equibatch" needs the classes of each image.
 
     Writes folder/checkpoints/last.ckpt after each epoch, whole or not at all, and folder/logs. With `resume`, goes on
     from that checkpoint if it is there; the epoch that was interrupted is repeated from its beginning.
     Raises LabError when the loss is not finite, when images of a batch differ in size, and for a damaged checkpoint.
     """
-    order = EpochOrder(len(data), config.seed, data)
+    order = EpochOrder(len(data), config.seed, data, image_classes if config.sampler == "equibatch" else None)
     batch_size = min(config.batch_size, len(data))
     loader = DataLoader(
         data,
@@ -116,10 +118,18 @@ def fit(
 
 
 class EpochOrder(Sampler[int]):
-    """A shuffled order that depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows."""
+    """The order of images, which depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows.
 
-    def __init__(self, length: int, seed: int, data: TrainingView) -> None:
+    image_classes: of each image for the order of equibatch; None for a plain shuffle.
+    """
+
+    def __init__(
+        self, length: int, seed: int, data: TrainingView, image_classes: Sequence[Sequence[int]] | None = None
+    ) -> None:
         self.length, self.seed, self.data, self.epoch = length, seed, data, 0
+        self.equibatch = None
+        if image_classes is not None:
+            self.equibatch = EquibatchSampler(image_classes, seed=seed, num_replicas=1, rank=0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch before iterating."""
@@ -127,6 +137,9 @@ class EpochOrder(Sampler[int]):
         self.data.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
+        if self.equibatch is not None:
+            self.equibatch.set_epoch(self.epoch)
+            return iter(list(self.equibatch))
         generator = torch.Generator().manual_seed(mix(self.seed, SHUFFLE, self.epoch))
         return iter(torch.randperm(self.length, generator=generator).tolist())
 

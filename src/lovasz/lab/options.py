@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lovasz.lab.config import LOGGERS, OPTIMIZERS, PRECISIONS
+from lovasz.lab.config import LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
 from lovasz.lab.errors import LabError
 
 DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
@@ -178,6 +178,14 @@ Scale = Annotated[
 ]
 Flip = Annotated[
     bool, typer.Option("--flip/--no-flip", help="Mirror half the images, left to right.", rich_help_panel=AUGMENTATION)
+]
+SamplerName = Annotated[
+    str,
+    typer.Option(
+        "--sampler",
+        help=f"Order of the images, {_either(SAMPLERS)} (each class in every |C| images; reads all masks once).",
+        rich_help_panel=TRAINING,
+    ),
 ]
 Precision = Annotated[str, typer.Option("--precision", help=f"{_either(PRECISIONS)}.", rich_help_panel=MACHINE)]
 Device = Annotated[

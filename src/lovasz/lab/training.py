@@ -5,8 +5,9 @@ Apart from `fitting`, which is the loop itself: here stands what is opened befor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,20 @@ from lovasz.lab.fitting import fit
 from lovasz.lab.losses import LossSpec, class_weights
 from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.progress import display, say
+from lovasz.sampling import image_classes
 
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of one data set; test is None where there is none."""
+    """The splits of one data set; test is None where there is none.
+
+    image_classes: the classes of each training image, where the sampler needs them.
+    """
 
     train: SegmentationDataset
     val: SegmentationDataset
     test: SegmentationDataset | None
+    image_classes: Sequence[Sequence[int]] | None = None
 
     @classmethod
     def open(cls, config: RunConfig) -> Data:
@@ -56,6 +62,37 @@ class Data:
             return dataset
 
         return cls(split("train"), split("val"), split("test") if "test" in splits else None)
+
+    def for_sampler(self, config: RunConfig, folder: Path, progress: Progress | None) -> Data:
+        """With the classes of each image, read once and kept in FOLDER/image_classes.json, where equibatch is asked."""
+        if config.sampler != "equibatch":
+            return self
+        bar = None if progress is None else progress.add_task("reading the classes", total=len(self.train), note="")
+
+        def advance(done: int, _: int) -> None:
+            if progress is not None and bar is not None:
+                progress.update(bar, completed=done)
+
+        key = json.dumps([config.data, config.data_seed, dict(config.data_options)], default=str)
+        try:
+            found = image_classes(
+                self.train,
+                lambda sample: sample.mask,
+                ignore_index=IGNORE_INDEX,
+                progress=advance,
+                cache=folder / "image_classes.json",
+                key=key,
+            )
+        except ValueError as error:
+            raise LabError(str(error)) from error
+        finally:
+            if progress is not None and bar is not None:
+                progress.remove_task(bar)
+        if not any(found):
+            raise LabError(
+                f"data {config.data!r}: every training pixel is void, so no image has a class to cycle over."
+            )
+        return replace(self, image_classes=found)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -97,6 +134,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | bool 
     data = Data.open(config)  # it may show a bar of its own, for scanning masks
     with display(progress) as shown:
         say(shown, data.train.describe())
+        data = data.for_sampler(config, folder, shown)
         start = find_start(config, data, folder, device=device, resume=resume, progress=shown)
         weights = training_class_weights(data.train, shown) if spec.needs_class_weights else None
         record = run_once(
@@ -218,6 +256,7 @@ def run_once(
         folder,
         device=device,
         validate=lambda network: score(data.val, network),
+        image_classes=data.image_classes,
         resume=resume,
         progress=progress,
         description=description,
