@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from lovasz.lab import console, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.errors import LabError
+from lovasz.lab.paper.commands import paper_app
 
 DEFAULT = RunConfig(data="shapes")
 
@@ -86,6 +87,9 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(paper_app)
 
 
 def _version(show: bool) -> None:

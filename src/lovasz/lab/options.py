@@ -34,7 +34,8 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="What to train on: shapes (made by the program), folder:PATH (images/ and masks/), camvid:PATH.",
+        help="What to train on: shapes (made by the program), folder:PATH (images/ and masks/), or camvid:PATH, "
+        "voc:PATH, cityscapes:PATH, ade20k:PATH.",
         rich_help_panel=DATA,
         show_default=False,
     ),
