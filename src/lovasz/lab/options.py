@@ -57,7 +57,8 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="Network: enet, enet_torch7 (the authors' layer order) or unet (small, for small images).",
+        help="Network: enet, enet_torch7 (the authors' layer order), unet (small, for small images), espnetv2 or "
+        "deeplab (v2, ResNet-101).",
         rich_help_panel=MODEL,
     ),
 ]

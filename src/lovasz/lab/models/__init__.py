@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.deeplab import DeepLabV2
 from lovasz.lab.models.enet import pytorch_enet, torch7_enet
 from lovasz.lab.models.espnetv2 import ESPNetV2
 from lovasz.lab.models.unet import UNet
@@ -21,6 +22,7 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
     "enet_torch7": torch7_enet,
     "unet": UNet,
     "espnetv2": ESPNetV2,
+    "deeplab": DeepLabV2,
 }
 
 

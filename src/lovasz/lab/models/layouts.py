@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lovasz.lab.models.deeplab import RATES, DeepLabV2, deeplab_torchvision
 from lovasz.lab.models.enet import DROPOUT, pytorch_enet, torch7_enet
 from lovasz.lab.models.espnetv2 import UNUSED, ESPNetV2, edgenets_key
 from lovasz.lab.models.unet import UNet
@@ -152,11 +153,15 @@ class Layout:
 
 _PLAIN = (("classifier.weight", 0), ("classifier.bias", 0))
 
+_BRANCHES = tuple((f"classifier.{i}.{part}", 0) for i in range(len(RATES)) for part in ("weight", "bias"))
+
 LAYOUTS = (
     Layout("lovasz export of enet", ("enet",), pytorch_enet),
     Layout("lovasz export of enet_torch7", ("enet_torch7", "enet"), torch7_enet),
     Layout("lovasz export of unet", ("unet",), UNet),
     Layout("lovasz export of espnetv2", ("espnetv2",), ESPNetV2, outputs=_PLAIN),
+    Layout("lovasz export of deeplab", ("deeplab",), DeepLabV2, outputs=_BRANCHES),
+    Layout("lovasz export of deeplab, torchvision", ("deeplab",), deeplab_torchvision, outputs=_BRANCHES),
     Layout(
         "sacmehta/EdgeNets, ESPNetv2",
         ("espnetv2",),
