@@ -28,6 +28,7 @@ FLOORS = {
     "lovasz.baselines": 3,
     "lovasz.compat": 3,
     "lovasz.metrics": 3,
+    "lovasz.cityscapes": 3,
     "lovasz.sampling": 3,
     "lovasz": 4,
     "lovasz.lab": 5,

@@ -96,7 +96,7 @@ def test_missing_parts_of_voc_are_named_with_the_place_to_get_them(voc, tmp_path
     message = r"no Pascal VOC here; expected[\s\S]*JPEGImages[\s\S]*host\.robots\.ox\.ac\.uk"
     with pytest.raises(LabError, match=message):
         open_dataset(f"voc:{tmp_path / 'nowhere'}", "train")
-    with pytest.raises(LabError, match=r"no_sbd: there is no such folder .* benchmark\.tgz"):
+    with pytest.raises(LabError, match=r"no_sbd: there is no such folder .*benchmark\.tgz"):
         open_dataset(f"voc:{voc}?sbd=no_sbd", "train")
     (voc / "empty").mkdir()
     with pytest.raises(LabError, match="empty: no masks in this folder"):

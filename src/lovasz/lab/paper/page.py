@@ -5,43 +5,20 @@ Apart from the sections, so that a table can be made again without running anyth
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.paper.result import RESULT, read_result
+from lovasz.lab.paper import surfaces, synthetic
+from lovasz.lab.paper.result import RESULT, Section, read_result
 
-# Sections by the name of their command, in the order of the paper; each has `section(result) -> Section`.
-SECTIONS = {
-    "surfaces": "lovasz.lab.paper.surfaces",
-    "synthetic": "lovasz.lab.paper.synthetic",
+# By the name of their command, in the order of the paper: what makes a section of the page of a result.
+SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
+    "surfaces": surfaces.section,
+    "synthetic": synthetic.section,
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number: what it is, the paper's, ours, and a note where one is needed."""
-
-    what: str
-    paper: str
-    ours: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One section of the page. comparable: what may be compared with the paper and what may not, in plain words."""
-
-    title: str
-    command: str
-    setting: str
-    rows: Sequence[Row]
-    comparable: str
-    seen: str = ""
 
 
 def write_page(results: Path, path: Path) -> Path:
@@ -51,7 +28,7 @@ def write_page(results: Path, path: Path) -> Path:
     Raises LabError when no result is there, or one is not readable, naming the file.
     """
     parts, found = [_HEAD], 0
-    for name, module in SECTIONS.items():
+    for name, make in SECTIONS.items():
         place = results / name / RESULT
         if not place.is_file():
             continue
@@ -59,7 +36,6 @@ def write_page(results: Path, path: Path) -> Path:
         result = read_result(place)
         if result["name"] != name:
             raise LabError(f"{place}: a result of `lovasz paper {result['name']}`, expected one of {name}.")
-        make: Callable[[Mapping[str, Any]], Section] = importlib.import_module(module).section
         try:
             section = make(result)
         except (KeyError, TypeError, IndexError, ValueError) as error:

@@ -1,12 +1,13 @@
 """The folder of one experiment: its configuration is kept when resumed, its result is one JSON with all that it needs.
 
-Apart from the sections, so that every result says the same: config, seed, environment, time, scores, pictures.
+Apart from the sections, so that every result says the same (config, seed, environment, time, scores, pictures), and
+every section of the page too.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,28 @@ class Experiment:
         }
         write_json(path, document)
         return path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number: what it is, the paper's, ours, and a note where one is needed."""
+
+    what: str
+    paper: str
+    ours: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page. comparable: what may be compared with the paper and what may not, in plain words."""
+
+    title: str
+    command: str
+    setting: str
+    rows: Sequence[Row]
+    comparable: str
+    seen: str = ""
 
 
 def read_result(path: Path) -> dict[str, Any]:

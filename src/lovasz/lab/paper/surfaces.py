@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from lovasz import lovasz_extension
-from lovasz.lab.paper.page import Row, Section
-from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
+from lovasz.lab.paper.result import Experiment, Row, Section, matplotlib_pyplot
 from lovasz.set_functions import jaccard
 
 NAME = "surfaces"

@@ -16,8 +16,7 @@ import numpy as np
 from rich.progress import Progress
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.paper.page import Row, Section
-from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
+from lovasz.lab.paper.result import Experiment, Row, Section, matplotlib_pyplot
 from lovasz.lab.progress import display
 
 NAME = "synthetic"
