@@ -32,7 +32,10 @@ EXAMPLES = {
         'lovasz compare --data shapes --losses "cross_entropy,cross_entropy>lovasz_softmax"',
     ),
     "train": ("lovasz train --data folder:my_images --loss cross_entropy+0.5*lovasz_softmax",),
-    "evaluate": ("lovasz evaluate --data camvid:CamVid --weights model.safetensors --split test",),
+    "evaluate": (
+        "lovasz evaluate --data camvid:CamVid --weights model.safetensors --split test",
+        "lovasz evaluate --data voc:VOCdevkit --weights espnetv2.safetensors --model espnetv2 --size 384x384",
+    ),
     "predict": ("lovasz predict photos --weights model.safetensors --out masks_of_photos",),
     "doctor": ("lovasz doctor",),
 }
@@ -253,6 +256,9 @@ def evaluate(
     data_seed: options.DataSeed = DEFAULT.data_seed,
     data_option: options.DataOption = None,
     model: options.WeightsModel = None,
+    size: options.Size = None,
+    scales: options.Scales = None,
+    crf: options.WithCRF = False,
     device: options.Device = DEFAULT.device,
     threads: options.Threads = None,
     as_json: Annotated[
@@ -263,11 +269,13 @@ def evaluate(
     from lovasz.lab.data import open_dataset
     from lovasz.lab.evaluation import evaluate as run_evaluation
     from lovasz.lab.models import load_weights
+    from lovasz.lab.models.resized import ask_as
     from lovasz.lab.progress import display
 
     place = options.use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **options.parse_data_options(data_option))
     network = load_weights(options.model_name(weights, model), weights, dataset.info.classes)
+    network = ask_as(network, size=options.parse_size(size), scales=options.parse_scales(scales), crf=crf)
     with display(not as_json) as progress:
         scores = run_evaluation(network, dataset, device=place, progress=progress or False)
     if as_json:

@@ -88,6 +88,29 @@ Loss = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Resize every image to this before the network, and its answer back.",
+        rich_help_panel=MODEL,
+        show_default="the image's own size",
+    ),
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(
+        "--scales",
+        metavar="1,0.75,0.5",
+        help="Mean of the probabilities at several scales of the image.",
+        rich_help_panel=MODEL,
+        show_default="one",
+    ),
+]
+WithCRF = Annotated[
+    bool, typer.Option("--crf", help="Refine by the dense CRF (extra crf), on the CPU.", rich_help_panel=MODEL)
+]
 Weights = Annotated[
     Path,
     typer.Option(
@@ -219,13 +242,28 @@ def parse_data_options(pairs: Sequence[str] | None) -> dict[str, str]:
     return values
 
 
-def parse_crop(text: str) -> tuple[int, int] | None:
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`"384x512"` -> `(384, 512)` (height, width); `None` -> `None`. Raises LabError."""
+    return None if text is None else parse_crop(text, "--size")
+
+
+def parse_scales(text: str | None) -> tuple[float, ...] | None:
+    """`"1,0.75,0.5"` -> those factors; `None` -> `None`. Raises LabError."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise LabError(f"--scales {text!r}: expected factors with commas between, such as 1,0.75,0.5.") from None
+
+
+def parse_crop(text: str, option: str = "--crop") -> tuple[int, int] | None:
     """`"256x512"` -> `(256, 512)` (height, width); `"whole"` -> `None`. Raises LabError."""
     if text == "whole":
         return None
     match = re.fullmatch(r"\s*(\d+)\s*[xX×,]\s*(\d+)\s*", text)
     if not match or not all(int(side) for side in match.groups()):
-        raise LabError(f"--crop {text!r}: expected height x width in pixels, for example --crop 256x512.")
+        raise LabError(f"{option} {text!r}: expected height x width in pixels, for example {option} 256x512.")
     return int(match[1]), int(match[2])
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lovasz.lab.crf import WithCRF
 from lovasz.lab.errors import LabError
 
 
@@ -57,3 +58,12 @@ class MultiScale(nn.Module):
             total = probabilities if total is None else total + probabilities
         assert total is not None
         return (total / len(self.scales)).clamp_min(1e-30).log()
+
+
+def ask_as(network: nn.Module, *, size: tuple[int, int] | None, scales: Sequence[float] | None, crf: bool) -> nn.Module:
+    """The network behind these ways of asking: at one size outside, at several scales of that within, the CRF last."""
+    if scales is not None:
+        network = MultiScale(network, scales)
+    if size is not None:
+        network = AtSize(network, size)
+    return WithCRF(network) if crf else network
