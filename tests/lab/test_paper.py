@@ -11,14 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.lab.image_files import labels, picture, write
 from typer.testing import CliRunner
 
 from lovasz import lovasz_extension
 from lovasz.lab import commands
+from lovasz.lab.data import IGNORE_INDEX, open_dataset
+from lovasz.lab.data.voc import VOC_INFO
 from lovasz.lab.errors import LabError
-from lovasz.lab.paper import page, surfaces, synthetic
+from lovasz.lab.models import create_model, load_weights, save_weights
+from lovasz.lab.models.resized import AtSize
+from lovasz.lab.paper import networks, page, surfaces, synthetic
 from lovasz.lab.paper.commands import EXAMPLES, paper_app
 from lovasz.lab.paper.result import Experiment, read_result
+from lovasz.metrics import DatasetIoU
 
 SMALL = synthetic.Setting(draws=2, images=2, size=12, radius=(2.0, 5.0), bias=(-2.0, 1.0, 0.25))
 runner = CliRunner()
@@ -168,6 +174,57 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path):
         Experiment.open("surfaces", tmp_path / "new", {"points": 4}, resume=True)
     with pytest.raises(LabError, match="not the state of `lovasz paper synthetic`"):
         Experiment.open("synthetic", tmp_path / "new", {"points": 3}, resume=True)
+
+
+# --- the networks
+
+
+@pytest.fixture
+def voc(tmp_path) -> Path:
+    """Three small images in VOC's layout, and random weights for them."""
+    home = tmp_path / "VOC2012"
+    for number in range(3):
+        write(home / "JPEGImages" / f"{number}.jpg", picture(number, 20, 24))
+        write(home / "SegmentationClass" / f"{number}.png", labels(0, 5, 255, height=20, width=24))
+    for split, stems in (("train", "0"), ("val", "1\n2")):
+        path = home / "ImageSets/Segmentation" / f"{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(stems)
+    model = create_model("espnetv2", 21)
+    place = tmp_path / "w.safetensors"
+    save_weights(model, place, model_name="espnetv2", classes=VOC_INFO.classes, palette=None)
+    return tmp_path
+
+
+def test_the_networks_are_scored_by_the_confusion_of_all_images_and_resumed(voc, monkeypatch):
+    monkeypatch.setattr(networks, "SIZE", (32, 32))
+    monkeypatch.setattr(networks, "KEPT_EVERY", 1)
+    predict = networks.predict_labels
+    asked = []
+
+    def counted(model, images, *rest):
+        asked.append(images.shape)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return predict(model, images, *rest)
+
+    monkeypatch.setattr(networks, "predict_labels", counted)
+    with pytest.raises(KeyboardInterrupt):
+        networks.run(voc / "out", f"voc:{voc}", voc / "w.safetensors")
+    path = networks.run(voc / "out", f"voc:{voc}", voc / "w.safetensors", resume=True)
+    assert len(asked) == 3  # the first image was not asked again
+    result = read_result(path)
+    assert str(voc) not in path.read_text()
+    metric = DatasetIoU(21, ignore_index=IGNORE_INDEX)
+    model = AtSize(load_weights("espnetv2", voc / "w.safetensors", VOC_INFO.classes).eval(), (32, 32))
+    dataset = open_dataset(f"voc:{voc}", "val")
+    for index in range(2):
+        sample = dataset[index]
+        metric.update(predict(model, sample.image[None], "cpu", 21), sample.mask[None].long())
+    assert result["scores"]["espnetv2"]["miou"] == pytest.approx(float(metric.compute()))
+    assert result["scores"]["deeplab_output"] == 41
+    assert result["scores"]["parameters"]["deeplab"] == pytest.approx(44e6, rel=0.005)
+    assert "measured elsewhere" not in page.render(networks.section(result), result, "x")  # these are other images
 
 
 # --- the page

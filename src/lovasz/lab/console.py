@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lovasz.lab.config import RunConfig
     from lovasz.lab.predict import Predictions
 
-RESUMABLE = ("compare", "train", ("paper", "synthetic"), ("paper", "surfaces"))
+RESUMABLE = ("compare", "train", ("paper", "synthetic"), ("paper", "networks"), ("paper", "surfaces"))
 
 
 def print_error(message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.options import Resume, Seed
+from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights, use_machine
 
 EXAMPLES = {
     "surfaces": ("lovasz paper surfaces",),
@@ -16,6 +16,7 @@ EXAMPLES = {
         "lovasz paper synthetic --draws 100",
         "lovasz paper synthetic --radius 10,20 --out runs/large-circles",
     ),
+    "networks": ("lovasz paper networks --data voc:VOCdevkit --weights espnetv2_s2.0_voc2012.safetensors",),
     "page": ("lovasz paper page --results runs/paper --out docs/paper.md",),
 }
 RESULTS = Path("runs/paper")
@@ -66,6 +67,23 @@ def synthetic(
 
     setting = Setting(draws=draws, seed=seed, radius=_pair(radius), epsilon=epsilon, bias=(-3.0, 2.0, step))
     path = run(out or RESULTS / "synthetic", setting, resume=resume, progress=True)
+    typer.echo(f"Result: {path}")
+
+
+@paper_app.command(epilog=_examples("networks"))
+def networks(
+    data: Data,
+    weights: Weights,
+    out: Out = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Resume = False,
+) -> None:
+    """The networks against their sources: the score of ESPNetv2's published weights on VOC, parameters, output size."""
+    from lovasz.lab.paper.networks import run
+
+    place = use_machine(device, threads)
+    path = run(out or RESULTS / "networks", data, weights, device=place, resume=resume, progress=True)
     typer.echo(f"Result: {path}")
 
 

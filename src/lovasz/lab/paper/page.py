@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.paper import surfaces, synthetic
+from lovasz.lab.paper import networks, surfaces, synthetic
 from lovasz.lab.paper.result import RESULT, Section, read_result
 
 # By the name of their command, in the order of the paper: what makes a section of the page of a result.
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "surfaces": surfaces.section,
     "synthetic": synthetic.section,
+    "networks": networks.section,
 }
 
 
