@@ -180,7 +180,7 @@ def _draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
             axes.axvline(data["minima"][name], color=line.get_color(), linestyle=style, linewidth=1, alpha=0.6)
         axes.set(xlabel="bias b", title=f"feature: {READINGS[reading][0]}")
     panels[0].set_ylabel("loss, scaled to 0..1")
-    panels[0].legend()
+    panels[-1].legend(loc="upper center")
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)
