@@ -104,6 +104,22 @@ def test_resuming_in_mid_epoch_gives_what_was_still_to_come():
     assert list(again) == whole[2]
 
 
+def test_looking_at_a_few_samples_takes_none_from_the_epoch():
+    sampler = EquibatchSampler(imbalanced(30, 5))
+    whole = list(sampler)
+    next(iter(sampler))
+    assert list(sampler) == whole
+
+
+def test_a_state_taken_after_an_epoch_goes_on_with_the_next():
+    held = imbalanced(30, 5)
+    sampler = EquibatchSampler(held)
+    list(sampler)
+    again = EquibatchSampler(held)
+    again.load_state_dict(sampler.state_dict())
+    assert list(again) == epochs(EquibatchSampler(held), 2)[1]
+
+
 def test_what_the_training_consumed_counts_and_not_what_a_loader_fetched():
     held = imbalanced(20, 4)
     sampler = EquibatchSampler(held)

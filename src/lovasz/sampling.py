@@ -108,24 +108,28 @@ class EquibatchSampler(Sampler[int]):
         order = _permutation(len(self.classes), self.seed)
         self._cycle = [self.classes[i] for i in order]
         self.epoch = 0
-        self._position = 0  # samples of this rank that the current epoch has given
+        self._start = 0  # where the next iteration begins; not 0 after load_state_dict only
+        self._position = 0  # samples of this rank that the last iteration has given
 
     def __len__(self) -> int:
         """Samples of one epoch on this rank."""
         return self._length
 
     def __iter__(self) -> Iterator[int]:
-        """The rest of the epoch: all of it, or after `load_state_dict` what was still to come."""
-        start, epoch = self._position, self.epoch
+        """The epoch from its beginning; once after `load_state_dict`, what was still to come of it."""
+        start, self._start = self._start, 0
+        self._position = start
+        return self._samples(self.epoch, start)
+
+    def _samples(self, epoch: int, start: int) -> Iterator[int]:
         for position in range(start, self._length):
             self._position = position + 1
             yield self._image(self._turn(epoch * self._length + position))
-        self._position = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, as with DistributedSampler: call it before iterating, else the same order comes again."""
         if _whole("epoch", epoch, 0) != self.epoch:
-            self.epoch, self._position = epoch, 0
+            self.epoch, self._start, self._position = epoch, 0, 0
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
         """What `load_state_dict` needs to go on: plain integers.
@@ -146,10 +150,9 @@ class EquibatchSampler(Sampler[int]):
                 f"the state is of a sampler with {name}={theirs}, this one has {name}={ours}. Build it with the same "
                 "arguments, or start at an epoch's beginning with set_epoch."
             )
-        self.epoch = _whole("epoch", state["epoch"], 0)
-        self._position = _whole("position", state["position"], 0) % self._length
-        if state["position"] == self._length:  # the epoch was finished
-            self.epoch += 1
+        finished, position = divmod(_whole("position", state["position"], 0), self._length)
+        self.epoch = _whole("epoch", state["epoch"], 0) + finished  # after a whole epoch, the next
+        self._start = self._position = position
 
     def _identity(self) -> dict[str, Any]:
         images = sum(map(len, self._images.values()))
