@@ -30,6 +30,7 @@ FLOORS = {
     "lovasz.baselines": 4,
     "lovasz.compat": 4,
     "lovasz.metrics": 4,
+    "lovasz.cityscapes": 4,
     "lovasz.sampling": 4,
     "lovasz": 5,
     "lovasz.lab": 6,

@@ -17,7 +17,18 @@ MODULES = sorted(
 
 # What the extras bring, by the name that is imported.
 OPTIONAL = ["numba", "triton", "jax", "tensorflow", "keras", "torchmetrics", "lightning", "pytorch_lightning"]
-OPTIONAL += ["PIL", "jinja2", "plotly", "rich", "safetensors", "tensorboard", "typer"]
+OPTIONAL += [
+    "PIL",
+    "jinja2",
+    "matplotlib",
+    "pydensecrf",
+    "plotly",
+    "rich",
+    "safetensors",
+    "scipy",
+    "tensorboard",
+    "typer",
+]
 
 BLOCK = """
 import sys

@@ -161,7 +161,7 @@ def test_data_options_are_pairs():
 
 def test_different_comparisons_have_different_default_folders():
     sets = [("cross_entropy+lovasz_softmax",), ("cross_entropy>lovasz_softmax",), ("cross_entropy", "lovasz_softmax")]
-    folders = {str(options.default_folder(f"folder:/data/{name}", "enet", s)) for s in sets for name in ("a", "b")}
+    folders = {str(default_folder(f"folder:/data/{name}", "enet", s)) for s in sets for name in ("a", "b")}
     assert len(folders) == 6
     assert all(re.fullmatch(r"runs[/\\][\w.\-]+", folder) for folder in folders)
 
@@ -194,6 +194,7 @@ GIVEN = {  # every option with a value that is not its default, and the field it
     "--optimizer": ("sgd", "optimizer", "sgd"),
     "--weight-decay": ("0.5", "weight_decay", 0.5),
     "--momentum": ("0.1", "momentum", 0.1),
+    "--sampler": ("equibatch", "sampler", "equibatch"),
     "--poly-power": ("2", "poly_power", 2.0),
     "--validate-every": ("4", "validate_every", 4),
     "--crop": ("32x48", "crop", (32, 48)),

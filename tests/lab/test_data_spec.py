@@ -50,7 +50,7 @@ def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("shape", "no data set 'shape'; known are camvid, folder, shapes"),
+        ("shape", "no data set 'shape'; known are ade20k, camvid, cityscapes, folder, shapes, voc"),
         ("", "no data set ''"),
         ("folder", "expected a path, folder:PATH"),
         ("camvid:", "expected a path, camvid:PATH"),

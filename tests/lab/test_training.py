@@ -18,6 +18,7 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.fitting import EpochOrder
 from lovasz.lab.losses import class_weights
 from lovasz.lab.training import train, training_class_weights
+from lovasz.sampling import EquibatchSampler
 
 CHILD = """
 import os, signal, sys
@@ -195,6 +196,30 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     assert len({tuple(order(*pair)) for pair in [(0, 0), (0, 1), (1, 0), (1, 1)]}) == 4
 
 
+@pytest.mark.usefixtures("tiny")
+def test_equibatch_orders_the_images_by_their_classes_and_keeps_what_it_read(tmp_path, monkeypatch) -> None:
+    run = config(tmp_path, sampler="equibatch", epochs=2)
+    seen: list[list[int]] = []
+    order = EpochOrder.__iter__
+
+    def recorded(self):
+        seen.append(list(order(self)))
+        return iter(seen[-1])
+
+    monkeypatch.setattr(EpochOrder, "__iter__", recorded)
+    train(run, progress=False)
+    kept = json.loads((tmp_path / "run" / "image_classes.json").read_text())["classes"]
+    masks = [sample.mask for sample in map(TinyDataset("train").__getitem__, range(10))]
+    assert kept == [sorted(set(mask.unique().tolist()) - {IGNORE_INDEX}) for mask in masks]
+    assert seen == [list(_equibatch(kept, epoch)) for epoch in (0, 1)]
+
+
+def _equibatch(kept: list[list[int]], epoch: int) -> EquibatchSampler:
+    sampler = EquibatchSampler(kept)
+    sampler.set_epoch(epoch)
+    return sampler
+
+
 def test_class_weights_come_from_the_pixels_that_are_not_void() -> None:
     dataset = TinyDataset("train")
     masks = torch.cat([dataset[i].mask.flatten() for i in range(len(dataset))])
@@ -215,6 +240,7 @@ def test_class_weights_come_from_the_pixels_that_are_not_void() -> None:
         ({"device": "gpu"}, "device: got 'gpu'"),
         ({"crop": (0, 5)}, "crop: got 0"),
         ({"crop": 5}, "crop: got 5, expected two numbers"),
+        ({"sampler": "random"}, "sampler: got 'random', expected one of shuffle, equibatch"),
         ({"scale": (2, 1)}, "scale: got 1, expected at least 2"),
         ({"weights": "w.safetensors", "pretrain_epochs": 1}, "leave one out"),
     ],

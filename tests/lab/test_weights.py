@@ -18,6 +18,7 @@ from lovasz.lab.models.layouts import LAYOUTS, Layout
 CLASSES = ["Sky", "Road", "Sign Symbol", "Unlabelled"]
 PALETTE = [(1, 2, 3), (4, 5, 6), (7, 8, 9), (0, 0, 0)]
 PYTORCH_LAYOUT, TORCH7_LAYOUT = LAYOUTS[-2:]
+LIGHT = [name for name in MODELS if name != "deeplab"]  # 44 million weights
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +58,8 @@ def refusal(path: Path, name: str = "enet", classes: list[str] = CLASSES) -> str
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("asked", MODELS)
+@pytest.mark.parametrize("name", LIGHT)
+@pytest.mark.parametrize("asked", LIGHT)
 def test_an_export_comes_back_to_the_last_bit(tmp_path, name, asked):
     path = tmp_path / "new" / "model.safetensors"
     model = export(path, name)

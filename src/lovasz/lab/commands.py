@@ -15,33 +15,10 @@ from typer.core import TyperGroup
 from lovasz.lab import console, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.errors import LabError
+from lovasz.lab.help_examples import help_examples
+from lovasz.lab.paper.commands import paper_app
 
 DEFAULT = RunConfig(data="shapes")
-
-EXAMPLES = {
-    "lovasz": (
-        "lovasz compare --data shapes",
-        "lovasz compare --data folder:my_images",
-        "lovasz predict new_photos --weights runs/my_images/lovasz_softmax/seed-0/model.safetensors",
-        "lovasz doctor",
-    ),
-    "compare": (
-        "lovasz compare --data folder:my_images",
-        "lovasz compare --data camvid:CamVid --weights enet.safetensors --epochs 5 --seeds 3",
-        'lovasz compare --data shapes --losses "cross_entropy,cross_entropy>lovasz_softmax"',
-    ),
-    "train": (
-        "lovasz train --data folder:my_images --loss cross_entropy+0.5*lovasz_softmax",
-        "lovasz train --data folder:my_images --loss lovasz_softmax --devices 2 --global-batch",
-    ),
-    "evaluate": ("lovasz evaluate --data camvid:CamVid --weights model.safetensors --split test",),
-    "predict": ("lovasz predict photos --weights model.safetensors --out masks_of_photos",),
-    "doctor": ("lovasz doctor",),
-}
-
-
-def _examples(command: str) -> str:
-    return "\n".join(["[bold]Examples[/bold]", *(f"$ {line}" for line in EXAMPLES[command])])
 
 
 class _Group(TyperGroup):
@@ -91,6 +68,9 @@ app = typer.Typer(
 )
 
 
+app.add_typer(paper_app)
+
+
 def _version(show: bool) -> None:
     if show:
         from importlib.metadata import version
@@ -99,7 +79,7 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True, epilog=_examples("lovasz"))
+@app.callback(invoke_without_command=True, epilog=help_examples("lovasz"))
 def lovasz(
     context: typer.Context,
     _: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
@@ -109,7 +89,7 @@ def lovasz(
         typer.echo(context.get_help())
 
 
-@app.command(epilog=_examples("compare"))
+@app.command(epilog=help_examples("compare"))
 def compare(
     data: options.Data,
     data_seed: options.DataSeed = DEFAULT.data_seed,
@@ -130,6 +110,7 @@ def compare(
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
+    sampler: options.SamplerName = DEFAULT.sampler,
     precision: options.Precision = DEFAULT.precision,
     device: options.Device = DEFAULT.device,
     devices: options.Devices = None,
@@ -148,7 +129,9 @@ def compare(
     """
     names = options.parse_losses(losses)
     run = _run_config(locals(), loss=names[0])
-    folder = out or options.default_folder(data, model, names)
+    from lovasz.lab.defaults import default_folder
+
+    folder = out or default_folder(data, model, names)
     config = ComparisonConfig(
         run=run,
         losses=names,
@@ -173,7 +156,7 @@ def compare(
         typer.launch(report.resolve().as_uri())
 
 
-@app.command(epilog=_examples("train"))
+@app.command(epilog=help_examples("train"))
 def train(
     data: options.Data,
     data_seed: options.DataSeed = DEFAULT.data_seed,
@@ -194,6 +177,7 @@ def train(
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
+    sampler: options.SamplerName = DEFAULT.sampler,
     precision: options.Precision = DEFAULT.precision,
     device: options.Device = DEFAULT.device,
     devices: options.Devices = None,
@@ -205,7 +189,9 @@ def train(
     resume: options.Resume = False,
 ) -> None:
     """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
-    folder = out or options.default_folder(data, model, (loss, f"seed-{seed}"))
+    from lovasz.lab.defaults import default_folder
+
+    folder = out or default_folder(data, model, (loss, f"seed-{seed}"))
     run = _run_config(locals(), loss=loss, seed=seed, out=str(folder))
     from lovasz.lab.progress import speaks
     from lovasz.lab.training import train as run_training
@@ -244,7 +230,17 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
     if pretrain_epochs is None:
         pretrain_epochs = epochs if weights is None else 0
     same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
-    same += ("poly_power", "validate_every", "flip", "precision", "device", "threads", "global_batch", "logger")
+    same += (
+        "poly_power",
+        "validate_every",
+        "flip",
+        "sampler",
+        "precision",
+        "device",
+        "threads",
+        "global_batch",
+        "logger",
+    )
     return RunConfig(
         **{name: given[name] for name in same},
         weights=None if weights is None else str(weights),
@@ -259,7 +255,7 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
     )
 
 
-@app.command(epilog=_examples("evaluate"))
+@app.command(epilog=help_examples("evaluate"))
 def evaluate(
     data: options.Data,
     weights: options.Weights,
@@ -267,6 +263,9 @@ def evaluate(
     data_seed: options.DataSeed = DEFAULT.data_seed,
     data_option: options.DataOption = None,
     model: options.WeightsModel = None,
+    size: options.Size = None,
+    scales: options.Scales = None,
+    crf: options.WithCRF = False,
     device: options.Device = DEFAULT.device,
     threads: options.Threads = None,
     as_json: Annotated[
@@ -275,13 +274,16 @@ def evaluate(
 ) -> None:
     """Score trained weights at full resolution: mean IoU, per-image IoU, pixel accuracy, IoU of each class."""
     from lovasz.lab.data import open_dataset
+    from lovasz.lab.environment import use_machine
     from lovasz.lab.evaluation import evaluate as run_evaluation
     from lovasz.lab.models import load_weights
+    from lovasz.lab.models.resized import ask_as
     from lovasz.lab.progress import display
 
-    place = options.use_machine(device, threads)
+    place = use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **options.parse_data_options(data_option))
     network = load_weights(options.model_name(weights, model), weights, dataset.info.classes)
+    network = ask_as(network, size=options.parse_size(size), scales=options.parse_scales(scales), crf=crf)
     with display(not as_json) as progress:
         scores = run_evaluation(network, dataset, device=place, progress=progress or False)
     if as_json:
@@ -290,7 +292,7 @@ def evaluate(
         console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {len(dataset)} images")
 
 
-@app.command(epilog=_examples("predict"))
+@app.command(epilog=help_examples("predict"))
 def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images (sub-folders too).")],
     weights: options.Weights,
@@ -310,10 +312,11 @@ def predict(
     threads: options.Threads = None,
 ) -> None:
     """Segment new images: for each a mask (PNG, class numbers with the class colours as palette) and an overlay."""
+    from lovasz.lab.environment import use_machine
     from lovasz.lab.predict import predict_images
     from lovasz.lab.progress import display
 
-    place = options.use_machine(device, threads)
+    place = use_machine(device, threads)
     with display(True) as progress:
         result = predict_images(
             images,
@@ -328,7 +331,7 @@ def predict(
     console.print_predictions(result)
 
 
-@app.command(epilog=_examples("doctor"))
+@app.command(epilog=help_examples("doctor"))
 def doctor() -> None:
     """Show versions and devices, which kernel computes the loss for which input and why, and whether each is right."""
     from lovasz.lab.doctor import examine, print_examination

@@ -63,6 +63,7 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
             open_folder(out, config.to_json(), resume=config.resume)
         with display(progress) as shown:
             say(shown, data.train.describe())
+            data = data.for_sampler(run, out, shown, team)
             return _Comparison(config, out, specs, device, data, shown, team).run()
 
 

@@ -18,6 +18,7 @@ from lovasz.lab.errors import LabError
 OPTIMIZERS = ("adam", "sgd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LOGGERS = ("csv", "tensorboard", "none")
+SAMPLERS = ("shuffle", "equibatch")
 MAY_DIFFER = ("out", "num_workers", "logger")  # fields that leave the resulting weights alone
 
 
@@ -31,6 +32,7 @@ class RunConfig:
     learning_rate: the base of the poly schedule (Eq. 16), base * (1 - step / steps) ** poly_power, set at each step.
     weight_decay: added to the gradient as an L2 term, as torch.optim.Adam and SGD do; momentum: SGD only.
     crop: (height, width) of the training crop, None for whole images; scale: range of random rescaling.
+    sampler: "shuffle", each image once an epoch, or "equibatch", each class once in every |C| images (Section 3.1).
     precision: "32-true", "bf16-mixed" or "16-mixed" (GPU only); device: "auto", "cpu", "cuda", "mps".
     threads: torch's CPU threads, None for torch's own choice; validate_every: epochs between validations, 0 for none
     before the final one. out: the folder that receives the run.
@@ -52,6 +54,7 @@ class RunConfig:
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
+    sampler: str = "shuffle"
     precision: str = "32-true"
     seed: int = 0
     pretrain_epochs: int = 0
@@ -92,6 +95,7 @@ class RunConfig:
         _check_number("momentum", self.momentum, least=0.0)
         _check_number("poly_power", self.poly_power, least=0.0)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("sampler", self.sampler, SAMPLERS)
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("logger", self.logger, LOGGERS)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lovasz.lab.config import RunConfig
     from lovasz.lab.predict import Predictions
 
-RESUMABLE = ("compare", "train")
+RESUMABLE = ("compare", "train", ("paper", "synthetic"), ("paper", "networks"), ("paper", "surfaces"))
 
 
 def print_error(message: str) -> None:
@@ -35,7 +35,7 @@ def print_interrupted(arguments: Sequence[str] | None = None) -> None:
     """Says how to go on: the same command with `--resume`, where the command can resume."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, soft_wrap=True)
-    if arguments and arguments[0] in RESUMABLE:
+    if arguments and (arguments[0] in RESUMABLE or tuple(arguments[:2]) in RESUMABLE):
         if "--resume" not in arguments:
             arguments.append("--resume")
         command = shlex.join(["lovasz", *arguments])

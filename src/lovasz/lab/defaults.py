@@ -4,6 +4,8 @@ images. Apart from the command line, so that the rules stand at one place and ar
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.data.masks import image_size
@@ -39,3 +41,12 @@ def default_crop(dataset: SegmentationDataset) -> tuple[int, int] | None:
     if len(sizes) == 1 and all(height * width <= LARGEST_SIDE**2 for height, width in sizes):
         return None
     return min(LARGEST_SIDE, max(h for h, _ in sizes)), min(LARGEST_SIDE, max(w for _, w in sizes))
+
+
+def default_folder(data: str, model: str, losses: tuple[str, ...]) -> Path:
+    """`runs/<data>-<model>-<losses>` from the names alone, so that the same command finds its folder to resume."""
+    kind, _, place = (data.rpartition("?")[0] or data).partition(":")  # without the options behind the question mark
+    name = (Path(place).expanduser().resolve().name or kind) if place else kind
+    words = [loss.replace("+", "-plus-").replace(">", "-then-").replace("*", "x") for loss in losses]
+    parts = [re.sub(r"[^\w.]+", "-", part).strip("-") for part in (name, model, *words)]
+    return Path("runs") / "-".join(parts)[:150]

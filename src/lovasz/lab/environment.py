@@ -30,6 +30,13 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", 0) if name == "cuda" else device
 
 
+def use_machine(device: str, threads: int | None) -> torch.device:
+    """Set torch's threads and return the device that `device` names. Raises LabError where it is not there."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return resolve_device(device)
+
+
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Versions, processor model, threads and device of this process, as comparison.json holds them."""
     return {

@@ -10,7 +10,7 @@ import logging
 import os
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import say
 from lovasz.lab.task import SHUFFLE, SegmentationTask, Validate, mix
+from lovasz.sampling import EquibatchSampler
 
 
 @dataclass
@@ -57,6 +58,7 @@ def fit(
     *,
     device: torch.device,
     validate: Validate,
+    image_classes: Sequence[Sequence[int]] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     description: str = "training",
@@ -64,11 +66,13 @@ def fit(
 ) -> FitResult:
     """Train `model` in place and return the history; all processes of `team` together, through Lightning's DDP.
 
+    The sampler "equibatch" needs the classes of each image.
+
     Writes folder/checkpoints/last.ckpt after each epoch, whole or not at all, and folder/logs. With `resume`, goes on
     from that checkpoint if it is there; the epoch that was interrupted is repeated from its beginning.
     Raises LabError when the loss is not finite, when images of a batch differ in size, and for a damaged checkpoint.
     """
-    order = EpochOrder(len(data), config.seed, data, team)
+    order = EpochOrder(len(data), config.seed, data, team, image_classes if config.sampler == "equibatch" else None)
     if not len(order):
         raise LabError(f"devices: got {team.size}, but there are {len(data)} training images; use fewer processes.")
     batch_size = min(config.batch_size, len(order))
@@ -154,14 +158,26 @@ class _Environment(LightningEnvironment):
 
 
 class EpochOrder(Sampler[int]):
-    """A shuffled order that depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows.
+    """The order of images, which depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows.
 
     Processes deal it out like cards, so that their batches of one step are what a single process would have in one
     batch of that size; what is left over is left out.
+
+    image_classes: of each image for the order of equibatch; None for a plain shuffle.
     """
 
-    def __init__(self, length: int, seed: int, data: TrainingView, team: Team = ALONE) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        data: TrainingView,
+        team: Team = ALONE,
+        image_classes: Sequence[Sequence[int]] | None = None,
+    ) -> None:
         self.length, self.seed, self.data, self.team, self.epoch = length, seed, data, team, 0
+        self.equibatch = None
+        if image_classes is not None:
+            self.equibatch = EquibatchSampler(image_classes, seed=seed, num_replicas=1, rank=0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch before iterating."""
@@ -169,8 +185,12 @@ class EpochOrder(Sampler[int]):
         self.data.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(mix(self.seed, SHUFFLE, self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
+        if self.equibatch is not None:
+            self.equibatch.set_epoch(self.epoch)
+            order = list(self.equibatch)
+        else:
+            generator = torch.Generator().manual_seed(mix(self.seed, SHUFFLE, self.epoch))
+            order = torch.randperm(self.length, generator=generator).tolist()
         return iter(order[self.team.rank :: self.team.size][: len(self)])
 
     def __len__(self) -> int:

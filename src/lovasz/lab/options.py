@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from lovasz.lab.config import LOGGERS, OPTIMIZERS, PRECISIONS
+from lovasz.lab.config import LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
 from lovasz.lab.errors import LabError
 
 DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
@@ -34,7 +34,8 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="What to train on: shapes (made by the program), folder:PATH (images/ and masks/), camvid:PATH.",
+        help="What to train on: shapes (made by the program), folder:PATH (images/ and masks/), or camvid:PATH, "
+        "voc:PATH, cityscapes:PATH, ade20k:PATH.",
         rich_help_panel=DATA,
         show_default=False,
     ),
@@ -56,7 +57,8 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="Network: enet, enet_torch7 (the authors' layer order) or unet (small, for small images).",
+        help="Network: enet, enet_torch7 (the authors' layer order), unet (small, for small images), espnetv2 or "
+        "deeplab (v2, ResNet-101).",
         rich_help_panel=MODEL,
     ),
 ]
@@ -85,6 +87,29 @@ Loss = Annotated[
         help=f"One of {LOSS_NAMES}; a sum (cross_entropy+0.5*lovasz_softmax); or a switch in mid-run.",
         rich_help_panel=MODEL,
     ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Resize every image to this before the network, and its answer back.",
+        rich_help_panel=MODEL,
+        show_default="the image's own size",
+    ),
+]
+Scales = Annotated[
+    str | None,
+    typer.Option(
+        "--scales",
+        metavar="1,0.75,0.5",
+        help="Mean of the probabilities at several scales of the image.",
+        rich_help_panel=MODEL,
+        show_default="one",
+    ),
+]
+WithCRF = Annotated[
+    bool, typer.Option("--crf", help="Refine by the dense CRF (extra crf), on the CPU.", rich_help_panel=MODEL)
 ]
 Weights = Annotated[
     Path,
@@ -181,6 +206,14 @@ Scale = Annotated[
 Flip = Annotated[
     bool, typer.Option("--flip/--no-flip", help="Mirror half the images, left to right.", rich_help_panel=AUGMENTATION)
 ]
+SamplerName = Annotated[
+    str,
+    typer.Option(
+        "--sampler",
+        help=f"Order of the images, {_either(SAMPLERS)} (each class in every |C| images; reads all masks once).",
+        rich_help_panel=TRAINING,
+    ),
+]
 Precision = Annotated[str, typer.Option("--precision", help=f"{_either(PRECISIONS)}.", rich_help_panel=MACHINE)]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps; auto takes the best.", rich_help_panel=MACHINE)
@@ -231,13 +264,28 @@ def parse_data_options(pairs: Sequence[str] | None) -> dict[str, str]:
     return values
 
 
-def parse_crop(text: str) -> tuple[int, int] | None:
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`"384x512"` -> `(384, 512)` (height, width); `None` -> `None`. Raises LabError."""
+    return None if text is None else parse_crop(text, "--size")
+
+
+def parse_scales(text: str | None) -> tuple[float, ...] | None:
+    """`"1,0.75,0.5"` -> those factors; `None` -> `None`. Raises LabError."""
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise LabError(f"--scales {text!r}: expected factors with commas between, such as 1,0.75,0.5.") from None
+
+
+def parse_crop(text: str, option: str = "--crop") -> tuple[int, int] | None:
     """`"256x512"` -> `(256, 512)` (height, width); `"whole"` -> `None`. Raises LabError."""
     if text == "whole":
         return None
     match = re.fullmatch(r"\s*(\d+)\s*[xX×,]\s*(\d+)\s*", text)
     if not match or not all(int(side) for side in match.groups()):
-        raise LabError(f"--crop {text!r}: expected height x width in pixels, for example --crop 256x512.")
+        raise LabError(f"{option} {text!r}: expected height x width in pixels, for example {option} 256x512.")
     return int(match[1]), int(match[2])
 
 
@@ -280,28 +328,8 @@ def parse_losses(text: str) -> tuple[str, ...]:
     return losses
 
 
-def default_folder(data: str, model: str, losses: tuple[str, ...]) -> Path:
-    """`runs/<data>-<model>-<losses>` from the names alone, so that the same command finds its folder to resume."""
-    kind, _, place = (data.rpartition("?")[0] or data).partition(":")  # without the options behind the question mark
-    name = (Path(place).expanduser().resolve().name or kind) if place else kind
-    words = [loss.replace("+", "-plus-").replace(">", "-then-").replace("*", "x") for loss in losses]
-    parts = [re.sub(r"[^\w.]+", "-", part).strip("-") for part in (name, model, *words)]
-    return Path("runs") / "-".join(parts)[:150]
-
-
 def model_name(weights: Path, given: str | None) -> str:
     """The network that the weights' JSON names, unless the user names one."""
     from lovasz.lab.models import describe_weights
 
     return given or str(describe_weights(weights).get("model_name") or "enet")
-
-
-def use_machine(device: str, threads: int | None) -> Any:
-    """Set torch's threads and return the torch.device that `device` names. Raises LabError where it is not there."""
-    import torch
-
-    from lovasz.lab.environment import resolve_device
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return resolve_device(device)

@@ -20,8 +20,6 @@ from lovasz.lab.data import (
     Augmentation,
     SegmentationDataset,
     TrainingView,
-    available_splits,
-    open_dataset,
 )
 from lovasz.lab.environment import describe_environment, resolve_device
 from lovasz.lab.errors import LabError
@@ -31,37 +29,7 @@ from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
 from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
-
-
-@dataclass(frozen=True)
-class Data:
-    """The splits of one data set; test is None where there is none."""
-
-    train: SegmentationDataset
-    val: SegmentationDataset
-    test: SegmentationDataset | None
-
-    @classmethod
-    def open(cls, config: RunConfig) -> Data:
-        """Opens what `config.data` names. Raises LabError."""
-        options = dict(config.data_options)
-        splits = available_splits(config.data, seed=config.data_seed, **options)
-        missing = {"train", "val"} - set(splits)
-        if missing:
-            raise LabError(f"data {config.data!r}: no {sorted(missing)[0]} split; it has {', '.join(splits)}.")
-
-        def split(name: str) -> SegmentationDataset:
-            dataset = open_dataset(config.data, name, seed=config.data_seed, **options)
-            if not len(dataset):
-                raise LabError(f"data {config.data!r}: the {name} split has no images.")
-            return dataset
-
-        return cls(split("train"), split("val"), split("test") if "test" in splits else None)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names."""
-        return self.train.info.classes
+from lovasz.lab.splits import Data
 
 
 @dataclass(frozen=True)
@@ -114,6 +82,7 @@ def _train(
     data = Data.open(config)  # it may show a bar of its own, for scanning masks
     with display(progress) as shown:
         say(shown, data.train.describe())
+        data = data.for_sampler(config, folder, shown, team)
         start = find_start(config, data, folder, device=device, resume=resume, progress=shown, team=team)
         weights = training_class_weights(data.train, shown) if spec.needs_class_weights else None
         record = run_once(
@@ -264,6 +233,7 @@ def run_once(
         folder,
         device=device,
         validate=lambda network: score(data.val, network),
+        image_classes=data.image_classes,
         resume=resume,
         progress=progress,
         description=description,

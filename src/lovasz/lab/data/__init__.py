@@ -6,15 +6,19 @@ the files hold. `TrainingView` adds random scaling, cropping and flipping.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lovasz.lab.data.ade20k import ade20k_splits, open_ade20k
 from lovasz.lab.data.camvid import camvid_splits, open_camvid
+from lovasz.lab.data.cityscapes import cityscapes_splits, open_cityscapes
 from lovasz.lab.data.dataset import IGNORE_INDEX, DatasetInfo, Sample, SegmentationDataset
 from lovasz.lab.data.folder import find_layout, open_folder
 from lovasz.lab.data.shapes import open_shapes, shapes_splits
 from lovasz.lab.data.spec import parse_spec
 from lovasz.lab.data.transforms import Augmentation, TrainingView
+from lovasz.lab.data.voc import open_voc, voc_splits
 from lovasz.lab.errors import LabError
 
 __all__ = [
@@ -29,11 +33,22 @@ __all__ = [
 ]
 
 
+# Published data sets by name: how one split is opened, and which splits the folder has.
+PUBLISHED: dict[str, tuple[Callable[..., SegmentationDataset], Callable[..., Mapping[str, object]]]] = {
+    "camvid": (open_camvid, camvid_splits),
+    "voc": (open_voc, voc_splits),
+    "cityscapes": (open_cityscapes, cityscapes_splits),
+    "ade20k": (open_ade20k, ade20k_splits),
+}
+
+
 def open_dataset(spec: str, split: str, *, seed: int = 0, **options: Any) -> SegmentationDataset:
     """One split ("train", "val" or "test") of the data set that `spec` names.
 
-    spec: "shapes", "camvid:PATH" or "folder:PATH", each with options behind a question mark or as keywords:
+    spec: "shapes", "camvid:PATH", "voc:PATH", "cityscapes:PATH", "ade20k:PATH" or "folder:PATH", each with options
+    behind a question mark or as keywords:
     shapes: size (pixels a side), train, val, test (numbers of images).
+    voc: sbd (folder of extra training masks, see `lovasz.lab.data.voc`).
     folder: images, masks (names of the two folders), classes (names), palette (#rrggbb, ...), values (mask value of
     each class), void (mask values, a colour, or "none"), coding ("index" or "colour"); see `lovasz.lab.data.folder`.
     seed: of the pictures of shapes, and of a random split of a folder; it is part of what the data are, so runs that
@@ -46,8 +61,8 @@ def open_dataset(spec: str, split: str, *, seed: int = 0, **options: Any) -> Seg
     name, path, typed = parse_spec(spec, options)
     if name == "shapes":
         return open_shapes(split, seed=seed, **typed)
-    if name == "camvid":
-        return open_camvid(path or Path(), split)
+    if name in PUBLISHED:
+        return PUBLISHED[name][0](path or Path(), split, **typed)
     return open_folder(path or Path(), split, seed=seed, **typed)
 
 
@@ -58,7 +73,7 @@ def available_splits(spec: str, *, seed: int = 0, **options: Any) -> tuple[str, 
     name, path, typed = parse_spec(spec, options)
     if name == "shapes":
         return shapes_splits(**typed)
-    if name == "camvid":
-        return tuple(camvid_splits(path or Path()))
+    if name in PUBLISHED:
+        return tuple(PUBLISHED[name][1](path or Path(), **typed))
     layout = find_layout(path or Path(), images=typed.get("images"), masks=typed.get("masks"), seed=seed)
     return tuple(split for split, pairs in layout.splits.items() if pairs)

@@ -12,6 +12,7 @@ import torch
 from lovasz.lab.data.dataset import DatasetInfo, Sample, SegmentationDataset
 from lovasz.lab.data.labels import LabelCoding
 from lovasz.lab.data.masks import read_image, read_mask
+from lovasz.lab.data.sbd import read_sbd_mask
 from lovasz.lab.errors import LabError
 
 
@@ -40,7 +41,8 @@ class PairDataset(SegmentationDataset):
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         image = read_image(pair.image)  # (H, W, 3)
-        mask = self.coding.decode(read_mask(pair.mask), pair.mask)  # (H, W)
+        raw = read_sbd_mask(pair.mask) if pair.mask.suffix == ".mat" else read_mask(pair.mask)
+        mask = self.coding.decode(raw, pair.mask)  # (H, W)
         if mask.shape != image.shape[:2]:
             (height, width), (rows, columns) = image.shape[:2], mask.shape
             turned = " (after the turn its EXIF orientation asks for)" if (height, width) == (columns, rows) else ""

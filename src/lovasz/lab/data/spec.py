@@ -18,9 +18,12 @@ from lovasz.lab.errors import LabError
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "shapes": ("size", "train", "val", "test"),
     "camvid": (),
+    "voc": ("sbd",),
+    "cityscapes": (),
+    "ade20k": (),
     "folder": ("images", "masks", "classes", "palette", "values", "void", "coding"),
 }
-NEED_PATH = ("camvid", "folder")
+NEED_PATH = ("camvid", "voc", "cityscapes", "ade20k", "folder")
 
 
 def parse_spec(spec: str, options: Mapping[str, Any]) -> tuple[str, Path | None, dict[str, Any]]:
@@ -135,6 +138,7 @@ _READERS: Mapping[str, Callable[[str, Any], dict[str, Any]]] = {
     "train": _number(1),
     "val": _number(1),
     "test": _number(0),
+    "sbd": _text,
     "images": _text,
     "masks": _text,
     "classes": _names,

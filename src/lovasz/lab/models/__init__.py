@@ -9,13 +9,21 @@ from collections.abc import Callable
 from torch import nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.deeplab import DeepLabV2
 from lovasz.lab.models.enet import pytorch_enet, torch7_enet
+from lovasz.lab.models.espnetv2 import ESPNetV2
 from lovasz.lab.models.unet import UNet
 from lovasz.lab.models.weights import describe_weights, load_exported, load_weights, save_weights
 
 __all__ = ["MODELS", "create_model", "describe_weights", "load_exported", "load_weights", "save_weights"]
 
-MODELS: dict[str, Callable[[int], nn.Module]] = {"enet": pytorch_enet, "enet_torch7": torch7_enet, "unet": UNet}
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "enet": pytorch_enet,
+    "enet_torch7": torch7_enet,
+    "unet": UNet,
+    "espnetv2": ESPNetV2,
+    "deeplab": DeepLabV2,
+}
 
 
 def create_model(name: str, num_classes: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The published ENet files: which of their tensors is which of ours, and what has to be done to them once.
+"""The published files: which of their tensors is which of ours, and what has to be done to them once.
 
 Apart from `enet.py`, because the names in other people's files say nothing about the network, and from `weights.py`,
 because that knows files but no network.
@@ -14,7 +14,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lovasz.lab.models.deeplab import RATES, DeepLabV2, deeplab_torchvision
 from lovasz.lab.models.enet import DROPOUT, pytorch_enet, torch7_enet
+from lovasz.lab.models.espnetv2 import UNUSED, ESPNetV2, edgenets_key
 from lovasz.lab.models.unet import UNet
 
 T = TypeVar("T")
@@ -126,13 +128,22 @@ class Layout:
     rename: Callable[[str], str] = _same  # our key → the file's
     finish: Callable[[dict[str, Tensor]], dict[str, Tensor]] = _same
     holds_scaling: bool = True  # our own files hold the input's mean and std; of published ones the JSON has them
+    # Our tensors of which a slice belongs to each class, and along which dimension; the first one tells their number.
+    # A transposed convolution has (inputs, outputs, h, w), a plain one (outputs, inputs, h, w).
+    outputs: tuple[tuple[str, int], ...] = (("classifier.weight", 1), ("classifier.bias", 0))
+    unused: frozenset[str] = frozenset()  # tensors of the file that its network never reads
 
     @cached_property
     def keys(self) -> dict[str, str]:
         """The file's key → ours, for every tensor that the file must hold."""
         left_out = () if self.holds_scaling else SCALING
-        ours = self.skeleton(1).state_dict()
+        ours = self.shapes(1)
         return {self.rename(key): key for key in ours if not key.endswith(COUNTER) and key not in left_out}
+
+    def shapes(self, num_classes: int) -> dict[str, Tensor]:
+        """The network's tensors by name, without their content."""
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return self.build(num_classes).state_dict()
 
     def skeleton(self, num_classes: int) -> nn.Module:
         """The network before its weights; random numbers drawn later are the same as without it."""
@@ -140,10 +151,26 @@ class Layout:
             return self.build(num_classes)
 
 
+_PLAIN = (("classifier.weight", 0), ("classifier.bias", 0))
+
+_BRANCHES = tuple((f"classifier.{i}.{part}", 0) for i in range(len(RATES)) for part in ("weight", "bias"))
+
 LAYOUTS = (
     Layout("lovasz export of enet", ("enet",), pytorch_enet),
     Layout("lovasz export of enet_torch7", ("enet_torch7", "enet"), torch7_enet),
     Layout("lovasz export of unet", ("unet",), UNet),
+    Layout("lovasz export of espnetv2", ("espnetv2",), ESPNetV2, outputs=_PLAIN),
+    Layout("lovasz export of deeplab", ("deeplab",), DeepLabV2, outputs=_BRANCHES),
+    Layout("lovasz export of deeplab, torchvision", ("deeplab",), deeplab_torchvision, outputs=_BRANCHES),
+    Layout(
+        "sacmehta/EdgeNets, ESPNetv2",
+        ("espnetv2",),
+        ESPNetV2,
+        edgenets_key,
+        holds_scaling=False,
+        outputs=_PLAIN,
+        unused=UNUSED,
+    ),
     Layout("davidtvs/PyTorch-ENet", ("enet",), pytorch_enet, _pytorch_key, holds_scaling=False),
     Layout(
         "e-lab/ENet-training, Torch7",

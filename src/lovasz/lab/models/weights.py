@@ -23,7 +23,6 @@ from lovasz.lab.models.layouts import COUNTER, LAYOUTS, SCALING, Layout
 NAMED = 3  # this many missing or unexpected tensors are named in a message
 VOID_NAMES = frozenset({"unlabelled", "unlabeled", "void", "ignore"})
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-CLASSIFIER = ("classifier.weight", "classifier.bias")  # transposed convolution: (inputs, outputs, h, w), and (outputs,)
 
 
 def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> nn.Module:
@@ -47,9 +46,9 @@ def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> n
     num_outputs = _check_tensors(path, layout, state)
     description = describe_weights(path) if json_path(path).exists() else None
     channels = torch.tensor(_match_classes(path, num_outputs, description, classes))
-    for key in CLASSIFIER:
+    for key, dimension in layout.outputs:
         if key in state:
-            state[key] = state[key].index_select(1 if key.endswith("weight") else 0, channels)
+            state[key] = state[key].index_select(dimension, channels)
     if not layout.holds_scaling:
         state |= _input_scaling(path, description or {})
     state = layout.finish(state)
@@ -99,8 +98,8 @@ def save_weights(
     if path.suffix != ".safetensors":
         raise LabError(f"{path}: weights are written as .safetensors; give a path that ends so.")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    _recognise(model_name, path, state)
-    num_outputs = state[CLASSIFIER[0]].shape[1]
+    key, dimension = _recognise(model_name, path, state).outputs[0]
+    num_outputs = state[key].shape[dimension]
     description: dict[str, Any] = {
         "model_name": model_name,
         "num_outputs": num_outputs,
@@ -195,7 +194,8 @@ def _recognise(model_name: str, path: Path, tensors: Mapping[str, Tensor]) -> La
     if not candidates:
         known = sorted({name for layout in LAYOUTS for name in layout.names})
         raise LabError(f"model {model_name!r} is unknown; choose one of: {', '.join(known)}.")
-    nearest = min(candidates, key=lambda layout: len(names ^ layout.keys.keys()))
+    nearest = min(candidates, key=lambda layout: len(names - layout.unused ^ layout.keys.keys()))
+    names -= nearest.unused
     if names == nearest.keys.keys():
         return nearest
     problems = [
@@ -216,10 +216,11 @@ def _recognise(model_name: str, path: Path, tensors: Mapping[str, Tensor]) -> La
 
 def _check_tensors(path: Path, layout: Layout, state: Mapping[str, Tensor]) -> int:
     """The number of outputs, after a look at every shape and value."""
-    weight = state[CLASSIFIER[0]]
-    num_outputs = weight.shape[1] if weight.ndim == 4 and weight.numel() else 1
+    key, dimension = layout.outputs[0]
+    weight = state[key]
+    num_outputs = weight.shape[dimension] if weight.ndim == 4 and weight.numel() else 1
     theirs = {ours: key for key, ours in layout.keys.items()}
-    for key, expected in layout.skeleton(num_outputs).state_dict().items():
+    for key, expected in layout.shapes(num_outputs).items():
         if key not in state:
             continue
         tensor = state[key]

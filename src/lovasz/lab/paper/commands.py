@@ -1,0 +1,109 @@
+"""The commands `lovasz paper ...`, one for each section of the paper; the other commands share no options with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lovasz.lab.errors import LabError
+from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
+
+EXAMPLES = {
+    "surfaces": ("lovasz paper surfaces",),
+    "synthetic": (
+        "lovasz paper synthetic --draws 100",
+        "lovasz paper synthetic --radius 10,20 --out runs/large-circles",
+    ),
+    "networks": ("lovasz paper networks --data voc:VOCdevkit --weights espnetv2_s2.0_voc2012.safetensors",),
+    "page": ("lovasz paper page --results runs/paper --out docs/paper.md",),
+}
+RESULTS = Path("runs/paper")
+
+paper_app = typer.Typer(
+    name="paper",
+    help="Run the paper's experiments: each figure and table has a command; `page` puts them side by side.",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _examples(command: str) -> str:
+    return "\n".join(["[bold]Examples[/bold]", *(f"$ {line}" for line in EXAMPLES[command])])
+
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Output folder.", show_default="runs/paper/<name of the command>")
+]
+
+
+@paper_app.command(epilog=_examples("surfaces"))
+def surfaces(
+    out: Out = None,
+    points: Annotated[int, typer.Option("--points", min=5, max=201, help="Along each axis.")] = 31,
+    resume: Resume = False,
+) -> None:
+    """Figures 1 and 2: both losses of two pixels as surfaces; pictures, and a page where they can be turned."""
+    from lovasz.lab.paper.surfaces import run
+
+    path = run(out or RESULTS / "surfaces", points=points, resume=resume)
+    typer.echo(f"Result: {path}\nPage: {path.with_name('surfaces.html')}")
+
+
+@paper_app.command(epilog=_examples("synthetic"))
+def synthetic(
+    out: Out = None,
+    draws: Annotated[int, typer.Option("--draws", min=1, help="How often the ten images are drawn.")] = 100,
+    radius: Annotated[str, typer.Option("--radius", metavar="LO,HI", help="Of the circles, in pixels.")] = "5,20",
+    epsilon: Annotated[float, typer.Option("--epsilon", help="Of the Gaussian feature.")] = 0.5,
+    step: Annotated[float, typer.Option("--step", help="From one bias to the next.")] = 0.05,
+    seed: Seed = 0,
+    resume: Resume = False,
+) -> None:
+    """Figure 3: the bias at which each loss is least, over many draws of ten images of circles."""
+    from lovasz.lab.paper.synthetic import Setting, run
+
+    setting = Setting(draws=draws, seed=seed, radius=_pair(radius), epsilon=epsilon, bias=(-3.0, 2.0, step))
+    path = run(out or RESULTS / "synthetic", setting, resume=resume, progress=True)
+    typer.echo(f"Result: {path}")
+
+
+@paper_app.command(epilog=_examples("networks"))
+def networks(
+    data: Data,
+    weights: Weights,
+    out: Out = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Resume = False,
+) -> None:
+    """The networks against their sources: the score of ESPNetv2's published weights on VOC, parameters, output size."""
+    from lovasz.lab.environment import use_machine
+    from lovasz.lab.paper.networks import run
+
+    place = use_machine(device, threads)
+    path = run(out or RESULTS / "networks", data, weights, device=place, resume=resume, progress=True)
+    typer.echo(f"Result: {path}")
+
+
+@paper_app.command(epilog=_examples("page"))
+def page(
+    results: Annotated[Path, typer.Option("--results", help="Folder with one folder for each experiment.")] = RESULTS,
+    out: Annotated[Path, typer.Option("--out", help="The page; pictures/ and results/ go beside it.")] = Path(
+        "docs/paper.md"
+    ),
+) -> None:
+    """Make the page of all results: the paper's number, ours, the setting, the machine and the time."""
+    from lovasz.lab.paper.page import write_page
+
+    typer.echo(f"Page: {write_page(results, out)}")
+
+
+def _pair(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise LabError(f"--radius {text!r}: expected two numbers, smaller first, for example --radius 5,20.") from None
+    return low, high

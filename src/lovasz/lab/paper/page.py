@@ -1,0 +1,106 @@
+"""docs/paper.md from the results' JSON alone: the paper's number, ours, the setting, the machine and the time.
+
+Apart from the sections, so that a table can be made again without running anything, and none can say what no file says.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lovasz.lab.errors import LabError
+from lovasz.lab.paper import networks, surfaces, synthetic
+from lovasz.lab.paper.result import RESULT, Section, read_result
+
+# By the name of their command, in the order of the paper: what makes a section of the page of a result.
+SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
+    "surfaces": surfaces.section,
+    "synthetic": synthetic.section,
+    "networks": networks.section,
+}
+
+
+def write_page(results: Path, path: Path) -> Path:
+    """Write the page at `path` from RESULTS/NAME/result.json of every section that is there; returns `path`.
+
+    The pictures go to the folder pictures/ beside the page, the results to results/paper/NAME.json.
+    Raises LabError when no result is there, or one is not readable, naming the file.
+    """
+    parts, found = [_HEAD], 0
+    for name, make in SECTIONS.items():
+        place = results / name / RESULT
+        if not place.is_file():
+            continue
+        found += 1
+        result = read_result(place)
+        if result["name"] != name:
+            raise LabError(f"{place}: a result of `lovasz paper {result['name']}`, expected one of {name}.")
+        try:
+            section = make(result)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise LabError(f"{place}: a score is missing or not a number ({error!r}); run it again.") from error
+        for picture in result["pictures"]:
+            if Path(picture).name != picture or not (place.parent / picture).is_file():
+                raise LabError(f"{place}: its picture {picture!r} is not there; run the experiment again.")
+            (path.parent / "pictures").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(place.parent / picture, path.parent / "pictures" / picture)
+        kept = path.parent / "results" / "paper" / f"{name}.json"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(place, kept)
+        parts.append(render(section, result, f"results/paper/{name}.json"))
+    if not found:
+        wanted = ", ".join(f"{name}/{RESULT}" for name in SECTIONS)
+        raise LabError(f"{results}: no results here; expected {wanted}. Run `lovasz paper surfaces` first.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts), encoding="utf-8")
+    return path
+
+
+_HEAD = """# The paper's experiments
+
+What Berman, Rannen Triki and Blaschko (CVPR 2018, arXiv 1705.08790) report, and what this repository measures. Every
+number of ours is read from the JSON named beside it; `lovasz paper page` makes this page from those files alone.
+"""
+
+
+def render(section: Section, result: Mapping[str, Any], source: str) -> str:
+    """One section as Markdown."""
+    noted = any(row.note for row in section.rows)
+    head = ["", "the paper", "ours", *(["note"] if noted else [])]
+    cells = [[row.what, row.paper, row.ours, *([row.note] if noted else [])] for row in section.rows]
+    lines = [f"## {section.title}", "", f"`{section.command}`", ""]
+    lines += [_line(head), _line(["---"] * len(head)), *map(_line, cells), ""]
+    environment = result["environment"]
+    machine = ", ".join(
+        [
+            str(environment.get("processor", "unknown processor")),
+            f"{environment.get('threads', '?')} threads",
+            f"torch {environment.get('torch', '?')}",
+        ]
+    )
+    if environment.get("device", "cpu") != "cpu":
+        machine = f"{environment['device']}, torch {environment.get('torch', '?')}"
+    lines += [
+        f"- Setting: {section.setting}",
+        f"- Comparable: {section.comparable}",
+        *([f"- Seen: {section.seen}"] if section.seen else []),
+        f"- Machine: {machine}. Time: {duration(result['seconds'])}. Source: [{source}]({source}).",
+        "",
+    ]
+    for picture, caption in result["pictures"].items():
+        lines += [f"![{caption}](pictures/{picture})", "", f"{caption}.", ""]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """3.21 -> "3.2 s", 75 -> "1 min 15 s", 7300 -> "2 h 2 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

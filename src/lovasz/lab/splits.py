@@ -1,0 +1,82 @@
+"""The splits of a data set that a run opens, and what its sampler must know of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.progress import Progress
+
+from lovasz.lab.config import RunConfig
+from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset, available_splits, open_dataset
+from lovasz.lab.errors import LabError
+from lovasz.lab.processes import ALONE, Team
+from lovasz.sampling import image_classes
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of one data set; test is None where there is none.
+
+    image_classes: the classes of each training image, where the sampler needs them.
+    """
+
+    train: SegmentationDataset
+    val: SegmentationDataset
+    test: SegmentationDataset | None
+    image_classes: Sequence[Sequence[int]] | None = None
+
+    @classmethod
+    def open(cls, config: RunConfig) -> Data:
+        """Opens what `config.data` names. Raises LabError."""
+        options = dict(config.data_options)
+        splits = available_splits(config.data, seed=config.data_seed, **options)
+        missing = {"train", "val"} - set(splits)
+        if missing:
+            raise LabError(f"data {config.data!r}: no {sorted(missing)[0]} split; it has {', '.join(splits)}.")
+
+        def split(name: str) -> SegmentationDataset:
+            dataset = open_dataset(config.data, name, seed=config.data_seed, **options)
+            if not len(dataset):
+                raise LabError(f"data {config.data!r}: the {name} split has no images.")
+            return dataset
+
+        return cls(split("train"), split("val"), split("test") if "test" in splits else None)
+
+    def for_sampler(self, config: RunConfig, folder: Path, progress: Progress | None, team: Team = ALONE) -> Data:
+        """With the classes of each image, read once and kept in FOLDER/image_classes.json, where equibatch is asked."""
+        if config.sampler != "equibatch":
+            return self
+        bar = None if progress is None else progress.add_task("reading the classes", total=len(self.train), note="")
+
+        def advance(done: int, _: int) -> None:
+            if progress is not None and bar is not None:
+                progress.update(bar, completed=done)
+
+        key = json.dumps([config.data, config.data_seed, dict(config.data_options)], default=str)
+        try:
+            found = image_classes(
+                self.train,
+                lambda sample: sample.mask,
+                ignore_index=IGNORE_INDEX,
+                progress=advance,
+                cache=folder / "image_classes.json" if team.first else None,
+                key=key,
+            )
+        except ValueError as error:
+            raise LabError(str(error)) from error
+        finally:
+            if progress is not None and bar is not None:
+                progress.remove_task(bar)
+        if not any(found):
+            raise LabError(
+                f"data {config.data!r}: every training pixel is void, so no image has a class to cycle over."
+            )
+        return replace(self, image_classes=found)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.train.info.classes
