@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from lovasz.lab import commands, losses, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
+from lovasz.lab.defaults import default_folder
 from lovasz.lab.errors import LabError
 
 COMMANDS = ("compare", "train", "evaluate", "predict", "doctor")
