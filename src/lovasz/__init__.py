@@ -1,7 +1,15 @@
-"""lovasz: the IoU loss for segmentation, at the price of cross-entropy. The public names, nothing else."""
+"""lovasz: the IoU loss for segmentation, at the price of cross-entropy. The public names, nothing else.
 
-from lovasz.functional import lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
-from lovasz.modules import LovaszHingeLoss, LovaszSigmoidLoss, LovaszSoftmaxLoss
+They are loaded when first asked for, so that `lovasz.jax` and its like need not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lovasz.functional import lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+    from lovasz.modules import LovaszHingeLoss, LovaszSigmoidLoss, LovaszSoftmaxLoss
 
 __version__ = "0.1.0"
 
@@ -14,3 +22,18 @@ __all__ = [
     "lovasz_sigmoid",
     "lovasz_softmax",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that has it (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lovasz import functional, modules
+
+    globals()[name] = value = getattr(functional if hasattr(functional, name) else modules, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """The names that a shell completes."""
+    return sorted({*globals(), *__all__})
