@@ -60,23 +60,22 @@ class _LovaszLoss(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss: a scalar, or with ``reduction=None`` one for each image (one in all for the batch)."""
-        with ops.name_scope(self.name):
-            input, target, problem = self._prepare(y_true, y_pred)
-            of_images, of_pixels = [], []
-            for weight in (sample_weight, getattr(y_pred, "_keras_mask", None)):
-                if weight is None:
-                    continue
-                weight = ops.cast(ops.convert_to_tensor(weight), "float32")
-                if len(weight.shape) == 0 or (problem.per_image and _is_of_images(weight)):
-                    of_images.append(ops.reshape(weight, (-1,)))  # (N,) or (1,)
-                else:
-                    of_pixels.append(_pixel_weight(weight, input))  # (N, S)
-            pixel_weight = math.prod(of_pixels) if of_pixels else None
-            if pixel_weight is not None and not problem.labelled:
-                pixel_weight = ops.expand_dims(pixel_weight, 2)  # (N, S, 1)
-            values = losses(_ARRAYS, input, target, problem, pixel_weight)
-            image_weight = ops.cast(math.prod(of_images), values.dtype) if of_images else None
-            return self._reduced(values, image_weight)
+        input, target, problem = self._prepare(y_true, y_pred)
+        of_images, of_pixels = [], []
+        for weight in (sample_weight, getattr(y_pred, "_keras_mask", None)):
+            if weight is None:
+                continue
+            weight = ops.cast(ops.convert_to_tensor(weight), "float32")
+            if len(weight.shape) == 0 or (problem.per_image and _is_of_images(weight)):
+                of_images.append(ops.reshape(weight, (-1,)))  # (N,) or (1,)
+            else:
+                of_pixels.append(_pixel_weight(weight, input))  # (N, S)
+        pixel_weight = math.prod(of_pixels) if of_pixels else None
+        if pixel_weight is not None and not problem.labelled:
+            pixel_weight = ops.expand_dims(pixel_weight, 2)  # (N, S, 1)
+        values = losses(_ARRAYS, input, target, problem, pixel_weight)
+        image_weight = ops.cast(math.prod(of_images), values.dtype) if of_images else None
+        return self._reduced(values, image_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The losses of the images, (N,), or the one of the batch, (1,)."""

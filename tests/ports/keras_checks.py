@@ -55,7 +55,7 @@ def golden(methods: list[str]) -> None:
             if case["loss"] == "lovasz_softmax":
                 kind, options = port.LovaszSoftmaxLoss, options | {"classes": case["classes"], "axis": 1}
             scores, target = (arrays[case["name"] + what] for what in ("_logits", "_target"))
-            value, gradient = value_and_gradient(lambda z, t=target, c=kind(**options): c(t, z), scores)  # noqa: B023
+            value, gradient = value_and_gradient(lambda z, t=target, c=kind(**options): c(t, z), scores)
             expected = arrays[case["name"] + "_grad"]
             value_error = max(value_error, abs(value - case["value"]) / abs(case["value"]))
             gradient_error = max(gradient_error, np.linalg.norm(gradient - expected) / np.linalg.norm(expected))

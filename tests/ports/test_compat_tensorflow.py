@@ -80,7 +80,7 @@ def test_compiles_with_xla() -> None:
 
 
 def test_another_order_and_fractions_are_refused() -> None:
-    with pytest.raises(NotImplementedError, match="'BHWC' or 'BCHW'.*'HWC'"):
+    with pytest.raises(NotImplementedError, match=r"'BHWC' or 'BCHW'.*'HWC'"):
         compat.lovasz_softmax(tf.ones((1, 2, 2, 3)) / 3, np.zeros((1, 2, 2), int), order="HWC")
     with pytest.raises(ValueError, match="beyond its 2 classes"):
         compat.lovasz_hinge(tf.ones((1, 2, 2)), np.full((1, 2, 2), 0.5, np.float32))

@@ -109,7 +109,11 @@ FAULTS = {
     "void": (lambda z, t: port.lovasz_softmax(z, t, ignore_index=255.0), TypeError, "ignore_index.*255.0"),
     "activation": (lambda z, t: port.lovasz_hinge(z[..., 0], t, activation="gelu"), ValueError, "'gelu'"),
     "ambiguous": (lambda z, t: port.lovasz_hinge(z, z.astype(np.int32)), ValueError, "ambiguous.*multilabel=True"),
-    "weight without multilabel": (lambda z, t: port.lovasz_sigmoid(z[..., 0], t, weight=[1.0]), TypeError, "multilabel"),
+    "weight without multilabel": (
+        lambda z, t: port.lovasz_sigmoid(z[..., 0], t, weight=[1.0]),
+        TypeError,
+        "multilabel",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""`lovasz.keras` on its three backends, each in a process of its own: a backend is chosen once, when Keras is loaded."""
+"""`lovasz.keras` on its three backends, each in a process of its own: a backend is chosen once, on import."""
 
 import json
 import os
@@ -22,7 +22,12 @@ def rows(request, tmp_path_factory) -> dict[str, dict]:
     done = subprocess.run(
         [sys.executable, CHECKS, tmp_path_factory.mktemp("keras")],
         env=os.environ
-        | {"KERAS_BACKEND": request.param, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
+        | {
+            "KERAS_BACKEND": request.param,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONPATH": str(SOURCE),
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         timeout=600,

@@ -10,7 +10,14 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras"}
-LIST = "import sys, json; sys.path.insert(0, sys.argv[1]); before = set(); {}; import {}; print(json.dumps(sorted(set(sys.modules) - before)))"
+LIST = """
+import sys, json
+sys.path.insert(0, sys.argv[1])
+before = set()
+{}
+import {}
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
 
 
 def added(module: str, *frameworks: str) -> set[str]:

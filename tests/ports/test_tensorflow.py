@@ -86,7 +86,7 @@ def test_void_pixels_may_hold_anything_and_all_void_is_zero() -> None:
 
 def test_a_stray_label_raises_eagerly_and_is_nan_in_a_graph() -> None:
     scores, target = golden.drawn(SOFTMAX, "exact")
-    with pytest.raises(ValueError, match="beyond its 5 classes.*ignore_index"):
+    with pytest.raises(ValueError, match=r"beyond its 5 classes.*ignore_index"):
         loss_of(SOFTMAX, "exact")(scores, target + 7)
     assert np.isnan(tf.function(loss_of(SOFTMAX, "exact"))(tf.constant(scores), tf.constant(target + 7)))
 

@@ -14,6 +14,7 @@ from lovasz.ports import bins
 from lovasz.ports.arguments import SLACK
 from lovasz.ports.arrays import Arrays
 
+
 @dataclass(frozen=True)
 class Problem:
     """One loss, apart from its arrays; as `lovasz.problem.Problem`.

@@ -30,7 +30,9 @@ def softmax(
     void_name: str = "ignore_index",
 ) -> Prepared:
     """The arguments of a Lovász-Softmax loss as (N, S, C) scores, (N, S) labels and the problem."""
-    input, target = _arrays(arrays, input, target, method, void, void_name, per_image=per_image, from_logits=from_logits)
+    input, target = _arrays(
+        arrays, input, target, method, void, void_name, per_image=per_image, from_logits=from_logits
+    )
     shape = arrays.static_shape(input)
     place = arguments.check_multiclass_shapes(shape, arrays.static_shape(target), axis, per_image)
     channels = shape[place] or 0
@@ -91,7 +93,9 @@ def sigmoid(
 ) -> Prepared:
     """The arguments of a Lovász-sigmoid loss as (N, S, C) scores and masks, and the problem."""
     arguments.require_flags(multilabel=multilabel)
-    input, target = _arrays(arrays, input, target, method, void, void_name, per_image=per_image, from_logits=from_logits)
+    input, target = _arrays(
+        arrays, input, target, method, void, void_name, per_image=per_image, from_logits=from_logits
+    )
     only_present, chosen = False, None
     if multilabel:
         shape = arrays.static_shape(input)
