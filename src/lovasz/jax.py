@@ -1,4 +1,4 @@
-"""The losses for JAX: under ``jit``, ``grad``, ``vmap`` and in mixed precision; channels last unless ``axis`` says else.
+"""The losses for JAX: under ``jit``, ``grad``, ``vmap`` and in mixed precision; channels last by default.
 
 The options and values are those of `lovasz.functional`; PyTorch is not imported.
 """

@@ -129,7 +129,7 @@ class LovaszSoftmaxLoss(_LovaszLoss):
 
     Example:
         >>> criterion = LovaszSoftmaxLoss(ignore_class=255)
-        >>> y_pred = ops.convert_to_tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])  # one image, three pixels, two classes
+        >>> y_pred = ops.convert_to_tensor([[[2.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])  # three pixels, two classes
         >>> print(f"{float(criterion(ops.convert_to_tensor([[0, 1, 255]]), y_pred)):.4f}")
         0.1941
     """

@@ -1,7 +1,7 @@
-"""The losses for TensorFlow: eager, in ``tf.function`` with or without XLA, in mixed precision; channels last by default.
+"""The losses for TensorFlow: eager, in ``tf.function`` with or without XLA, in mixed precision; channels come last.
 
-The options and values are those of `lovasz.functional`; PyTorch is not imported. The authors' own TensorFlow names are in
-`lovasz.compat_tensorflow`.
+The options and values are those of `lovasz.functional`; PyTorch is not imported. The authors' own TensorFlow names are
+in `lovasz.compat_tensorflow`.
 """
 
 from __future__ import annotations

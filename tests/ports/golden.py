@@ -30,7 +30,7 @@ def check_golden(case: dict[str, Any], value: float, gradient: np.ndarray, value
     """Fail unless value and gradient are the authors' float64 ones, relatively."""
     expected = ARRAYS[case["name"] + "_grad"]
     assert abs(value - case["value"]) <= value_limit * abs(case["value"]), (value, case["value"])
-    assert value == value and gradient.dtype == np.float32
+    assert gradient.dtype == np.float32
     distance = relative(torch.tensor(np.asarray(gradient)), torch.tensor(expected))
     assert distance <= limit, f"gradient off by {distance:.1e}"
 

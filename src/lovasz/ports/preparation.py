@@ -1,4 +1,4 @@
-"""From the arguments of a public loss to what `lovasz.ports.losses` takes: checked, reshaped to (N, S, C), and named."""
+"""From the arguments of a public loss to what `lovasz.ports.losses` takes: checked, and reshaped to (N, S, C)."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _channels_last(arrays: Arrays, x: Any, place: int, images: Any, channels: in
     """(N, S, C)."""
     axes = len(arrays.static_shape(x))
     if place != axes - 1:
-        x = arrays.transpose(x, tuple(a for a in range(axes) if a != place) + (place,))
+        x = arrays.transpose(x, (*(a for a in range(axes) if a != place), place))
     return arrays.reshape(x, (images, -1, channels))
 
 
