@@ -4,9 +4,10 @@
 
 Values are the authors', by a sort. Mended: nothing has a size that depends on values except the two functions that
 flatten, so that the losses compile with ``jit_compile=True``; a batch, or an image of a per-image mean, that is void
-throughout counts as 0 (theirs is NaN under ``classes="present"``); half precision is computed in float32 and float64 in float64;
-the weights come from integer counts. Labels that name no class and are not `ignore` raise in eager execution and make
-the loss NaN in a graph (theirs takes them for background of every class), and so do probabilities outside [0, 1].
+throughout counts as 0 (theirs is NaN under ``classes="present"``); half precision is computed in float32 and float64 in
+float64; the weights come from integer counts. Labels that name no class and are not `ignore` raise in eager execution
+and make the loss NaN in a graph (theirs takes them for background of every class), and so do probabilities outside
+[0, 1].
 """
 
 from __future__ import annotations
