@@ -189,7 +189,6 @@ class _JaxArrays:
     reshape = staticmethod(jnp.reshape)
     transpose = staticmethod(jnp.transpose)
     expand = staticmethod(jnp.expand_dims)
-    concat = staticmethod(jnp.concatenate)
     shift_right = staticmethod(jnp.right_shift)
     ones_like = staticmethod(jnp.ones_like)
     constant_of = staticmethod(jax.lax.stop_gradient)

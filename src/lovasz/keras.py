@@ -7,7 +7,7 @@ and values are otherwise those of `lovasz.functional`. Only `keras.ops` computes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -51,6 +51,8 @@ class _LovaszLoss(keras.losses.Loss):
     batch is one set, in which each pixel of the image counts as so many pixels. With a number for each pixel, the pixel
     counts as so many. Zero is void; a mask that travels with ``y_pred`` is such a weight.
     """
+
+    _preparation: Callable[..., Prepared]
 
     def __init__(self, reduction: str | None, name: str | None, dtype: Any, **options: Any) -> None:
         reduction = "none" if reduction is None else reduction
@@ -98,7 +100,9 @@ class _LovaszLoss(keras.losses.Loss):
         return ops.mean(values)
 
     def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
-        raise NotImplementedError
+        options = dict(self._options)
+        void = options.pop("ignore_class")
+        return self._preparation(_ARRAYS, y_pred, _labels(y_true), void=void, void_name="ignore_class", **options)
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
@@ -162,14 +166,13 @@ class LovaszSoftmaxLoss(_LovaszLoss):
         )
 
     def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
-        options = dict(self._options)
-        y_true, y_pred = _labels(y_true), ops.convert_to_tensor(y_pred)
-        axis, sizes = options["axis"], tuple(y_true.shape)
+        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        axis, sizes = self._options["axis"], tuple(y_true.shape)
         if len(sizes) == len(y_pred.shape) > 1 and sizes[axis] == 1 and y_pred.shape[axis] != 1:
             y_true = ops.squeeze(y_true, axis)
-        return preparation.softmax(
-            _ARRAYS, y_pred, y_true, void=options.pop("ignore_class"), void_name="ignore_class", **options
-        )
+        return super()._prepare(y_true, y_pred)
+
+    _preparation = staticmethod(preparation.softmax)
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
@@ -209,11 +212,7 @@ class LovaszHingeLoss(_LovaszLoss):
             method=method,
         )
 
-    def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
-        options = dict(self._options)
-        return preparation.hinge(
-            _ARRAYS, y_pred, _labels(y_true), void=options.pop("ignore_class"), void_name="ignore_class", **options
-        )
+    _preparation = staticmethod(preparation.hinge)
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
@@ -260,11 +259,7 @@ class LovaszSigmoidLoss(_LovaszLoss):
             method=method,
         )
 
-    def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
-        options = dict(self._options)
-        return preparation.sigmoid(
-            _ARRAYS, y_pred, _labels(y_true), void=options.pop("ignore_class"), void_name="ignore_class", **options
-        )
+    _preparation = staticmethod(preparation.sigmoid)
 
 
 def _labels(y_true: Any) -> Any:
@@ -311,7 +306,6 @@ class _KerasArrays:
     reshape = staticmethod(ops.reshape)
     transpose = staticmethod(ops.transpose)
     expand = staticmethod(ops.expand_dims)
-    concat = staticmethod(ops.concatenate)
     ones_like = staticmethod(ops.ones_like)
     shift_right = staticmethod(ops.right_shift)
     take = staticmethod(ops.take)

@@ -221,9 +221,6 @@ class _TensorFlowArrays:
     def cumsum(self, x: Any) -> Any:
         return tf.cumsum(x, -1)
 
-    def concat(self, parts: list[Any]) -> Any:
-        return tf.concat(parts, 0)
-
     def stack(self, parts: list[Any]) -> Any:
         return tf.stack(parts, 1)
 

@@ -103,10 +103,6 @@ class Arrays(Protocol):
         """The array with a new axis of size 1."""
         ...
 
-    def concat(self, parts: list[Any]) -> Any:
-        """Flat arrays one after another."""
-        ...
-
     def stack(self, parts: list[Any]) -> Any:
         """Arrays side by side along a new axis 1."""
         ...

@@ -198,7 +198,10 @@ def _by_bins(
     counts = arrays.reshape(counts[:-1], (groups, 2, size))
     of_background, of_foreground = counts[:, 0], counts[:, 1]  # (G, K)
     table = arrays.reshape(bins.weights(arrays, of_background, of_foreground), (-1,))
-    slopes = arrays.take(arrays.concat([table, arrays.constant([0.0], "float32")]), slot)
+    # Added into a new array, which also has the void's 0: a compiler would fold the formula of a table that is merely
+    # joined into the look-up, and compute it for every pixel.
+    table = arrays.add_up(table, arrays.arange(groups * 2 * size), groups * 2 * size + 1)
+    slopes = arrays.take(table, slot)
     if pixel_weight is not None:
         slopes = slopes * pixel_weight
     return slopes, arrays.sum(of_foreground, 1)
