@@ -90,13 +90,11 @@ class _LovaszLoss(keras.losses.Loss):
     def _reduced(self, values: Any, weight: Any) -> Any:
         if weight is not None:
             values = values * weight
-        if self.reduction == "none":
-            return values
-        if self.reduction == "sum":
-            return ops.sum(values)
+        if self.reduction in ("none", "sum"):
+            return values if self.reduction == "none" else ops.sum(values)
         if self.reduction == "mean_with_sample_weight" and weight is not None:
             total = ops.sum(weight * ops.ones_like(values))
-            return ops.sum(values) / ops.where(total > 0, total, ops.ones_like(total))
+            return ops.sum(values) / ops.where(total > 0, total, 1.0)
         return ops.mean(values)
 
     def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
@@ -277,16 +275,15 @@ def _is_of_images(weight: Any) -> bool:
 
 def _pixel_weight(weight: Any, input: Any) -> Any:
     """A weight for each image or for each pixel as (N, S)."""
-    images, pixels, _ = ops.shape(input)
     if _is_of_images(weight):
-        return ops.reshape(weight, (-1, 1)) * ops.ones((1, pixels), "float32")
+        return ops.reshape(weight, (-1, 1)) * ops.ones_like(input[:, :, 0], "float32")
     sizes, known = tuple(weight.shape), tuple(input.shape)[:2]
     if None not in (*sizes, *known) and (sizes[0] != known[0] or math.prod(sizes) != math.prod(known)):
         raise ValueError(
             f"sample_weight must have one number for each image, ({known[0]},), or for each of its {known[1]} pixels, "
             f"got shape {sizes}"
         )
-    return ops.reshape(weight, (images, -1))
+    return ops.reshape(weight, (ops.shape(input)[0], -1))
 
 
 class _KerasArrays:
