@@ -29,12 +29,11 @@ def test_value_and_gradient_are_the_authors(case: dict, method: str) -> None:
     golden.check_golden(case, float(value), np.asarray(gradient), 1e-5, 1e-5 if method == "exact" else 1e-3)
 
 
-@pytest.mark.parametrize("method", ["exact", "binned"])
-@pytest.mark.parametrize("case", golden.TABLE, ids=str)
-def test_every_option_means_what_it_means_in_pytorch(case: Case, method: str) -> None:
-    scores, target = golden.drawn(case, method)
-    value, gradient = jax.value_and_grad(loss_of(case, method))(jnp.asarray(scores), target)
-    golden.check_table(case, method, float(value), np.asarray(gradient))
+@pytest.mark.parametrize("case", golden.TABLE, ids=str)  # sorted, each takes a compilation more: TensorFlow's test does
+def test_every_option_means_what_it_means_in_pytorch(case: Case) -> None:
+    scores, target = golden.drawn(case, "binned")
+    value, gradient = jax.value_and_grad(loss_of(case, "binned"))(jnp.asarray(scores), target)
+    golden.check_table(case, "binned", float(value), np.asarray(gradient))
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[9], CASES[14]], ids=str)
