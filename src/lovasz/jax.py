@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from lovasz.ports import preparation
@@ -205,7 +206,7 @@ class _JaxArrays:
     shape = static_shape
 
     def holds(self, condition: Any) -> bool | None:
-        return None if isinstance(condition, jax.core.Tracer) else bool(condition)
+        return None if isinstance(condition, Tracer) else bool(condition)
 
     def cast(self, x: Any, dtype: str) -> Any:
         return x.astype(dtype)
@@ -237,7 +238,7 @@ class _JaxArrays:
         return zeros.at[index].add(1 if values is None else values, mode="promise_in_bounds")
 
 
-_ARRAYS = _JaxArrays()
+_ARRAYS: Any = _JaxArrays()  # the framework types and names its arguments in its own way
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from lovasz.ports import arguments, preparation
 from lovasz.ports.losses import losses
@@ -26,6 +25,7 @@ __all__ = [
     "lovasz_softmax",
 ]
 
+ops: Any = keras.ops
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
 
 
@@ -347,4 +347,4 @@ class _KerasArrays:
         return ops.segment_sum(ops.ones_like(index) if values is None else values, index, num_segments=size)
 
 
-_ARRAYS = _KerasArrays()
+_ARRAYS: Any = _KerasArrays()  # the framework types and names its arguments in its own way

@@ -231,7 +231,7 @@ class _TensorFlowArrays:
         return tf.math.unsorted_segment_sum(tf.ones_like(index) if values is None else values, index, size)
 
 
-_ARRAYS = _TensorFlowArrays()
+_ARRAYS: Any = _TensorFlowArrays()  # the framework types and names its arguments in its own way
 
 
 def _mean(input: Any, target: Any, problem: Any) -> Any:

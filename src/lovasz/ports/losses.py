@@ -84,7 +84,7 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
     else:
         elements = _product(arrays.static_shape(input))
         layout = bins.layout(problem.errors, _product((images, classes)) if problem.per_image else classes, elements)
-        places = bins.bin_of(arrays, *(arrays.cast(x, "float32") for x in (fixed, complement)), layout)
+        places = bins.bin_of(arrays, arrays.cast(fixed, "float32"), arrays.cast(complement, "float32"), layout)
         slopes, totals = _by_bins(arrays, places, foreground, valid, problem.per_image, layout.size, pixel_weight)
     shares = _shares(arrays, arrays.reshape(totals, (-1, classes)), problem)  # (R, C)
     # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
