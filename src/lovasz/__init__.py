@@ -1,8 +1,16 @@
-"""lovasz: the IoU loss for segmentation, at the price of cross-entropy. The public names, nothing else."""
+"""lovasz: the IoU loss for segmentation, at the price of cross-entropy. The public names, nothing else.
 
-from lovasz.functional import lovasz_cross_entropy, lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
-from lovasz.modules import LovaszCrossEntropyLoss, LovaszHingeLoss, LovaszSigmoidLoss, LovaszSoftmaxLoss
-from lovasz.sampling import EquibatchSampler
+They are loaded when first asked for, so that `lovasz.jax` and its like need not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lovasz.functional import lovasz_cross_entropy, lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+    from lovasz.modules import LovaszCrossEntropyLoss, LovaszHingeLoss, LovaszSigmoidLoss, LovaszSoftmaxLoss
+    from lovasz.sampling import EquibatchSampler
 
 __version__ = "0.1.0"
 
@@ -18,3 +26,19 @@ __all__ = [
     "lovasz_sigmoid",
     "lovasz_softmax",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that has it (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lovasz import functional, modules, sampling
+
+    home = next(module for module in (functional, modules, sampling) if hasattr(module, name))
+    globals()[name] = value = getattr(home, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """The names that a shell completes."""
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,164 @@
+"""The names and signatures of the authors' `lovasz_losses_tf.py` (bermanmaxim/LovaszSoftmax): a one-line switch.
+
+    from lovasz import compat_tensorflow as L      # was: import lovasz_losses_tf as L
+
+Values are the authors', by a sort. Mended: nothing has a size that depends on values except the two functions that
+flatten, so that the losses compile with ``jit_compile=True``; a batch, or an image of a per-image mean, that is void
+throughout counts as 0 (theirs is NaN under ``classes="present"``); half precision is computed in float32 and float64 in
+float64; the weights come from integer counts. Labels that name no class and are not `ignore` raise in eager execution
+and make the loss NaN in a graph (theirs takes them for background of every class), and so do probabilities outside
+[0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from lovasz import tensorflow as port
+
+# The authors' names of arguments and orders are kept as they are.
+_AXES = {"BHWC": -1, "BCHW": 1}
+
+
+def lovasz_grad(gt_sorted: Any) -> Any:
+    """Gradient of the Lovász extension of the Jaccard loss in the sorted errors (Algorithm 1 of the paper).
+
+    Args:
+        gt_sorted: (P,) 0/1 ground truth in the order of decreasing errors; of any dtype.
+
+    Returns:
+        (P,) weights, float64 for a float64 argument, else float32.
+
+    Example:
+        >>> print([round(float(g), 4) for g in lovasz_grad(tf.constant([1.0, 0.0, 1.0]))])
+        [0.5, 0.1667, 0.3333]
+    """
+    gt_sorted = tf.convert_to_tensor(gt_sorted)
+    dtype = tf.float64 if gt_sorted.dtype == tf.float64 else tf.float32
+    foreground = gt_sorted if gt_sorted.dtype == tf.bool else tf.equal(gt_sorted, 1)
+    f, b = tf.cast(foreground, tf.int32), tf.cast(~foreground, tf.int32)
+    n = tf.reduce_sum(f)
+    union = n + tf.cumsum(b, exclusive=True)
+    remaining = n - tf.cumsum(f, exclusive=True)
+    first = tf.cast(tf.equal(tf.cumsum(b), 1), dtype)  # without foreground, the largest error bears all
+    a = tf.cast(tf.maximum(union, 1), dtype)
+    weights = tf.where(foreground, 1 / a, tf.cast(remaining, dtype) / a / (a + 1))
+    return tf.where(n > 0, weights, first)
+
+
+# ------------------------------------------------------------------ binary losses
+
+
+def lovasz_hinge(logits: Any, labels: Any, per_image: bool = True, ignore: int | None = None) -> Any:
+    """Binary Lovász hinge loss.
+
+    Args:
+        logits: (B, H, W) scores, positive for foreground; any floating dtype.
+        labels: (B, H, W), 0 and 1, and `ignore`.
+        per_image: mean of the losses of the images, else one loss of all pixels.
+        ignore: void label.
+
+    Returns:
+        A scalar; errors as in `lovasz.tensorflow.lovasz_hinge`.
+    """
+    return port.lovasz_hinge(logits, _whole(labels), per_image=per_image, ignore_index=ignore, method="exact")
+
+
+def lovasz_hinge_flat(logits: Any, labels: Any) -> Any:
+    """Binary Lovász hinge loss of (P,) logits and (P,) labels 0 and 1; 0 for P = 0."""
+    logits = tf.convert_to_tensor(logits)
+    if logits.shape.num_elements() == 0:
+        return tf.reduce_sum(logits) * 0.0
+    return port.lovasz_hinge(logits, _whole(labels), per_image=False, method="exact")
+
+
+def flatten_binary_scores(scores: Any, labels: Any, ignore: int | None = None) -> tuple[Any, Any]:
+    """Scores and labels as (P,) vectors, without the pixels whose label is `ignore`.
+
+    With `ignore` the size depends on the values: not for ``jit_compile=True``.
+    """
+    scores, labels = tf.reshape(scores, (-1,)), tf.reshape(labels, (-1,))
+    if ignore is None:
+        return scores, labels
+    valid = tf.not_equal(labels, tf.cast(ignore, labels.dtype))
+    return tf.boolean_mask(scores, valid), tf.boolean_mask(labels, valid)
+
+
+# ------------------------------------------------------------------ multi-class losses
+
+
+def lovasz_softmax(
+    probas: Any,
+    labels: Any,
+    classes: str | Sequence[int] = "all",
+    per_image: bool = False,
+    ignore: int | None = None,
+    order: str = "BHWC",
+) -> Any:
+    """Multi-class Lovász-Softmax loss of probabilities.
+
+    Args:
+        probas: (B, H, W, C) class probabilities, or (B, C, H, W) with ``order="BCHW"``.
+        labels: (B, H, W), 0..C-1 and `ignore`.
+        classes: "all", "present" for those that occur in labels, or a list of classes to average.
+        per_image: mean of the losses of the images, else one loss of all pixels.
+        ignore: void label.
+        order: "BHWC" or "BCHW".
+
+    Returns:
+        A scalar; errors as in `lovasz.tensorflow.lovasz_softmax`.
+
+    Raises:
+        NotImplementedError: another order.
+    """
+    return port.lovasz_softmax(
+        probas,
+        _whole(labels),
+        from_logits=False,
+        classes=classes,
+        per_image=per_image,
+        ignore_index=ignore,
+        axis=_axis(order),
+        method="exact",
+    )
+
+
+def lovasz_softmax_flat(probas: Any, labels: Any, classes: str | Sequence[int] = "all") -> Any:
+    """Lovász-Softmax loss of (P, C) probabilities and (P,) labels; 0 for P = 0."""
+    probas = tf.convert_to_tensor(probas)
+    if probas.shape.num_elements() == 0:
+        return tf.reduce_sum(probas) * 0.0
+    return port.lovasz_softmax(probas, _whole(labels), from_logits=False, classes=classes, method="exact")
+
+
+def flatten_probas(probas: Any, labels: Any, ignore: int | None = None, order: str = "BHWC") -> tuple[Any, Any]:
+    """Probabilities as (P, C) and labels as (P,), without the pixels whose label is `ignore`.
+
+    With `ignore` the size depends on the values: not for ``jit_compile=True``.
+    """
+    probas = tf.convert_to_tensor(probas)
+    if _axis(order) == 1:
+        probas = tf.transpose(probas, (0, 2, 3, 1))
+    probas, labels = tf.reshape(probas, (-1, probas.shape[3])), tf.reshape(labels, (-1,))  # (P, C), (P,)
+    if ignore is None:
+        return probas, labels
+    valid = tf.not_equal(labels, tf.cast(ignore, labels.dtype))
+    return tf.boolean_mask(probas, valid), tf.boolean_mask(labels, valid)
+
+
+def _axis(order: str) -> int:
+    if order not in _AXES:
+        raise NotImplementedError(f"order must be 'BHWC' or 'BCHW', got {order!r}")
+    return _AXES[order]
+
+
+def _whole(labels: Any) -> Any:
+    """Labels as integers. Floating labels are taken, as the authors take them, if they are whole numbers."""
+    labels = tf.convert_to_tensor(labels)
+    if not labels.dtype.is_floating:
+        return labels
+    stray = tf.constant(-(2**31), tf.int32)  # a fraction is no class, and is refused as such
+    return tf.where(tf.equal(labels, tf.round(labels)), tf.cast(labels, tf.int32), stray)

@@ -1,0 +1,246 @@
+"""The losses for JAX: under ``jit``, ``grad``, ``vmap`` and in mixed precision; channels last by default.
+
+The options and values are those of `lovasz.functional`; PyTorch is not imported.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from lovasz.ports import preparation
+from lovasz.ports.losses import losses
+
+__all__ = ["lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax"]
+
+
+def lovasz_softmax(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    from_logits: bool = True,
+    classes: str | Sequence[int] = "present",
+    per_image: bool = False,
+    ignore_index: int | None = None,
+    weight: Sequence[float] | None = None,
+    axis: int = -1,
+    method: str = "binned",
+) -> Array:
+    """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes (the paper's Eq. 11 to 13).
+
+    Args:
+        input: (N, *spatial, C) or (P, C) logits, or probabilities if ``from_logits=False``; any floating dtype.
+        target: (N, *spatial) or (P,) class indices of any integer dtype or bool.
+        from_logits: whether the softmax over classes is still to be taken.
+        classes: "present" averages over the classes that occur in the target, "all" over every class, a list over
+            exactly those.
+        per_image: average the losses of single images instead of taking the batch as one set of pixels.
+        ignore_index: label of void pixels, any integer; they have neither value nor gradient.
+        weight: (C,) class weights of the average; numbers, not traced.
+        axis: the class axis of ``input``; 1 for channels first.
+        method: "binned" (linear time; small inputs are sorted) or "exact" (sorted).
+
+    Returns:
+        A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all pixels are void.
+
+    Raises:
+        TypeError, ValueError: dtypes, shapes or options that do not fit. Labels beyond the classes, and values outside
+            [0, 1] with ``from_logits=False``, raise where they have values; inside ``jit``, ``vmap`` or ``grad`` that
+            cannot be, and they make the loss NaN.
+
+    Example:
+        >>> logits = jnp.array([[[2.0, 0.0], [0.0, 1.0]]])  # one image of two pixels, two classes
+        >>> target = jnp.array([[0, 1]])
+        >>> value, gradient = jax.value_and_grad(lovasz_softmax)(logits, target)
+        >>> print(f"{value:.4f}")
+        0.1941
+    """
+    return _mean(
+        *preparation.softmax(
+            _ARRAYS,
+            input,
+            target,
+            from_logits=from_logits,
+            classes=classes,
+            per_image=per_image,
+            void=ignore_index,
+            weight=weight,
+            axis=axis,
+            method=method,
+        )
+    )
+
+
+def lovasz_hinge(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    per_image: bool = True,
+    ignore_index: int | None = None,
+    activation: str = "relu",
+    axis: int = -1,
+    method: str = "binned",
+) -> Array:
+    """Lovász hinge loss for foreground against background: the surrogate of one minus the foreground's IoU (Eq. 7, 8).
+
+    Args:
+        input: (N, *spatial), (N, *spatial, 1) or (P,) scores, positive for foreground; any floating dtype.
+        target: same shape (the single channel may be left out), 1 for foreground, 0 for background; integers or bool.
+        per_image: average over images (a flat (P,) input is one image), else the batch is one set of pixels.
+        ignore_index: label of void pixels, any integer.
+        activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``.
+        axis: where a single channel stands; 1 for channels first.
+        method: "binned" or "exact", as in :func:`lovasz_softmax`.
+
+    Returns:
+        A scalar, float64 for float64 input, else float32; 0 with zero gradient if all pixels are void.
+
+    Raises:
+        TypeError, ValueError: as :func:`lovasz_softmax`.
+
+    Example:
+        >>> print(f"{lovasz_hinge(jnp.array([[2.0, -0.5, -3.0]]), jnp.array([[1, 1, 0]])):.4f}")
+        0.7500
+    """
+    return _mean(
+        *preparation.hinge(
+            _ARRAYS,
+            input,
+            target,
+            per_image=per_image,
+            void=ignore_index,
+            activation=activation,
+            axis=axis,
+            method=method,
+        )
+    )
+
+
+def lovasz_sigmoid(
+    input: ArrayLike,
+    target: ArrayLike,
+    *,
+    from_logits: bool = True,
+    multilabel: bool = False,
+    classes: str | Sequence[int] = "present",
+    per_image: bool = False,
+    ignore_index: int | None = None,
+    weight: Sequence[float] | None = None,
+    axis: int = -1,
+    method: str = "binned",
+) -> Array:
+    """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
+
+    Args:
+        input: binary: (N, *spatial), (N, *spatial, 1) or (P,); multi-label: (N, *spatial, C) or (P, C). Logits, or
+            probabilities if ``from_logits=False``; any floating dtype.
+        target: 1 for foreground, 0 for background, integers or bool; shape of the input (a single channel may be
+            dropped).
+        from_logits: whether the sigmoid is still to be taken.
+        multilabel: treat the channels as labels that do not exclude one another.
+        classes, weight: for multi-label, as in :func:`lovasz_softmax`.
+        per_image, ignore_index, axis, method: as in :func:`lovasz_softmax`.
+
+    Returns:
+        A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all is void.
+
+    Raises:
+        TypeError, ValueError: as :func:`lovasz_softmax`, and ``weight`` or ``classes`` without ``multilabel``.
+
+    Example:
+        >>> print(f"{lovasz_sigmoid(jnp.array([[3.0, -2.0, -2.0]]), jnp.array([[1, 0, 0]])):.4f}")
+        0.0953
+    """
+    return _mean(
+        *preparation.sigmoid(
+            _ARRAYS,
+            input,
+            target,
+            from_logits=from_logits,
+            multilabel=multilabel,
+            classes=classes,
+            per_image=per_image,
+            void=ignore_index,
+            weight=weight,
+            axis=axis,
+            method=method,
+        )
+    )
+
+
+class _JaxArrays:
+    """`lovasz.ports.arrays.Arrays` in JAX."""
+
+    array = staticmethod(jnp.asarray)
+    where = staticmethod(jnp.where)
+    minimum = staticmethod(jnp.minimum)
+    maximum = staticmethod(jnp.maximum)
+    exp = staticmethod(jnp.exp)
+    log1p = staticmethod(jnp.log1p)
+    sigmoid = staticmethod(jax.nn.sigmoid)
+    softmax = staticmethod(jax.nn.softmax)
+    any = staticmethod(jnp.any)
+    reshape = staticmethod(jnp.reshape)
+    transpose = staticmethod(jnp.transpose)
+    expand = staticmethod(jnp.expand_dims)
+    shift_right = staticmethod(jnp.right_shift)
+    ones_like = staticmethod(jnp.ones_like)
+    constant_of = staticmethod(jax.lax.stop_gradient)
+
+    def constant(self, values: Any, dtype: str) -> Any:
+        return jnp.array(values, dtype)
+
+    def dtype(self, x: Any) -> str:
+        return x.dtype.name
+
+    def static_shape(self, x: Any) -> tuple[int | None, ...]:
+        return x.shape
+
+    shape = static_shape
+
+    def holds(self, condition: Any) -> bool | None:
+        return None if isinstance(condition, Tracer) else bool(condition)
+
+    def cast(self, x: Any, dtype: str) -> Any:
+        return x.astype(dtype)
+
+    def bits(self, x: Any) -> Any:
+        return jax.lax.bitcast_convert_type(x, jnp.int32)
+
+    def sum(self, x: Any, axis: int | tuple[int, ...], keepdims: bool = False) -> Any:
+        return jnp.sum(x, axis, dtype=x.dtype, keepdims=keepdims)
+
+    def cumsum(self, x: Any) -> Any:
+        return jnp.cumsum(x, -1, dtype=x.dtype)
+
+    def stack(self, parts: list[Any]) -> Any:
+        return jnp.stack(parts, 1)
+
+    def arange(self, size: Any) -> Any:
+        return jnp.arange(size, dtype=jnp.int32)
+
+    def descending(self, x: Any) -> Any:
+        places = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+        return jax.lax.sort((-x, places), dimension=1, is_stable=False, num_keys=1)[1]
+
+    def take(self, x: Any, index: Any) -> Any:
+        return x.at[index].get(mode="promise_in_bounds")
+
+    def add_up(self, values: Any | None, index: Any, size: Any) -> Any:
+        zeros = jnp.zeros(size, jnp.int32 if values is None else values.dtype)
+        return zeros.at[index].add(1 if values is None else values, mode="promise_in_bounds")
+
+
+_ARRAYS: Any = _JaxArrays()  # the framework types and names its arguments in its own way
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _mean(input: Array, target: Array, problem: Any) -> Array:
+    return jnp.mean(losses(_ARRAYS, input, target, problem))

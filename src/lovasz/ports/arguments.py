@@ -1,0 +1,193 @@
+"""Every check of the ports' arguments and its message, on shapes, names and Python numbers alone.
+
+Apart from `lovasz.validation`, which says the same of torch tensors. Sizes are None where a compiled function does not
+know them yet; what cannot be known is not refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+Shape = tuple[int | None, ...]
+
+METHODS = ("binned", "exact")
+ACTIVATIONS = ("relu", "elu")
+
+# Interpolated probabilities leave [0, 1] by a rounding or two: eight units in the last place of each dtype.
+SLACK = {"bfloat16": 2.0**-4, "float16": 2.0**-7, "float32": 2.0**-20, "float64": 2.0**-49}
+
+
+def same(a: Shape, b: Shape) -> bool:
+    """Whether two shapes can be equal."""
+    return len(a) == len(b) and all(x is None or y is None or x == y for x, y in zip(a, b, strict=True))
+
+
+def require_float(name: str, dtype: str) -> None:
+    """Raise TypeError unless the dtype is a floating one."""
+    if "float" not in dtype:
+        raise TypeError(f"{name} must be floating-point, got {dtype}; cast it to float32")
+
+
+def require_labels(name: str, dtype: str) -> None:
+    """Raise TypeError unless the dtype holds integers or booleans."""
+    if not dtype.startswith(("int", "uint", "bool")):
+        raise TypeError(f"{name} must hold integer labels, got {dtype}; cast it to int32")
+
+
+def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def require_flags(**flags: Any) -> None:
+    """Raise TypeError unless each is a bool; a traced value would otherwise fail without a name."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_void_label(name: str, value: Any) -> None:
+    """Raise unless the void label is None or an integer of 32 bits."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer or None, got {value!r}")
+    if not -(2**31) <= value < 2**31:
+        raise ValueError(f"{name} must fit into 32 bits, got {value}")
+
+
+def resolve_axis(axis: Any, shape: Shape, expected: str) -> int:
+    """The channel axis counted from 0."""
+    if isinstance(axis, bool) or not isinstance(axis, int):
+        raise TypeError(f"axis must be an integer, got {axis!r}")
+    if len(shape) < 2:
+        raise ValueError(f"input must be {expected}, got shape {shape}")
+    if not -len(shape) <= axis < len(shape) or axis % len(shape) == 0:
+        raise ValueError(
+            f"axis={axis} is no channel axis of input {shape}: images come first, channels last (axis=-1) or second "
+            "(axis=1)"
+        )
+    return axis % len(shape)
+
+
+def check_multiclass_shapes(input: Shape, target: Shape, axis: int, per_image: bool) -> int:
+    """Check ``(N, *spatial, C)`` or ``(P, C)`` against ``(N, *spatial)`` or ``(P,)``; the channel axis from 0."""
+    place = resolve_axis(axis, input, "(N, *spatial, C) or (P, C)")
+    expected = input[:place] + input[place + 1 :]
+    if not same(target, expected):
+        hint = ""
+        if same(target, (*expected[:place], 1, *expected[place:])):
+            hint = f"; drop the channel with squeeze(axis={axis})"
+        elif same(target, input):
+            hint = f"; class indices are expected, not one-hot: use argmax(axis={axis})"
+        elif len(input) > 2 and place != 1 and same(target, (input[0], *input[2:])):
+            hint = "; input looks channels-first, pass axis=1"
+        elif len(input) > 2 and place == 1 and same(target, input[:-1]):
+            hint = "; input looks channels-last, pass axis=-1"
+        raise ValueError(f"target must have shape {expected} to match input {input}, got {target}{hint}")
+    check_channels(input, place)
+    if input[place] == 1:
+        raise ValueError(
+            f"input has one channel, shape {input}: a softmax over one class is constant; "
+            "use lovasz_sigmoid or lovasz_hinge for foreground against background"
+        )
+    refuse_flat(input, per_image)
+    return place
+
+
+def check_multilabel_shapes(input: Shape, target: Shape, axis: int, per_image: bool) -> int:
+    """Check ``(N, *spatial, C)`` or ``(P, C)`` for both arrays; the channel axis from 0."""
+    place = resolve_axis(axis, input, "(N, *spatial, C) or (P, C) for multilabel=True")
+    if not same(target, input):
+        raise ValueError(
+            f"target must have the shape of input {input} for multilabel=True, got {target}; "
+            "each channel is its own 0/1 mask"
+        )
+    check_channels(input, place)
+    refuse_flat(input, per_image)
+    return place
+
+
+def check_binary_shapes(input: Shape, target: Shape, axis: int) -> None:
+    """Check ``(P,)``, ``(N, *spatial)`` or ``(N, *spatial, 1)``; the target may drop or keep the single channel."""
+    if not input:
+        raise ValueError("input must be (N, *spatial), (N, *spatial, 1) or (P,), got a scalar")
+    shapes = [input]
+    place = resolve_axis(axis, input, "(N, *spatial, 1)") if len(input) > 2 else 0
+    if place and input[place] == 1:
+        shapes.insert(0, input[:place] + input[place + 1 :])
+    if not any(same(target, shape) for shape in shapes):
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"target must have shape {expected} to match input {input}, got {target}")
+    require_not_empty(input)
+    if len(input) >= 4 and input[place] != 1:
+        raise ValueError(
+            f"input {input} is ambiguous for a binary loss: for one label per channel use "
+            "lovasz_sigmoid(..., multilabel=True), for volumes add a channel of size 1"
+        )
+
+
+def check_channels(input: Shape, place: int) -> None:
+    """Raise ValueError for an empty input, or one whose number of classes is not known."""
+    require_not_empty(input)
+    if input[place] is None:
+        raise ValueError(f"the number of classes is unknown, input {input}: set it with a static shape")
+
+
+def require_not_empty(input: Shape) -> None:
+    """Raise ValueError for an array without elements: there is no mean over nothing."""
+    if 0 in input:
+        raise ValueError(f"input is empty, shape {input}: a loss needs at least one pixel; skip empty batches")
+
+
+def refuse_flat(input: Shape, per_image: bool) -> None:
+    """Raise ValueError if pixels without images are to be averaged over images."""
+    if per_image and len(input) == 2:
+        raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {input}")
+
+
+def resolve_classes(classes: str | Sequence[int], num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
+    """Turn ``classes`` into (only those present, chosen indices or None for every class)."""
+    if isinstance(classes, str):
+        if classes not in ("present", "all"):
+            raise ValueError(f'classes must be "present", "all" or a list of class indices, got {classes!r}')
+        return classes == "present", None
+    try:
+        chosen = tuple(int(c) for c in classes)
+    except (TypeError, ValueError):
+        raise TypeError(f'classes must be "present", "all" or a list of class indices, got {classes!r}') from None
+    if not chosen:
+        raise ValueError("classes is an empty list; name at least one class")
+    for c in chosen:
+        if not 0 <= c < num_classes:
+            raise ValueError(f"classes names class {c}, but input has {num_classes} classes (0 to {num_classes - 1})")
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"classes names a class twice: {list(chosen)}")
+    return False, chosen
+
+
+def resolve_weight(weight: Any, num_classes: int) -> tuple[float, ...] | None:
+    """Class weights as Python numbers: they are a setting of the loss, not something traced."""
+    if weight is None:
+        return None
+    try:
+        values = tuple(float(w) for w in weight)
+    except (TypeError, ValueError):
+        raise TypeError(f"weight must be {num_classes} numbers that are known while tracing, got {weight!r}") from None
+    if len(values) != num_classes:
+        raise ValueError(f"weight must have shape ({num_classes},), one weight per class, got ({len(values)},)")
+    if not all(math.isfinite(w) and w >= 0 for w in values):
+        raise ValueError(f"weight must be finite and not negative, got {list(values)}")
+    return values
+
+
+def label_message(num_classes: int, void: str) -> str:
+    """The message for a label beyond the classes."""
+    what = "0 or 1" if num_classes == 2 else f"0 to {num_classes - 1}"
+    return (
+        f"target holds a label beyond its {num_classes} classes (labels {what}); "
+        f"if it marks void pixels pass it as {void}"
+    )

@@ -1,0 +1,184 @@
+"""From the arguments of a public loss to what `lovasz.ports.losses` takes: checked, and reshaped to (N, S, C)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lovasz.ports import arguments
+from lovasz.ports.arrays import Arrays
+from lovasz.ports.losses import Problem
+
+# Up to this many errors (pixels times classes) a sort is as quick as bins, and it is exact.
+SMALL = 16384
+
+Prepared = tuple[Any, Any, Problem]
+
+
+def softmax(
+    arrays: Arrays,
+    input: Any,
+    target: Any,
+    *,
+    from_logits: bool,
+    classes: str | Sequence[int],
+    per_image: bool,
+    void: int | None,
+    weight: Any,
+    axis: int,
+    method: str,
+    void_name: str = "ignore_index",
+) -> Prepared:
+    """The arguments of a Lovász-Softmax loss as (N, S, C) scores, (N, S) labels and the problem."""
+    input, target = _arrays(
+        arrays, input, target, method, void, void_name, per_image=per_image, from_logits=from_logits
+    )
+    shape = arrays.static_shape(input)
+    place = arguments.check_multiclass_shapes(shape, arrays.static_shape(target), axis, per_image)
+    channels = shape[place] or 0
+    only_present, chosen = arguments.resolve_classes(classes, channels)
+    weight = arguments.resolve_weight(weight, channels)
+    _check_labels(arrays, target, channels, void, void_name)
+    if not from_logits:
+        _check_probabilities(arrays, input)
+    problem = Problem(
+        errors="softmax" if from_logits else "probability",
+        labelled=True,
+        per_image=per_image,
+        void=void,
+        method=_method(method, shape),
+        only_present=only_present,
+        chosen=chosen,
+        weight=weight,
+    )
+    images = 1 if len(shape) == 2 else arrays.shape(input)[0]
+    return _channels_last(arrays, input, place, images, channels), arrays.reshape(target, (images, -1)), problem
+
+
+def hinge(
+    arrays: Arrays,
+    input: Any,
+    target: Any,
+    *,
+    per_image: bool,
+    void: int | None,
+    activation: str,
+    axis: int,
+    method: str,
+    void_name: str = "ignore_index",
+) -> Prepared:
+    """The arguments of a Lovász hinge loss as (N, S, 1) scores and masks, and the problem."""
+    arguments.require_choice("activation", activation, arguments.ACTIVATIONS)
+    input, target = _arrays(arrays, input, target, method, void, void_name, per_image=per_image)
+    input, target, shape = _binary(arrays, input, target, axis)
+    _check_labels(arrays, target, 2, void, void_name)
+    errors = "hinge" if activation == "relu" else "elu"
+    return input, target, Problem(errors, False, per_image, void, _method(method, shape))
+
+
+def sigmoid(
+    arrays: Arrays,
+    input: Any,
+    target: Any,
+    *,
+    from_logits: bool,
+    multilabel: bool,
+    classes: str | Sequence[int],
+    per_image: bool,
+    void: int | None,
+    weight: Any,
+    axis: int,
+    method: str,
+    void_name: str = "ignore_index",
+) -> Prepared:
+    """The arguments of a Lovász-sigmoid loss as (N, S, C) scores and masks, and the problem."""
+    arguments.require_flags(multilabel=multilabel)
+    input, target = _arrays(
+        arrays, input, target, method, void, void_name, per_image=per_image, from_logits=from_logits
+    )
+    only_present, chosen = False, None
+    if multilabel:
+        shape = arrays.static_shape(input)
+        place = arguments.check_multilabel_shapes(shape, arrays.static_shape(target), axis, per_image)
+        channels = shape[place] or 0
+        only_present, chosen = arguments.resolve_classes(classes, channels)
+        weight = arguments.resolve_weight(weight, channels)
+        images = 1 if len(shape) == 2 else arrays.shape(input)[0]
+        input, target = (_channels_last(arrays, x, place, images, channels) for x in (input, target))
+    else:
+        if weight is not None or classes != "present":
+            raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
+        input, target, shape = _binary(arrays, input, target, axis)
+    _check_labels(arrays, target, 2, void, void_name)
+    if not from_logits:
+        _check_probabilities(arrays, input)
+    problem = Problem(
+        errors="sigmoid" if from_logits else "probability",
+        labelled=False,
+        per_image=per_image,
+        void=void,
+        method=_method(method, shape),
+        only_present=only_present,
+        chosen=chosen,
+        weight=weight,
+    )
+    return input, target, problem
+
+
+def _arrays(
+    arrays: Arrays, input: Any, target: Any, method: str, void: int | None, void_name: str, **flags: bool
+) -> tuple[Any, Any]:
+    """Both as arrays of the framework: scores of a floating dtype, labels of int32 or int64."""
+    arguments.require_choice("method", method, arguments.METHODS)
+    arguments.check_void_label(void_name, void)
+    arguments.require_flags(**flags)
+    input, target = arrays.array(input), arrays.array(target)
+    arguments.require_float("input", arrays.dtype(input))
+    arguments.require_labels("target", arrays.dtype(target))
+    if arrays.dtype(target) not in ("int32", "int64"):  # in uint8, -1 would equal 255
+        target = arrays.cast(target, "int64" if arrays.dtype(target) == "uint64" else "int32")
+    return input, target
+
+
+def _method(method: str, shape: arguments.Shape) -> str:
+    size = 1
+    for length in shape:
+        if length is None:
+            return method
+        size *= length
+    return "exact" if size <= SMALL else method
+
+
+def _binary(arrays: Arrays, input: Any, target: Any, axis: int) -> tuple[Any, Any, arguments.Shape]:
+    """(N, S, 1) scores and masks, and the shape that came."""
+    shape = arrays.static_shape(input)
+    arguments.check_binary_shapes(shape, arrays.static_shape(target), axis)
+    images = 1 if len(shape) == 1 else arrays.shape(input)[0]
+    return arrays.reshape(input, (images, -1, 1)), arrays.reshape(target, (images, -1, 1)), shape
+
+
+def _channels_last(arrays: Arrays, x: Any, place: int, images: Any, channels: int) -> Any:
+    """(N, S, C)."""
+    axes = len(arrays.static_shape(x))
+    if place != axes - 1:
+        x = arrays.transpose(x, (*(a for a in range(axes) if a != place), place))
+    return arrays.reshape(x, (images, -1, channels))
+
+
+def _check_labels(arrays: Arrays, target: Any, classes: int, void: int | None, void_name: str) -> None:
+    """Raise ValueError for a stray label, where labels have values already."""
+    stray = (target < 0) | (target >= classes)
+    if void is not None:
+        stray = stray & (target != void)
+    if arrays.holds(arrays.any(stray)):
+        raise ValueError(arguments.label_message(classes, void_name))
+
+
+def _check_probabilities(arrays: Arrays, input: Any) -> None:
+    """Raise ValueError for values outside [0, 1], where they have values already."""
+    slack = arguments.SLACK.get(arrays.dtype(input), 0.0)
+    if arrays.holds(arrays.any((input < -slack) | (input > 1 + slack))):
+        raise ValueError(
+            "input holds values outside [0, 1] though from_logits=False promises probabilities; "
+            "pass logits with from_logits=True, or apply softmax or sigmoid first"
+        )

@@ -1,0 +1,132 @@
+"""The checks of `lovasz.keras` on one backend, for a process of its own: ``python keras_checks.py`` with KERAS_BACKEND.
+
+Prints one line of JSON for each check: the authors' cases, sample weights, what a model does, what bad input says.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+import lovasz.keras as port
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+def value_and_gradient(loss: Callable[[Any], Any], scores: np.ndarray) -> tuple[float, np.ndarray]:
+    """By the backend's own differentiation."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        value, gradient = jax.value_and_grad(loss)(jax.numpy.asarray(scores))
+        return float(value), np.asarray(gradient)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tensor = tf.constant(scores)
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value = loss(tensor)
+        return float(value), tape.gradient(value, tensor).numpy()
+    import torch
+
+    leaf = torch.tensor(scores, requires_grad=True)
+    value = loss(leaf)
+    value.backward()
+    assert leaf.grad is not None
+    return float(value.detach()), leaf.grad.numpy()
+
+
+def golden(methods: list[str], step: int) -> None:
+    """Relative distances of the authors' cases, the largest of all."""
+    arrays = np.load(DATA / "golden.npz")
+    for method in methods:
+        value_error = gradient_error = 0.0
+        for case in json.loads((DATA / "golden.json").read_text())[::step]:
+            options = {"per_image": case["per_image"], "ignore_class": case["ignore_index"], "method": method}
+            kind = port.LovaszHingeLoss
+            if case["loss"] == "lovasz_softmax":
+                kind, options = port.LovaszSoftmaxLoss, options | {"classes": case["classes"], "axis": 1}
+            scores, target = (arrays[case["name"] + what] for what in ("_logits", "_target"))
+            criterion = kind(**options)
+            value, gradient = value_and_gradient(lambda z, t=target, c=criterion: c(t, z), scores)
+            expected = arrays[case["name"] + "_grad"]
+            value_error = max(value_error, abs(value - case["value"]) / abs(case["value"]))
+            gradient_error = max(gradient_error, np.linalg.norm(gradient - expected) / np.linalg.norm(expected))
+        report(f"golden {method}", value=value_error, gradient=float(gradient_error))
+
+
+def weights() -> None:
+    """Sample weights: of pixels like repeated pixels, of images like multiplied losses."""
+    generator = np.random.default_rng(0)
+    scores = generator.standard_normal((2, 90, 100, 3)).astype(np.float32)
+    labels = generator.integers(0, 3, (2, 90, 100))
+    counts = generator.integers(0, 4, labels.shape)
+    again = np.repeat(np.arange(labels.size), counts.ravel())
+    for method in ("exact", "binned"):
+        criterion = port.LovaszSoftmaxLoss(method=method)
+        weighted = criterion(labels, scores, sample_weight=counts.astype(np.float32))
+        repeated = criterion(labels.reshape(-1)[again], scores.reshape(-1, 3)[again])
+        report(f"pixel weights {method}", actual=float(weighted), expected=float(repeated))
+    for reduction in ("sum_over_batch_size", "sum", "mean_with_sample_weight"):
+        criterion = port.LovaszHingeLoss(reduction=reduction)
+        single = [float(port.lovasz_hinge(labels[i : i + 1] > 0, scores[i : i + 1, ..., 0])) for i in range(2)]
+        divisor = {"sum_over_batch_size": 2, "sum": 1, "mean_with_sample_weight": 4}[reduction]
+        weighted = criterion(labels > 0, scores[..., 0], sample_weight=np.array([1.0, 3.0], np.float32))
+        report(f"image weights {reduction}", actual=float(weighted), expected=(single[0] + 3 * single[1]) / divisor)
+
+
+def model(folder: str) -> None:
+    """A model is compiled, trained for a step, saved and loaded with its loss; in mixed precision too."""
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((3, 8, 8, 2)).astype(np.float32)
+    labels = generator.integers(0, 3, (3, 8, 8, 1))
+    network = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(3, 1)])
+    criterion = port.LovaszSoftmaxLoss(ignore_class=2, classes=[0, 1], weight=[1.0, 2.0, 0.0])
+    network.compile("sgd", loss=criterion)
+    before = network.get_weights()[0]
+    history = network.fit(images, labels, batch_size=2, verbose=0)  # the last batch is smaller
+    report("training", loss=history.history["loss"][0], moved=float(np.abs(network.get_weights()[0] - before).max()))
+    path = Path(folder) / "model.keras"
+    network.save(path)
+    loaded = keras.models.load_model(path)
+    report("loading", same=loaded.loss.get_config() == criterion.get_config(), kind=type(loaded.loss).__name__)
+    half = ops.cast(network(images), "float16")
+    value = port.lovasz_softmax(labels, half)
+    report("half precision", dtype=keras.backend.standardize_dtype(value.dtype), finite=bool(np.isfinite(float(value))))
+
+
+def faults() -> None:
+    """What bad input says."""
+    labels, scores = np.zeros((1, 2, 2), np.int32), np.zeros((1, 2, 2, 3), np.float32)
+    for name, call in {
+        "stray label": lambda: port.lovasz_softmax(labels + 3, scores),
+        "fraction": lambda: port.lovasz_softmax(labels + 0.5, scores),
+        "reduction": lambda: port.LovaszSoftmaxLoss(reduction="median"),
+        "weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.ones((1, 3), np.float32)),
+    }.items():
+        try:
+            call()
+        except ValueError as error:
+            report(name, message=str(error))
+
+
+def report(name: str, **values: Any) -> None:
+    print(json.dumps({"name": name, **values}), flush=True)
+
+
+if __name__ == "__main__":
+    if keras.backend.backend() == "jax":  # compiles every operation of every case; the arithmetic is shared
+        golden(["binned"], step=5)
+    else:
+        golden(["exact", "binned"], step=1)
+    weights()
+    model(sys.argv[1])
+    faults()

@@ -1,0 +1,86 @@
+"""`lovasz.compat_tensorflow`: the authors' signatures, their values, and an oracle that shares no code with it."""
+
+import inspect
+
+import golden
+import numpy as np
+import oracle
+import pytest
+import torch
+
+tf = pytest.importorskip("tensorflow", reason="tensorflow comes with the extra tensorflow")
+compat = pytest.importorskip("lovasz.compat_tensorflow")
+
+SIGNATURES = {
+    "lovasz_grad": "(gt_sorted)",
+    "lovasz_hinge": "(logits, labels, per_image=True, ignore=None)",
+    "lovasz_hinge_flat": "(logits, labels)",
+    "flatten_binary_scores": "(scores, labels, ignore=None)",
+    "lovasz_softmax": "(probas, labels, classes='all', per_image=False, ignore=None, order='BHWC')",
+    "lovasz_softmax_flat": "(probas, labels, classes='all')",
+    "flatten_probas": "(probas, labels, ignore=None, order='BHWC')",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_the_authors(name: str) -> None:
+    signature = inspect.signature(getattr(compat, name))
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    assert str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("case", golden.GOLDEN, ids=[case["name"] for case in golden.GOLDEN])
+def test_values_are_the_authors(case: dict) -> None:
+    logits, target = (golden.ARRAYS[case["name"] + what] for what in ("_logits", "_target"))
+    options = {"per_image": case["per_image"], "ignore": case["ignore_index"]}
+    if case["loss"] == "lovasz_hinge":
+        value = compat.lovasz_hinge(logits, target, **options)
+    else:
+        probas = tf.nn.softmax(tf.constant(logits), 1)
+        value = compat.lovasz_softmax(probas, target, classes=case["classes"], order="BCHW", **options)
+        last = tf.transpose(probas, (0, 2, 3, 1))
+        assert float(compat.lovasz_softmax(last, target, classes=case["classes"], **options)) == float(value)
+    assert float(value) == pytest.approx(case["authors_float32"], rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", ["all", "present", [2, 0]])
+def test_flat_losses_equal_the_oracle(classes) -> None:
+    generator = np.random.default_rng(0)
+    probas = tf.nn.softmax(tf.constant(generator.standard_normal((3, 5, 4, 4)).astype(np.float32)))
+    labels = generator.integers(0, 3, (3, 5, 4))
+    labels[:, 0] = 9
+    flat = compat.flatten_probas(probas, labels, ignore=9)
+    scores = torch.tensor(probas.numpy()).permute(3, 0, 1, 2).reshape(1, 4, -1)
+    target = torch.tensor(labels).reshape(1, -1)
+    expected = oracle.loss("probability", scores, target, labelled=True, classes=classes, ignore_index=9)
+    assert float(compat.lovasz_softmax_flat(*flat, classes=classes)) == pytest.approx(expected, rel=1e-5)
+    binary = compat.flatten_binary_scores(probas[..., 0], np.where(labels == 9, 9, labels > 0), ignore=9)
+    masks = torch.where(target == 9, 9, (target > 0).long()).unsqueeze(1)
+    expected = oracle.loss("hinge", scores[:, :1], masks, labelled=False, ignore_index=9)
+    assert float(compat.lovasz_hinge_flat(*binary)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_are_the_differences_of_the_jaccard_loss() -> None:
+    foreground = np.array([1, 0, 0, 1, 0, 1])
+    jaccard = [oracle.jaccard_loss(np.arange(6) < i, foreground == 1) for i in range(7)]
+    np.testing.assert_allclose(compat.lovasz_grad(foreground.astype(np.float32)), np.diff(jaccard), rtol=1e-6)
+    np.testing.assert_allclose(compat.lovasz_grad(np.zeros(3, np.float32)), [1, 0, 0])
+
+
+def test_all_void_and_nothing_are_zero() -> None:
+    scores, void = tf.ones((1, 2, 2)), np.full((1, 2, 2), 255)
+    assert float(compat.lovasz_hinge(scores, void, ignore=255)) == 0
+    assert float(compat.lovasz_hinge_flat(*compat.flatten_binary_scores(scores, void, 255))) == 0
+
+
+def test_compiles_with_xla() -> None:
+    scores, labels = np.float32([[[2.0, -0.5, -3.0]]]), np.int32([[[1, 255, 0]]])
+    compiled = tf.function(compat.lovasz_hinge, jit_compile=True)
+    assert float(compiled(scores, labels, ignore=255)) == float(compat.lovasz_hinge(scores, labels, ignore=255))
+
+
+def test_another_order_and_fractions_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match=r"'BHWC' or 'BCHW'.*'HWC'"):
+        compat.lovasz_softmax(tf.ones((1, 2, 2, 3)) / 3, np.zeros((1, 2, 2), int), order="HWC")
+    with pytest.raises(ValueError, match="beyond its 2 classes"):
+        compat.lovasz_hinge(tf.ones((1, 2, 2)), np.full((1, 2, 2), 0.5, np.float32))

@@ -1,0 +1,74 @@
+"""`lovasz.keras` on its three backends, each in a process of its own: a backend is chosen once, on import."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+CHECKS = Path(__file__).with_name("keras_checks.py")
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+
+@pytest.fixture(scope="module", params=["tensorflow", "jax", "torch"])
+def rows(request, tmp_path_factory) -> dict[str, dict]:
+    """What the checks print, by name."""
+    for package in ("keras", request.param):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    done = subprocess.run(
+        [sys.executable, CHECKS, tmp_path_factory.mktemp("keras")],
+        env=os.environ
+        | {
+            "KERAS_BACKEND": request.param,
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "PYTHONPATH": str(SOURCE),
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {line["name"]: line for line in lines}
+
+
+def test_value_and_gradient_are_the_authors(rows: dict[str, dict]) -> None:
+    assert rows["golden binned"]["value"] <= 1e-5
+    assert rows["golden binned"]["gradient"] <= 1e-3
+    if "golden exact" in rows:
+        assert rows["golden exact"]["value"] <= 1e-5
+        assert rows["golden exact"]["gradient"] <= 1e-5
+
+
+@pytest.mark.parametrize("method", ["exact", "binned"])
+def test_a_pixel_of_weight_two_is_two_pixels(rows: dict[str, dict], method: str) -> None:
+    row = rows[f"pixel weights {method}"]
+    assert row["actual"] == pytest.approx(row["expected"], rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+def test_a_weight_of_an_image_multiplies_its_loss(rows: dict[str, dict], reduction: str) -> None:
+    row = rows[f"image weights {reduction}"]
+    assert row["actual"] == pytest.approx(row["expected"], rel=1e-5)
+
+
+def test_a_model_trains_and_comes_back_with_its_loss(rows: dict[str, dict]) -> None:
+    assert 0 < rows["training"]["loss"] < 1
+    assert rows["training"]["moved"] > 0
+    assert rows["loading"]["same"]
+    assert rows["loading"]["kind"] == "LovaszSoftmaxLoss"
+    assert rows["half precision"]["dtype"] == "float32"
+    assert rows["half precision"]["finite"]
+
+
+def test_bad_input_is_named(rows: dict[str, dict]) -> None:
+    assert "beyond its 3 classes" in rows["stray label"]["message"]
+    assert "ignore_class" in rows["stray label"]["message"]
+    assert "beyond its 3 classes" in rows["fraction"]["message"]
+    assert "reduction must be one of" in rows["reduction"]["message"]
+    assert "(1, 3)" in rows["weights"]["message"]

@@ -1,0 +1,103 @@
+"""`lovasz.tensorflow`: the authors' cases, the table of options, graphs with and without XLA, sizes not yet known."""
+
+import functools
+from typing import Any
+
+import golden
+import numpy as np
+import pytest
+from losses import Case
+
+tf = pytest.importorskip("tensorflow", reason="tensorflow comes with the extra tensorflow")
+port = pytest.importorskip("lovasz.tensorflow")
+
+SOFTMAX = Case("softmax", "softmax", 5, {"ignore_index": 255})
+
+
+def loss_of(case: Case, method: str):
+    function = {"softmax": port.lovasz_softmax, "hinge": port.lovasz_hinge, "sigmoid": port.lovasz_sigmoid}[case.name]
+    return functools.partial(function, **case.options, method=method)
+
+
+def value_and_gradient(loss, scores: Any, target: Any) -> tuple[Any, Any]:
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        value = loss(scores, target)
+    return value, tape.gradient(value, scores)
+
+
+@pytest.mark.parametrize("method", ["exact", "binned"])
+@pytest.mark.parametrize("case", golden.GOLDEN, ids=[case["name"] for case in golden.GOLDEN])
+def test_value_and_gradient_are_the_authors(case: dict, method: str) -> None:
+    loss = functools.partial(getattr(port, case["loss"]), **golden.golden_options(case), method=method)
+    logits, target = (tf.constant(golden.ARRAYS[case["name"] + what]) for what in ("_logits", "_target"))
+    value, gradient = value_and_gradient(loss, logits, target)
+    golden.check_golden(case, float(value), gradient.numpy(), 1e-5, 1e-5 if method == "exact" else 1e-3)
+
+
+@pytest.mark.parametrize("method", ["exact", "binned"])
+@pytest.mark.parametrize("case", golden.TABLE, ids=str)
+def test_every_option_means_what_it_means_in_pytorch(case: Case, method: str) -> None:
+    scores, target = golden.drawn(case, method)
+    value, gradient = value_and_gradient(loss_of(case, method), tf.constant(scores), target)
+    golden.check_table(case, method, float(value), gradient.numpy())
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
+@pytest.mark.parametrize("method", ["exact", "binned"])
+@pytest.mark.parametrize("per_image", [False, True])
+def test_graphs_of_unknown_sizes_agree_with_eager_calls(method: str, jit_compile: bool, per_image: bool) -> None:
+    scores, target = golden.drawn(SOFTMAX, method)
+    loss = functools.partial(port.lovasz_softmax, ignore_index=255, per_image=per_image, method=method)
+    compiled = tf.function(
+        functools.partial(value_and_gradient, loss),
+        jit_compile=jit_compile,
+        input_signature=[tf.TensorSpec((None, None, None, 5)), tf.TensorSpec((None, None, None), tf.int32)],
+    )
+    value, gradient = compiled(scores, target)
+    expected, slopes = value_and_gradient(loss, tf.constant(scores), target)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert np.linalg.norm(gradient - slopes) <= 1e-3 * np.linalg.norm(slopes)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_arithmetic_is_in_at_least_float32(dtype: str) -> None:
+    scores, target = golden.drawn(SOFTMAX, "exact")
+    cast = tf.cast(scores, dtype)
+    value, gradient = value_and_gradient(loss_of(SOFTMAX, "binned"), cast, target)
+    assert value.dtype == (tf.float64 if dtype == "float64" else tf.float32)
+    assert gradient.dtype == cast.dtype
+    wide, slopes = value_and_gradient(loss_of(SOFTMAX, "binned"), tf.cast(cast, tf.float32), target)
+    np.testing.assert_allclose(value, wide, rtol=1e-6)
+    eps = 1e-5 if dtype == "float64" else cast.dtype.limits and {"float16": 2**-10, "bfloat16": 2**-7}[dtype]
+    np.testing.assert_allclose(tf.cast(gradient, tf.float32), slopes, rtol=eps, atol=1e-7)
+
+
+def test_void_pixels_may_hold_anything_and_all_void_is_zero() -> None:
+    scores, target = golden.drawn(SOFTMAX, "exact")
+    scores[target == 255] = np.nan
+    value, gradient = value_and_gradient(loss_of(SOFTMAX, "binned"), tf.constant(scores), target)
+    assert np.isfinite(value)
+    assert (gradient.numpy()[target == 255] == 0).all()
+    value, gradient = value_and_gradient(loss_of(SOFTMAX, "binned"), tf.constant(scores), np.full_like(target, 255))
+    assert value == 0
+    assert not gradient.numpy().any()
+
+
+def test_a_stray_label_raises_eagerly_and_is_nan_in_a_graph() -> None:
+    scores, target = golden.drawn(SOFTMAX, "exact")
+    with pytest.raises(ValueError, match=r"beyond its 5 classes.*ignore_index"):
+        loss_of(SOFTMAX, "exact")(scores, target + 7)
+    assert np.isnan(tf.function(loss_of(SOFTMAX, "exact"))(tf.constant(scores), tf.constant(target + 7)))
+
+
+def test_shapes_and_dtypes_that_do_not_fit_are_named() -> None:
+    scores, target = golden.drawn(SOFTMAX, "exact")
+    with pytest.raises(TypeError, match=r"target.*float32.*int32"):
+        port.lovasz_softmax(scores, target.astype(np.float32))
+    with pytest.raises(ValueError, match=r"target must have shape \(3, 5, 6\).*got \(3, 4, 6\)"):
+        port.lovasz_softmax(scores, target[:, :4])
+    with pytest.raises(ValueError, match="number of classes is unknown"):
+        tf.function(port.lovasz_softmax).get_concrete_function(
+            tf.TensorSpec((None, None, None, None)), tf.TensorSpec((None, None, None), tf.int32)
+        )
