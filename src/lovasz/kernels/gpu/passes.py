@@ -4,6 +4,9 @@ Each operator launches one Triton kernel. torch.compile sees operators with shap
 capture all of it.
 """
 
+# What Triton compiles is not quite Python: its loops, tuples and launches mean more.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 import os
