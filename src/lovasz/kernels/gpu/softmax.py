@@ -6,7 +6,7 @@ walked block by block, and their logits read again from the cache.
 """
 
 # What Triton compiles is not quite Python: its loops, tuples and launches mean more.
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportPossiblyUnbound=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 
 import triton
 import triton.language as tl
