@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -244,7 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results-gpu.json", help="file or folder")
     parser.add_argument("--tests", action="store_true", help="run tests/test_gpu_kernel.py first")
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(given[1:] if given[:1] == ["gpu"] else given)
     if not torch.cuda.is_available():
         print("No CUDA device here: the GPU kernel can be neither checked nor measured. Nothing was written.")
         return 2
@@ -254,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     begun = time.monotonic()
     if options.tests:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu_kernel.py"]
-        subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+        subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": sys.path[0]}, check=True, timeout=300)
     out = options.out if options.out.suffix == ".json" else options.out / "results-gpu.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine(), "checks": checks(), "rows": []}

@@ -4,6 +4,9 @@ Each operator launches one Triton kernel. torch.compile sees operators with shap
 capture all of it.
 """
 
+# What Triton compiles is not quite Python: its loops, tuples and launches mean more.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 import os
@@ -77,7 +80,7 @@ def loss(
         sample = tables.unpacked(hist)[0] * step  # (C, 2, cells)
         spacing: int | Tensor = step
         finer = bins.fineness(images * pixels) * tables.FINENESS
-        most = tables.capacity(classes * rows, cells)
+        most = tables.capacity(classes * rows, cells, images * pixels)
         if group is not None:
             # The same bins for all, whatever their sizes; and no number is fetched from the device.
             known = torch.cat([sample.flatten(), torch.full_like(sample[0, 0, :1], images * pixels)])

@@ -5,6 +5,9 @@ between threads. Few classes' exponentials are held in registers (``HELD``: one 
 walked block by block, and their logits read again from the cache.
 """
 
+# What Triton compiles is not quite Python: its loops, tuples and launches mean more.
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
+
 import triton
 import triton.language as tl
 

@@ -31,8 +31,10 @@ class Dealt(NamedTuple):
     tail_error: Tensor
 
 
-def capacity(groups: int, cells: int) -> int:
-    """Bins of each group."""
+def capacity(groups: int, cells: int, pixels: int) -> int:
+    """Bins of each group: those of the other kernels where the sample is the whole input, fewer beyond."""
+    if pixels < 2 * bins.SAMPLE:
+        return bins.capacity(groups, cells, pixels)[0]
     return max(min(MOST_BINS, MEMORY // groups), 2 * cells)
 
 
