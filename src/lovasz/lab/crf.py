@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,6 @@ class WithCRF(nn.Module):
 
 def _densecrf() -> Any:
     try:
-        from pydensecrf import densecrf
+        return importlib.import_module("pydensecrf.densecrf")  # compiled, so without types
     except ImportError as error:
         raise LabError("the CRF needs pydensecrf2, which is not installed. Run: pip install 'lovasz[crf]'") from error
-    return densecrf

@@ -103,10 +103,11 @@ class PyramidPooling(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         maps = self.reduce(maps)
-        size = maps.shape[2:]
+        size = maps.shape[2], maps.shape[3]
         found = []
         for scale, stage in zip(SCALES, self.stages, strict=True):
-            inner = tuple(max(SMALLEST, math.ceil(side * scale)) for side in size)
+            rows, columns = (max(SMALLEST, math.ceil(side * scale)) for side in size)
+            inner = rows, columns
             if scale < 1:
                 found.append(_resize(stage(F.adaptive_avg_pool2d(maps, inner)), size))
             elif scale > 1:

@@ -73,10 +73,11 @@ def render(section: Section, result: Mapping[str, Any], source: str) -> str:
     lines = [f"## {section.title}", "", f"`{section.command}`", ""]
     lines += [_line(head), _line(["---"] * len(head)), *map(_line, cells), ""]
     environment = result["environment"]
+    threads = environment.get("threads", "?")
     machine = ", ".join(
         [
             str(environment.get("processor", "unknown processor")),
-            f"{environment.get('threads', '?')} threads",
+            "1 thread" if threads == 1 else f"{threads} threads",
             f"torch {environment.get('torch', '?')}",
         ]
     )
