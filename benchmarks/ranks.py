@@ -31,6 +31,7 @@ from benchmarks.settings import Settings
 RANKS = 2
 CLASSES = 19
 SIDES = (128, 256, 512)
+SHARED, GATHERED = "counts added up, group=", "logits gathered"
 COUNTERS = Path("/proc/net/dev")
 
 
@@ -78,7 +79,7 @@ def _worker(rounds: int, quick: bool) -> list[dict[str, Any]]:
         for side in (32,) if quick else SIDES:
             scores, target = inputs.multiclass(1, CLASSES, side, seed=rank)
             _check(scores, target)
-            for name, loss in (("counts added up, group=", _counts), ("logits gathered", _gathered)):
+            for name, loss in ((SHARED, _counts), (GATHERED, _gathered)):
                 seconds, sent = _measure(loss, scores, target, 1 if quick else rounds)
                 size = f"{RANKS} ranks of 1 x {CLASSES} x {side} x {side} float32"
                 rows.append({"input": size, "name": name, "median": seconds, "bytes": sent})
