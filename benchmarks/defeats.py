@@ -12,7 +12,8 @@ ROUNDING = 2 * 2**-23
 
 def defeats(results: dict[str, Any]) -> list[str]:
     """One sentence each; a ratio above 1, or a distance to float64 above the authors' float32 formula's."""
-    return [*_time(results), *_memory(results.get("memory", {})), *_accuracy(results.get("accuracy", {}))]
+    own = {"memory": _memory, "accuracy": _accuracy, "ranks": _ranks}
+    return _time(results) + [line for name, read in own.items() for line in read(results.get(name, {}))]
 
 
 def _time(results: dict[str, Any]) -> list[str]:
@@ -55,4 +56,16 @@ def _accuracy(part: dict[str, Any]) -> list[str]:
             if ours is None or (theirs is not None and ours > max(theirs, floor)):
                 far, near = ("not finite" if x is None else f"{x:.1e}" for x in (ours, theirs))
                 found.append(f"accuracy, {row['input']}: the {what} is off by {far}, the authors' by {near}.")
+    return found
+
+
+def _ranks(part: dict[str, Any]) -> list[str]:
+    found = []
+    rows = part.get("rows", [])
+    # By input: first the counts added up, then the logits gathered.
+    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
+        for key, what in (("median", "time"), ("bytes", "bytes")):
+            if ours[key] and theirs[key] and ours[key] > theirs[key]:
+                multiple = f"{ours[key] / theirs[key]:.2f} times the {what} of {theirs['name']}"
+                found.append(f"ranks, {ours['input']}: {ours['name']} takes {multiple}.")
     return found

@@ -1,7 +1,8 @@
 """Peak memory beyond the input: what a fresh process adds to its resident set, numpy's and scratch memory included.
 
 A process per contestant loads and warms up on a small input, resets the kernel's high-water mark of resident memory
-(``/proc/self/clear_refs``), and runs once on the large input.
+(``/proc/self/clear_refs``), and runs once on the large input. The system counts resident
+pages in batches: figures hold to within a megabyte.
 """
 
 from __future__ import annotations

@@ -118,7 +118,8 @@ def test_memory_of_numpy_and_of_torch_is_seen() -> None:
         return scores.sum()
 
     found = memory.measure(Contestant("wasteful", wasteful), 1, 8, 96)
-    assert megabytes << 20 <= found["forward"] < 2.5 * megabytes * 2**20  # one after the other, not both at once
+    # One after the other, not both at once; the system counts resident pages to within about a megabyte.
+    assert abs(found["forward"] - (megabytes << 20)) < 4 << 20
 
 
 def test_the_page_is_written_from_json_alone() -> None:
