@@ -60,12 +60,12 @@ def _accuracy(part: dict[str, Any]) -> list[str]:
 
 
 def _ranks(part: dict[str, Any]) -> list[str]:
+    """Bytes; the time is among the tables of all parts."""
     found = []
-    rows = part.get("rows", [])
-    # By input: first the counts added up, then the logits gathered.
-    for ours, theirs in zip(rows[::2], rows[1::2], strict=True):
-        for key, what in (("median", "time"), ("bytes", "bytes")):
-            if ours[key] and theirs[key] and ours[key] > theirs[key]:
-                multiple = f"{ours[key] / theirs[key]:.2f} times the {what} of {theirs['name']}"
-                found.append(f"ranks, {ours['input']}: {ours['name']} takes {multiple}.")
+    for table in part.get("tables", []):
+        gathered = next(row for row in table["rows"] if row["name"] == table["yardstick"])
+        for row in table["rows"]:
+            if "group=" in row["name"] and row["bytes"] > gathered["bytes"]:
+                multiple = f"{row['bytes'] / gathered['bytes']:.2f} times the bytes of {gathered['name']}"
+                found.append(f"ranks, {table['input']}: {row['name']} sends {multiple}.")
     return found

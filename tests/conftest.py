@@ -1,5 +1,6 @@
 """What every test shares: a fixed seed, steady threads, plain terminal output and the place of the real data."""
 
+import contextlib
 import os
 import random
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+# TensorFlow and Triton each carry an LLVM; loaded in the other order they crash the process (Triton 3.7, TensorFlow 2.21).
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -17,7 +17,7 @@ import typer.main
 from PIL import Image
 from typer.testing import CliRunner
 
-from lovasz.lab import commands, losses, options
+from lovasz.lab import commands, help_examples, losses, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.defaults import default_folder
 from lovasz.lab.errors import LabError
@@ -56,7 +56,7 @@ def test_help_fits_the_terminal_and_ends_with_examples(command, width):
     assert max(map(len, result.stdout.splitlines())) <= width
 
 
-@pytest.mark.parametrize("line", [line for lines in commands.EXAMPLES.values() for line in lines])
+@pytest.mark.parametrize("line", [line for lines in help_examples.EXAMPLES.values() for line in lines])
 def test_the_examples_are_valid_command_lines(line):
     name, command, *arguments = shlex.split(line)
     assert name == "lovasz"

@@ -3,6 +3,9 @@
 Apart from the passes because all of them inline it. Triton compiles these functions, so their types are not annotated.
 """
 
+# What Triton compiles is not quite Python: its tuples mean more.
+# pyright: reportGeneralTypeIssues=false
+
 import triton
 import triton.language as tl
 

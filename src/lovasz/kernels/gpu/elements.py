@@ -1,7 +1,7 @@
 """Scores that do not depend on one another (sigmoid, hinge, probabilities) on the GPU: count, write the gradient."""
 
 # What Triton compiles is not quite Python: its loops, tuples and launches mean more.
-# pyright: reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import triton
 import triton.language as tl

@@ -160,8 +160,8 @@ def count_errors(
     images, classes, _ = input.shape
     pixels, (image, channel, pixel) = _walk_of(input, step)
     groups = classes * (images if per_image else 1)
-    tiles = triton.cdiv(pixels, WIDTH)
-    parts = triton.cdiv(tiles * images * WIDTH, _PART)
+    tiles = -(-pixels // WIDTH)
+    parts = -(-tiles * images * WIDTH // _PART)
     hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
     seen = torch.zeros(groups, 2, dtype=torch.int64, device=input.device)

@@ -34,7 +34,7 @@ class Dealt(NamedTuple):
 def capacity(groups: int, cells: int, pixels: int) -> int:
     """Bins of each group: those of the other kernels where the sample is the whole input, fewer beyond."""
     if pixels < 2 * bins.SAMPLE:
-        return bins.capacity(groups, cells, pixels)[0]
+        return bins.capacity(groups, 1, cells, pixels)[0]
     return max(min(MOST_BINS, MEMORY // groups), 2 * cells)
 
 
