@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-# TensorFlow and Triton each carry an LLVM; loaded in the other order they crash the process (Triton 3.7, TensorFlow 2.21).
+# TensorFlow and Triton each carry an LLVM; loaded in the other order the process crashes (Triton 3.7, TensorFlow 2.21).
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
