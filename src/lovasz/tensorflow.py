@@ -54,7 +54,7 @@ def lovasz_softmax(
     Example:
         >>> logits = tf.constant([[[2.0, 0.0], [0.0, 1.0]]])  # one image of two pixels, two classes
         >>> print(f"{lovasz_softmax(logits, tf.constant([[0, 1]])):.4f}")
-        0.1941
+        0.2315
     """
     return _mean(
         *preparation.softmax(

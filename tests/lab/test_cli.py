@@ -204,6 +204,8 @@ GIVEN = {  # every option with a value that is not its default, and the field it
     "--precision": ("bf16-mixed", "precision", "bf16-mixed"),
     "--device": ("cpu", "device", "cpu"),
     "--threads": ("2", "threads", 2),
+    "--devices": ("2", "devices", 2),
+    "--global-batch": (None, "global_batch", True),
     "--workers": ("1", "num_workers", 1),
     "--logger": ("none", "logger", "none"),
 }

@@ -290,7 +290,9 @@ def test_a_json_that_cannot_be_used_is_refused(tmp_path, text, words):
 def test_unknown_model_name_and_no_classes_are_refused(tmp_path):
     path = tmp_path / "m.safetensors"
     export(path)
-    with pytest.raises(LabError, match="'segnet' is unknown; choose one of: enet, enet_torch7, unet"):
+    with pytest.raises(
+        LabError, match="'segnet' is unknown; choose one of: deeplab, enet, enet_torch7, espnetv2, unet"
+    ):
         load_weights("segnet", path, CLASSES)
     assert "name at least one" in refusal(path, classes=[])
 

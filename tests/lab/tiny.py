@@ -42,8 +42,8 @@ class TinyDataset(SegmentationDataset):
 
 
 def use_tiny_data(setattr_, **options) -> None:
-    """Let `lovasz.lab.training` open TinyDataset for every spec; `setattr_` is monkeypatch.setattr or the builtin."""
-    import lovasz.lab.training as training
+    """Let a run open TinyDataset for every spec; `setattr_` is monkeypatch.setattr or the builtin."""
+    import lovasz.lab.splits as splits
 
-    setattr_(training, "open_dataset", lambda spec, split, **_: TinyDataset(split, **options))
-    setattr_(training, "available_splits", lambda spec, **_: ("train", "val", "test"))
+    setattr_(splits, "open_dataset", lambda spec, split, **_: TinyDataset(split, **options))
+    setattr_(splits, "available_splits", lambda spec, **_: ("train", "val", "test"))
