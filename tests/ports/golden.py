@@ -43,7 +43,7 @@ def drawn(case: Case, method: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_table(case: Case, method: str, value: float, gradient: np.ndarray) -> None:
-    """Fail unless value and gradient are PyTorch's exact ones, relatively; the gradient's size tells which draw it is of."""
+    """Fail unless value and gradient are PyTorch's exact ones; the gradient's size tells of which draw."""
     size = max(SIZES.values()) if gradient.size > 10_000 else min(SIZES.values())
     scores, target = case.draw(seed=3, size=size)
     expected, slopes = value_and_gradient(case, scores.float().double(), target, method="exact")

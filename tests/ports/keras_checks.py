@@ -64,7 +64,7 @@ def golden(methods: list[str], step: int) -> None:
 
 
 def weighted_jaccard(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> float:
-    """The mean over classes of the Lovász extension, in float64 and by the definition, of pixels that occur so often."""
+    """The mean over classes of the Lovász extension by its definition, in float64, of pixels that occur so often."""
     again = np.repeat(np.arange(labels.size), counts)
     labels, exponentials = labels[again], np.exp(scores[again])
     probabilities = exponentials / exponentials.sum(1, keepdims=True)
