@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import re
 import shlex
 import signal
@@ -84,6 +85,25 @@ def test_help_loads_nothing_that_trains():
     code += "print(sorted({'lightning', 'torchmetrics', 'plotly', 'numba', 'tensorboard'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+@pytest.mark.parametrize(("given", "kept"), [({}, "17179869184"), ({"MALLOC_TRIM_THRESHOLD_": "4096"}, "4096")])
+def test_training_keeps_freed_memory_unless_the_user_says_otherwise(given, kept):
+    code = """
+import os, sys
+from unittest.mock import patch
+from lovasz.lab.cli import main
+print("started", flush=True)
+with patch("lovasz.lab.commands.app", lambda **_: print(sys.argv, os.environ["MALLOC_TRIM_THRESHOLD_"])):
+    sys.argv[1:] = sys.orig_argv[3:]
+    main()
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | given
+    command = [sys.executable, "-c", code, "train", "--data", "a b"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["started"] * (1 if given else 2) + [f"['-c', 'train', '--data', 'a b'] {kept}"]
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])

@@ -3,13 +3,29 @@ so that a person who installed the library without the lab gets one clear line a
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 
 INSTALL = 'pip install "lovasz[lab]"'
 
+# glibc returns large freed blocks to the system, and at every training step takes them anew, to be zeroed page by page.
+# It reads its settings once, as a process starts. Keeping the blocks shortens a step of ENet on a CPU by a third.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 33), "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
+LONG_WORK = ("train", "compare", "evaluate", "predict", "paper")
+
+
+def keep_freed_memory() -> None:
+    """Start this process anew with glibc's settings, once, unless the user has set one of them."""
+    if platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in KEEP_FREED_MEMORY):
+        os.environ.update(KEEP_FREED_MEMORY)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
 
 def main() -> None:
     """Run the `lovasz` command line with `sys.argv`; ends by SystemExit: 0 done, 2 bad input, 130 interrupted."""
+    if len(sys.argv) > 2 and sys.argv[1] in LONG_WORK:
+        keep_freed_memory()
     try:
         from lovasz.lab.commands import app
 
