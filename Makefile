@@ -12,6 +12,8 @@ DEMO_OUT ?= runs/demo
 DEMO_ARGS ?= --data shapes --model unet --losses cross_entropy,lovasz_softmax --batch-size 16 --learning-rate 0.003 \
 	--pretrain-epochs 10 --epochs 8
 PYTEST_ARGS ?=
+# The files of tests are dealt out to two processes, of one thread each.
+PYTEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -37,7 +39,7 @@ lint: $(VENV)/dev ## ruff (rules and format) and pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(VENV)/dev ## the tests alone; PYTEST_ARGS="-k word" chooses
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-minimal: $(VENV)-minimal/ready ## the library's tests with torch, numpy and pytest only
 	$(VENV)-minimal/bin/python -m pytest --ignore=tests/lab --ignore=src/lovasz/lab $(PYTEST_ARGS)

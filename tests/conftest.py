@@ -19,7 +19,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 for name in ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS"):
     os.environ.pop(name, None)
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# One of several test processes (pytest-xdist) keeps to one core.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 @pytest.fixture(autouse=True)
