@@ -43,6 +43,14 @@ def test_every_option_means_what_it_means_in_pytorch(case: Case, method: str) ->
     golden.check_table(case, method, float(value), gradient.numpy())
 
 
+@pytest.mark.parametrize("method", ["exact", "binned"])
+def test_the_value_keeps_its_digits_on_a_large_image(method: str) -> None:
+    scores, target = Case("softmax", "softmax", 3).draw(size=(512, 512), images=1)
+    expected = golden.value_and_gradient(Case("softmax", "softmax", 3), scores, target, method="exact")[0].item()
+    value = port.lovasz_softmax(tf.constant(scores.float().movedim(1, -1).numpy()), target.numpy(), method=method)
+    assert float(value) == pytest.approx(expected, rel=2e-6)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "XLA"])
 @pytest.mark.parametrize("method", ["exact", "binned"])
 @pytest.mark.parametrize("per_image", [False, True])

@@ -91,11 +91,20 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
     counted = arrays.expand(shares > 0, 1)  # (R, 1, C)
     counted = counted if valid is None else counted & valid
     terms = arrays.where(counted, errors, 0.0) * arrays.cast(arrays.constant_of(slopes), dtype)
-    by_class = arrays.sum(terms, 1)  # (N, C)
+    by_class = _sum_over_pixels(arrays, terms)  # (N, C)
     if not problem.per_image:
         by_class = arrays.sum(by_class, 0, keepdims=True)  # (1, C)
     shares = arrays.constant_of(arrays.where(sound, shares, float("nan")))
     return arrays.sum(by_class * arrays.cast(shares, dtype), 1)  # (R,)
+
+
+def _sum_over_pixels(arrays: Arrays, terms: Any) -> Any:
+    """(N, C) from (N, S, C), in steps: TensorFlow, run eagerly, adds up in one float32, which loses digits."""
+    _, pixels, classes = arrays.static_shape(terms)
+    step = math.gcd(pixels or 1, 1024)
+    if pixels is not None and 1 < step < pixels:
+        terms = arrays.sum(arrays.reshape(terms, (-1, pixels // step, step, classes)), 2)
+    return arrays.sum(terms, 1)
 
 
 def _product(sizes: tuple[int | None, ...]) -> int | None:
