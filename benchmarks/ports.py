@@ -163,11 +163,15 @@ def run(
 def main() -> None:
     """Measure and print: a table as text, or with --here one line of JSON for `run`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ports", description=__doc__)
-    parser.add_argument("framework", nargs="*", choices=FRAMEWORKS, help="default: all")
+    # Without choices=: argparse would hold the empty list against them.
+    parser.add_argument("framework", nargs="*", help=f"of {', '.join(FRAMEWORKS)}; default: all")
     parser.add_argument("--here", action="store_true", help="measure one framework in this process, print JSON")
     for name, default in (("images", 4), ("size", 512), ("classes", 21), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
+    for framework in arguments.framework:
+        if framework not in FRAMEWORKS:
+            parser.error(f"framework {framework!r} is unknown; choose from {', '.join(FRAMEWORKS)}")
     sizes = (arguments.images, arguments.size, arguments.classes, arguments.rounds)
     if arguments.here:
         print(json.dumps(measure(arguments.framework[0], *sizes)))
