@@ -27,8 +27,10 @@ PARTS = {
     "libraries": "libraries:run",
     "step": "step:run",
     "ranks": "ranks:run",
+    "ports": "ports:measured",
 }
 GPU = "gpu"
+PORTS = "ports"  # it needs JAX, TensorFlow and Keras, which `make bench` does not install; `make test` does
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(importlib.import_module("benchmarks.gpu").main(words[1:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = ", ".join([*PARTS, GPU])
-    parser.add_argument("part", nargs="*", help=f"of {names}; default: all but {GPU}, which runs alone")
+    parser.add_argument("part", nargs="*", help=f"of {names}; default: all but {PORTS} and {GPU}; {GPU} runs alone")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--quick", action="store_true", help="tiny shapes, once: does it run? figures are worthless")
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         settings = Settings(options.threads, options.rounds, options.quick)
         torch.set_num_threads(settings.threads)
-        parts = options.part or list(PARTS)
+        parts = options.part or [part for part in PARTS if part != PORTS]
         for number, part in enumerate(parts, 1):
             print(f"[{number}/{len(parts)}] {part} ...", end=" ", flush=True, file=sys.stderr)
             start = time.perf_counter()

@@ -15,7 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.settings import Settings
+
 FRAMEWORKS = ("jax", "tensorflow", "tensorflow-graph", "keras")
+
+LIMIT = 240.0  # seconds after which no round starts; the formula takes many
 
 Passes = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -127,7 +131,7 @@ def measure(framework: str, images: int, size: int, classes: int, rounds: int) -
             name = f"keras {keras.__version__} on {name}"
     check(contestants, *(prepare(x) for x in draw(1, 128, classes)))
     logits, target = (prepare(x) for x in draw(images, size, classes))
-    result = interleaved({n: (lambda run=run: run(logits, target)) for n, run in contestants.items()}, rounds)
+    result = interleaved({n: (lambda run=run: run(logits, target)) for n, run in contestants.items()}, rounds, LIMIT)
     base = result["lovasz_softmax"].median
     rows = [{"name": n, **timing.as_json(), "ratio": timing.median / base} for n, timing in result.items()]
     shape = f"{name}: {images} x {size} x {size} x {classes} float32"
@@ -158,6 +162,11 @@ def run(
             raise RuntimeError(f"{framework}: {done.stderr}")
         tables.append(json.loads(done.stdout.splitlines()[-1]))
     return {"tables": tables}
+
+
+def measured(settings: Settings) -> dict[str, Any]:
+    """The part "ports" of ``python -m benchmarks``."""
+    return run(images=settings.size(4, 1), size=settings.size(512), rounds=settings.slow_rounds)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import children, formulas, inputs, libraries, memory, page, sweeps
+from benchmarks import children, formulas, inputs, libraries, memory, page, ports, sweeps
 from benchmarks.checks import both_passes, check, fault
 from benchmarks.contestants import Contestant
 from benchmarks.defeats import defeats
@@ -196,9 +196,16 @@ def test_every_part_runs_on_tiny_shapes_without_touching_the_committed_results(t
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "benchmarks" / "results.json").read_text(encoding="utf-8"))
-    assert set(results) == set(page.SECTIONS)
+    assert set(results) == set(page.SECTIONS) - {"ports"}
     assert (tmp_path / "docs" / "benchmarks.md").read_text(encoding="utf-8") == page.page(results)
     assert RESULTS.read_bytes() == before
+
+
+def test_a_port_is_timed_beside_a_formula_that_agrees_with_it() -> None:
+    pytest.importorskip("jax", reason="jax comes with the extra jax")
+    (table,) = ports.run(("jax",), images=1, size=16, classes=3, rounds=1)["tables"]
+    assert [row["name"] for row in table["rows"]] == ["lovasz_softmax", "authors' formula"]
+    assert "1 x 16 x 16 x 3" in table["input"]
 
 
 def test_both_passes_give_the_gradient() -> None:
