@@ -252,8 +252,8 @@ SECTIONS = {
     "ports": (
         "TensorFlow, JAX and Keras",
         [
-            "Forward and backward, both sides compiled by the framework named: this package, and the authors' TensorFlow",
-            "formula (a sort and running sums for each class) written anew in that framework.",
+            "Forward and backward, both sides compiled by the framework named: this package, and the authors'",
+            "TensorFlow formula (a sort and running sums for each class) written anew in that framework.",
         ],
         _whole,
     ),
