@@ -1,4 +1,4 @@
-"""A hook of mkdocs: docstrings are written for `help()` too, in the usual plain markup; this shows it as a web page does.
+"""A hook of mkdocs: docstrings are written for `help()` too, in plain markup; this shows it as a web page does.
 
 It is run by mkdocs (see mkdocs.yml) and no part of the package.
 """
