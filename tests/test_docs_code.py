@@ -69,7 +69,6 @@ def test_every_block_says_its_language_and_marks_are_known(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     fences = re.findall(r"^ *```+ *(\S*)", text, re.MULTILINE)[::2]
     assert set(fences) <= LANGUAGES
-    assert len(blocks(text, *LANGUAGES)) == len([block for block in fences]) - text.count("--8<--") or "--8<--" in text
     for block in blocks(text, "python"):
         if block.mark == "skip":
             compile(block.code, path.name, "exec")
