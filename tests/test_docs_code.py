@@ -1,11 +1,13 @@
-"""Every code block of the README and the docs: Python runs, command lines parse, targets and extras exist."""
+"""The README and the docs say what is so: Python blocks run, command lines parse, figures are those of the results."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import runpy
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -64,6 +66,10 @@ def test_python_blocks_run_in_their_order(
         pytest.skip(f"{error.name} is not installed")
 
 
+def test_the_readme_and_the_front_page_show_python_code() -> None:
+    assert {"README.md", "docs/index.md"} <= {param.id for param in SCRIPTS}
+
+
 @pytest.mark.parametrize("path", PAGES)
 def test_every_block_says_its_language_and_marks_are_known(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
@@ -107,6 +113,23 @@ def parse(arguments: list[str]) -> None:
     for spec in [given.get("loss"), *(given.get("losses") or "").split(",")]:
         if spec:
             LossSpec.parse(spec)
+
+
+def test_the_figures_on_camvid_are_those_of_the_results() -> None:
+    results = json.loads((REPOSITORY / "docs" / "results" / "camvid.json").read_text(encoding="utf-8"))
+    text = (REPOSITORY / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- camvid -->\n(.*?)<!-- end of camvid -->", text, re.DOTALL)
+    assert table is not None
+    header, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table[1].splitlines()]
+    names = {"mIoU": "dataset_miou", "mIoU per image": "image_miou", "pixel accuracy": "pixel_accuracy"}
+    assert [row[0] for row in rows] == ["before", *results["losses"]]
+    for loss, *cells in rows:
+        scores = [run["scores"]["test"] for run in results["runs"] if run["loss"] == loss] or [
+            results["initial"]["test"]
+        ]
+        flat = [score["per_class_iou"] | {name: score[key] for name, key in names.items()} for score in scores]
+        expected = [100 * statistics.mean(score[name] for score in flat) for name in header[1:]]
+        assert [float(cell) for cell in cells] == pytest.approx(expected, abs=0.0500001), loss
 
 
 # --- and each of these can fail
