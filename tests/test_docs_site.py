@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from tests.lab import chromium
 from tests.lab.chromium import Chromium
+from tests.lab.readable import text_pieces
 
 import lovasz
 
@@ -26,34 +27,6 @@ MISSING = [name for name in ("mkdocs", "material", "mkdocstrings") if importlib.
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: the extra docs has it")
 PROGRAM = chromium.find()
 needs_browser = pytest.mark.skipif(PROGRAM is None, reason="no browser on the path")
-# How each piece of visible text of the article stands out from what is painted behind it (WCAG 2), and its size.
-READING = """
-(() => {
-  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number)
-  const over = (top, below) => {
-    const alpha = top.length > 3 ? top[3] : 1
-    return [0, 1, 2].map((i) => alpha * top[i] + (1 - alpha) * below[i])
-  }
-  const light = (colour) => {
-    const [r, g, b] = colour.map((c) => c / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
-  }
-  const behind = (element) => {
-    const layers = []
-    for (let at = element; at; at = at.parentElement) layers.unshift(channels(getComputedStyle(at).backgroundColor))
-    return layers.reduce((below, top) => over(top, below), [255, 255, 255])
-  }
-  const found = []
-  const texts = ['h1', 'h2', 'p', 'td', 'li', 'code', 'code span', 'a'].map((name) => `article ${name}`).join()
-  for (const element of document.querySelectorAll(texts)) {
-    if (!element.innerText.trim() || element.matches('.headerlink')) continue
-    const style = getComputedStyle(element), ground = behind(element)
-    const [a, b] = [light(over(channels(style.color), ground)), light(ground)].sort((x, y) => y - x)
-    found.push([element.innerText.slice(0, 40), (a + 0.05) / (b + 0.05), parseFloat(style.fontSize)])
-  }
-  return found
-})()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +122,7 @@ def test_a_page_is_readable_whole_and_quiet(
     assert pictures
     assert all(pictures)
 
-    pieces = browser.evaluate(page, READING)
+    pieces = text_pieces(browser, page, "article")
     assert len(pieces) > 40
     assert {text: contrast for text, contrast, _ in pieces if contrast < 4.5} == {}
     assert {text: size for text, _, size in pieces if size < 11} == {}
@@ -161,3 +134,20 @@ def test_a_page_is_readable_whole_and_quiet(
     ground, ink = image.getextrema() if scheme == "dark" else image.getextrema()[::-1]
     assert abs(ground - ink) > 150
     assert len(set(image.resize((64, 64)).tobytes())) > 20  # not one colour, nor two
+
+
+@needs_browser
+def test_every_page_fits_a_phone_and_has_its_pictures(browser: Chromium, address: str, site: Path) -> None:
+    faults = {}
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        page = browser.open(f"{address}/{name}", width=400, phone=True)
+        browser.wait(page, "[...document.images].every((image) => image.complete)")
+        found = [*page.console, *page.failures]
+        found += browser.evaluate(page, "[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)")
+        found += [text for text, contrast, _ in text_pieces(browser, page, "article") if contrast < 4.5]
+        if browser.evaluate(page, "Math.max(innerWidth, document.documentElement.scrollWidth)") > 400:
+            found.append("wider than the window")
+        if found:
+            faults[name] = found
+    assert faults == {}
