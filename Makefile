@@ -79,19 +79,19 @@ $(VENV)/lab: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing lovasz, its lab and the test tools into $(VENV) (a minute or two) ..."
 	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
-	@touch $@ $(VENV)/lab $(VENV)/docs
+	@touch $@ $(VENV)/lab
+
+# After torch: these take the torch that is there, and so bring no CUDA packages beside a CPU build of it.
+$(VENV)/bench: $(VENV)/lab
+	@echo "Installing the libraries to compare with into $(VENV) (a minute or two) ..."
+	@$(BIN)/python $(PIP_INSTALL) -e '.[bench]'
+	@touch $@
 
 # The pages are built from the source's text, which needs neither torch nor the package itself.
 $(VENV)/docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing mkdocs into $(VENV) ..."
 	@$(BIN)/python $(PIP_INSTALL) $$($(BIN)/python -c "import tomllib; \
 		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
-	@touch $@
-
-# After torch: these take the torch that is there, and so bring no CUDA packages beside a CPU build of it.
-$(VENV)/bench: $(VENV)/lab
-	@echo "Installing the libraries to compare with into $(VENV) (a minute or two) ..."
-	@$(BIN)/python $(PIP_INSTALL) -e '.[bench]'
 	@touch $@
 
 $(VENV)-minimal/ready: pyproject.toml constraints.txt | $(VENV)-minimal/bin/python
