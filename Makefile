@@ -19,7 +19,7 @@ BENCH_ARGS ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo install test lint pytest test-minimal browser bench format clean
+.PHONY: help demo install test lint pytest test-minimal browser bench docs format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -54,12 +54,16 @@ browser: # the report is tested in a real browser: Debian's, where it may be ins
 bench: $(VENV)/bench ## measure the losses on this machine, beside other libraries; BENCH_ARGS="speed memory" chooses
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+docs: $(VENV)/docs ## install mkdocs, build the documentation strictly into site/; `mkdocs serve` shows it while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "The documentation: site/index.html"
+
 format: $(VENV)/dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environments, caches and builds; runs/ stays
-	rm -rf $(VENV) $(VENV)-minimal build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-minimal build dist site .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per set of packages: a second call installs nothing.
@@ -83,6 +87,13 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/bench: $(VENV)/lab
 	@echo "Installing the libraries to compare with into $(VENV) (a minute or two) ..."
 	@$(BIN)/python $(PIP_INSTALL) -e '.[bench]'
+	@touch $@
+
+# The pages are built from the source's text, which needs neither torch nor the package itself.
+$(VENV)/docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing mkdocs into $(VENV) ..."
+	@$(BIN)/python $(PIP_INSTALL) $$($(BIN)/python -c "import tomllib; \
+		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	@touch $@
 
 $(VENV)-minimal/ready: pyproject.toml constraints.txt | $(VENV)-minimal/bin/python

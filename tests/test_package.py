@@ -1,4 +1,4 @@
-"""What a person installs and reads first: wheel, source archive, the README's code, the citation, the Makefile."""
+"""What a person installs: wheel, source archive, what the wheel gives by itself; citation, changelog, release."""
 
 import os
 import re
@@ -11,14 +11,11 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from test_imports import BLOCK, OPTIONAL, USE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-README_BLOCKS = [
-    pytest.param(match[1], id=f"line {README[: match.start()].count(chr(10)) + 1}")
-    for match in re.finditer(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-]
 
 
 @pytest.fixture(scope="module")
@@ -74,24 +71,43 @@ def test_the_source_archive_is_small_and_holds_no_data_runs_or_weights(build) ->
     assert not [name for name in names if name.endswith((".safetensors", ".ckpt", ".pth", ".pyc"))]
 
 
-def test_the_readme_shows_python_code() -> None:
-    assert README_BLOCKS
+@pytest.fixture(scope="module")
+def installed(build, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel installs and nothing else."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(build("wheel")) as wheel:
+        wheel.extractall(folder)
+    return folder
 
 
-@pytest.mark.parametrize("code", README_BLOCKS)
-def test_python_code_in_the_readme_runs_as_it_stands(code: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    missing = re.search(r"ModuleNotFoundError: No module named '(\w+)", done.stderr)
-    if missing and missing[1] in {"numba", "torchmetrics", "lightning", "safetensors", "PIL"}:
-        pytest.skip(f"{missing[1]} is not installed")
+def run_installed(installed: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code with the wheel's files before everything else, and every extra hidden."""
+    start = f"import sys; sys.path.insert(0, {str(installed)!r})\n{BLOCK}\nassert 'numba' in sys.argv\n"
+    check = f"import lovasz; assert lovasz.__file__.startswith({str(installed)!r}), lovasz.__file__\n"
+    command = [sys.executable, "-W", "error", "-c", start + check + code, *OPTIONAL, *arguments]
+    return subprocess.run(command, cwd=installed, capture_output=True, text=True, timeout=300)
+
+
+def test_the_wheel_works_without_the_extras(installed: Path) -> None:
+    done = run_installed(installed, USE.replace("METHOD", "'binned'"))
     assert done.returncode == 0, done.stderr
+    done = run_installed(installed, "from importlib import metadata; print(metadata.version('lovasz'))")
+    assert done.stdout.strip() == PROJECT["version"], done.stderr
+
+
+def test_the_command_without_the_lab_says_what_to_install(installed: Path) -> None:
+    done = run_installed(installed, "import runpy; runpy.run_module('lovasz', run_name='__main__')")
+    assert done.returncode == 2
+    assert 'pip install "lovasz[lab]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_package_runs_as_a_module(installed: Path) -> None:
+    pytest.importorskip("typer", reason="the command needs the extra lab")
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    command = [sys.executable, "-m", "lovasz", "--version"]
+    done = subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.strip()) == (0, f"lovasz {PROJECT['version']}"), done.stderr
 
 
 def test_make_targets_named_in_the_readme_exist() -> None:
@@ -108,6 +124,29 @@ def test_citation_changelog_and_package_tell_one_version() -> None:
     newest = re.search(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert newest[1] == PROJECT["version"]
+
+
+def test_the_version_is_semantic_and_has_a_changelog_entry_that_says_something() -> None:
+    assert re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", PROJECT["version"])
+    text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    heading = re.search(rf"^## {re.escape(PROJECT['version'])} - (unreleased|\d{{4}}-\d\d-\d\d)$", text, re.MULTILINE)
+    assert heading is not None
+    entry = text[heading.end() :].partition("\n## ")[0]
+    assert re.search(r"^- \S", entry, re.MULTILINE)
+
+
+def test_a_release_is_published_by_a_tag_alone_and_without_a_stored_password() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML reads the workflow; it is in the extra test")
+    text = (REPOSITORY / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML reads the key `on` so
+    assert workflow["permissions"] == {"contents": "read"}
+    publish = workflow["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write"}  # trusted publishing: the index asks GitHub who calls
+    assert publish["needs"] == "build"
+    assert "secrets." not in text
+    steps = [step.get("run", "") for step in workflow["jobs"]["build"]["steps"]]
+    assert any("GITHUB_REF_NAME" in step and "CHANGELOG.md" in step for step in steps)
 
 
 def test_the_citation_has_what_the_format_requires_and_names_the_paper() -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.lab import chromium
 from tests.lab.chromium import Chromium, Page
 from tests.lab.comparison_folder import CLASSES, HOSTILE, LOSSES, comparison, draw_examples, write
+from tests.lab.readable import text_pieces
 
 from lovasz.lab.report import write_report
 
@@ -132,6 +133,33 @@ def test_the_driver_sees_what_a_page_does_wrong(browser: Chromium, tmp_path: Pat
     assert page.failures
     assert browser.evaluate(page, "document.images[0].naturalWidth") == 0
     assert browser.evaluate(page, "document.documentElement.scrollWidth") > 400
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_text_of_a_report_can_be_read(
+    browser: Chromium, reports: dict[str, tuple[str, dict[str, Any]]], scheme: str
+) -> None:
+    page = opened(browser, reports["usual"][0], scheme=scheme)
+    pieces = text_pieces(browser, page, "body")
+    assert len(pieces) > 100
+    assert {text: contrast for text, contrast, _ in pieces if contrast < 4.5} == {}
+    assert {text: size for text, _, size in pieces if size < 11} == {}
+
+
+def test_text_that_is_pale_or_small_is_seen(browser: Chromium, tmp_path: Path) -> None:
+    path = tmp_path / "pale.html"
+    path.write_text(
+        "<body style='background: #fff'><p style='color: #999'>pale</p><p style='font-size: 6px'>small</p>"
+        "<div style='background: rgb(0 0 0 / 50%)'><b style='color: #777'>on grey</b></div><i hidden>unseen</i>"
+    )
+    pieces = {
+        text: (contrast, size)
+        for text, contrast, size in text_pieces(browser, browser.open(path.as_uri(), width=400), "body")
+    }
+    assert pieces.keys() == {"pale", "small", "on grey"}
+    assert pieces["pale"][0] == pytest.approx(2.85, abs=0.01)  # as WebAIM's contrast checker has it
+    assert pieces["small"] == (pytest.approx(21), 6)
+    assert pieces["on grey"][0] < 1.3
 
 
 def test_the_charts_follow_light_and_dark(browser: Chromium, reports: dict[str, tuple[str, dict[str, Any]]]) -> None:

@@ -1,0 +1,166 @@
+"""The README and the docs say what is so: Python blocks run, command lines parse, figures are those of the results."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import runpy
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from markdown_code import blocks, commands, pages, scripts
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = [pytest.param(path, id=path.relative_to(REPOSITORY).as_posix()) for path in pages(REPOSITORY)]
+SCRIPTS = [
+    pytest.param(script, mark, value, id=" ".join(filter(None, [param.id, mark, value])))
+    for param in PAGES
+    for (mark, value), script in scripts(param.values[0].read_text(encoding="utf-8")).items()  # pyright: ignore
+]
+COMMANDS = [
+    pytest.param(words, id=f"{param.id}: {' '.join(words)[:60]}")
+    for param in PAGES
+    for words in commands(param.values[0].read_text(encoding="utf-8"))  # pyright: ignore
+]
+LANGUAGES = {"python", "sh", "text", "yaml", "json", "toml"}
+EXTRAS = {"numba", "torchmetrics", "lightning", "safetensors", "PIL", "matplotlib", "scipy"}
+
+
+def run(script: Path, mark: str, value: str) -> None:
+    """Run one script as its mark says; its failure is a failure here."""
+    if not mark:
+        runpy.run_path(str(script), run_name="__main__")
+        return
+    command = [sys.executable, str(script)]
+    if mark == "torchrun":
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", value]
+    for name in re.split(r"[, ]+", value) if mark == "needs" else []:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    path = os.pathsep.join([str(REPOSITORY / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path}
+    done = subprocess.run(
+        command, cwd=script.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.parametrize(("script", "mark", "value"), SCRIPTS)
+def test_python_blocks_run_in_their_order(
+    script: str, mark: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "page.py"
+    path.write_text(script, encoding="utf-8")
+    try:
+        run(path, mark, value)
+    except ImportError as error:
+        missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__  # ours say what to install
+        name = getattr(missing, "name", None) or ""
+        if name.partition(".")[0] not in EXTRAS:
+            raise
+        pytest.skip(f"{name} is not installed")
+
+
+def test_the_readme_and_the_front_page_show_python_code() -> None:
+    assert {"README.md", "docs/index.md"} <= {param.id for param in SCRIPTS}
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_block_says_its_language_and_marks_are_known(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    fences = re.findall(r"^ *```+ *(\S*)", text, re.MULTILINE)[::2]
+    assert set(fences) <= LANGUAGES
+    for block in blocks(text, "python"):
+        if block.mark == "skip":
+            compile(block.code, path.name, "exec")
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_command_lines_parse(words: list[str]) -> None:
+    if words[0] == "lovasz":
+        parse(words[1:])
+    elif "-m" in words and words[words.index("-m") + 1] == "lovasz":
+        parse(words[words.index("-m") + 2 :])
+    elif words[0] == "make":
+        targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        assert {word for word in words[1:] if "=" not in word} <= targets
+    elif "pip" in words:
+        project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        named = re.findall(r"(?:lovasz|\.)\[([\w,-]+)\]", " ".join(words))
+        assert {extra for group in named for extra in group.split(",")} <= set(project["optional-dependencies"])
+    else:
+        assert importlib.util.find_spec(words[words.index("-m") + 1]) if "-m" in words else words[0] in {"torchrun"}
+
+
+def parse(arguments: list[str]) -> None:
+    """Hold one command line of `lovasz` against the options that there are, and its losses against those there are."""
+    typer_main = pytest.importorskip("typer.main", reason="typer reads command lines; it is in the extra lab")
+    from lovasz.lab.commands import app
+    from lovasz.lab.losses import LossSpec
+
+    command, rest = typer_main.get_command(app), list(arguments)
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest.pop(0)]
+    if "--help" in rest:
+        return
+    assert not hasattr(command, "commands"), f"no such command: {arguments}"
+    given = command.make_context(command.name, rest).params
+    for spec in [given.get("loss"), *(given.get("losses") or "").split(",")]:
+        if spec:
+            LossSpec.parse(spec)
+
+
+def test_the_figures_on_camvid_are_those_of_the_results() -> None:
+    results = json.loads((REPOSITORY / "docs" / "results" / "camvid.json").read_text(encoding="utf-8"))
+    text = (REPOSITORY / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- camvid -->\n(.*?)<!-- end of camvid -->", text, re.DOTALL)
+    assert table is not None
+    header, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table[1].splitlines()]
+    names = {"mIoU": "dataset_miou", "mIoU per image": "image_miou", "pixel accuracy": "pixel_accuracy"}
+    assert [row[0] for row in rows] == ["before", *results["losses"]]
+    for loss, *cells in rows:
+        scores = [run["scores"]["test"] for run in results["runs"] if run["loss"] == loss] or [
+            results["initial"]["test"]
+        ]
+        flat = [score["per_class_iou"] | {name: score[key] for name, key in names.items()} for score in scores]
+        expected = [100 * statistics.mean(score[name] for score in flat) for name in header[1:]]
+        assert [float(cell) for cell in cells] == pytest.approx(expected, abs=0.0500001), loss
+
+
+# --- and each of these can fail
+
+
+def test_a_block_that_fails_is_named_by_the_line_in_its_page(tmp_path: Path) -> None:
+    page = "# Page\n\n```python\nx = 1\n```\n\nText.\n\n```python\nassert x == 2\n```\n"
+    path = tmp_path / "page.py"
+    path.write_text(scripts(page)["", ""], encoding="utf-8")
+    with pytest.raises(AssertionError) as failure:
+        run(path, "", "")
+    assert failure.traceback[-1].lineno == 9  # counted from 0
+
+
+def test_marks_part_the_blocks_of_a_page() -> None:
+    page = (
+        "```python\na\n```\n<!-- code: needs jax -->\n```python\nb\n```\n\n<!-- code: skip, takes a day -->\n\n"
+        "```python\nc\n```\n```python\nd\n```\n"
+    )
+    assert {mark: code.split() for mark, code in scripts(page).items()} == {
+        ("", ""): ["a", "d"],
+        ("needs", "jax"): ["b"],
+    }
+    with pytest.raises(ValueError, match="do not know"):
+        scripts("<!-- code: somewhere else -->\n```python\na\n```\n")
+
+
+@pytest.mark.parametrize("line", ["lovasz compare --dta shapes", "lovasz compair", "lovasz train --epochs two"])
+def test_a_wrong_command_line_is_seen(line: str) -> None:
+    pytest.importorskip("typer.main", reason="typer reads command lines; it is in the extra lab")
+    with pytest.raises(Exception, match=r"(?i)no such|valid|missing"):
+        parse(line.split()[1:])
