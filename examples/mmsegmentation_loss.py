@@ -1,6 +1,6 @@
-"""Our loss in MMSegmentation's registry: put this file beside your config and name it in `custom_imports`.
+"""Our loss in MMSegmentation's registry: the class and its registration go into a file that `custom_imports` names.
 
-Without mmseg installed it runs too: the last lines then train with the call that mmseg's decode heads make.
+It runs without mmseg too: the last lines train with the call that mmseg's decode heads make.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ if importlib.util.find_spec("mmseg"):
     MODELS.register_module(module=LovaszSoftmax)
 
 # In the config, alone or in a list beside other losses, which mmseg adds up:
-custom_imports = dict(imports=["mmsegmentation_loss"], allow_failed_imports=False)
+custom_imports = dict(imports=["my_losses"], allow_failed_imports=False)
 loss_decode = [
     dict(type="CrossEntropyLoss", loss_weight=1.0),
     dict(type="LovaszSoftmax", loss_weight=1.0),  # options of LovaszSoftmaxLoss too, such as per_image=True

@@ -1,6 +1,6 @@
 """Point clouds: logits (P, C) and labels (P,) of all points of a batch, and the entry in Pointcept's registry.
 
-Without Pointcept it runs too: the last lines train a network on a drawn cloud with the call that its Criteria makes.
+It runs without Pointcept too: the last lines train a network on a drawn cloud with the call that its Criteria makes.
 """
 
 import importlib.util
