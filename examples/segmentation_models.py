@@ -34,7 +34,7 @@ def fit(network, criterion, targets, epochs=10):
 
 
 # Many classes: logits (N, C, H, W), in the place of smp.losses.LovaszLoss("multiclass", ignore_index=255).
-network = smp.Unet("resnet18", encoder_weights=None, classes=3, decoder_channels=(64, 32, 32, 16, 16))
+network = smp.Unet("resnet18", encoder_depth=3, encoder_weights=None, decoder_channels=(64, 32, 16), classes=3)
 losses = fit(network, LovaszSoftmaxLoss(ignore_index=255), masks)
 
 metric = DatasetIoU(num_classes=3, ignore_index=255)
@@ -43,7 +43,7 @@ print(f"loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last; mIoU on these i
 
 # A foreground: one channel of scores, targets 0 and 1. smp's LovaszLoss("binary") takes the batch as one set of pixels
 # (per_image=False); so does this. A pixel is foreground where its score is above 0.
-network = smp.Linknet("resnet18", encoder_weights=None, classes=1)
+network = smp.Linknet("resnet18", encoder_depth=3, encoder_weights=None, classes=1)
 foreground = torch.where(masks == 255, masks, (masks > 0).long())
 binary = fit(network, LovaszHingeLoss(per_image=False, ignore_index=255), foreground)
 print(f"hinge loss {binary[0]:.3f} at first, {binary[-1]:.3f} at last")
