@@ -78,9 +78,13 @@ $(VENV)/lab: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python $(PIP_INSTALL) -e '.[lab]'
 	@touch $@
 
+# torchvision apart, where only the tests that need it look: built for CUDA beside a CPU build of torch, as the package
+# index has it, it does not load, and its mere presence breaks torchmetrics and transformers.
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing lovasz, its lab and the test tools into $(VENV) (a minute or two) ..."
 	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
+	@rm -rf $(VENV)/vision
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(VENV)/vision segmentation-models-pytorch timm torchvision
 	@touch $@ $(VENV)/lab
 
 # After torch: these take the torch that is there, and so bring no CUDA packages beside a CPU build of it.

@@ -1,8 +1,10 @@
 """What every test shares: a fixed seed, steady threads, plain terminal output and the place of the real data."""
 
 import contextlib
+import importlib.util
 import os
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +45,17 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"real data absent: {folder} has no folder data (LOVASZ_SHARED names another place)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def vision() -> dict[str, str]:
+    """The environment of a process that may import torchvision, timm and segmentation_models_pytorch.
+
+    `make test` puts them into a folder of their own, where only such a process finds them: a build of torchvision for
+    another build of torch breaks, by being there, what merely looks for it (torchmetrics, transformers).
+    """
+    folder = Path(sys.prefix) / "vision"
+    if not folder.is_dir() and importlib.util.find_spec("segmentation_models_pytorch") is None:
+        pytest.skip(f"segmentation_models_pytorch is not installed, and there is no {folder}")
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")]), str(folder)]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}

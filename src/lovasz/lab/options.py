@@ -58,7 +58,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         help="Network: enet, enet_torch7 (the authors' layer order), unet (small, for small images), espnetv2 or "
-        "deeplab (v2, ResNet-101).",
+        "deeplab (v2, ResNet-101); or hub:NAME or hub:FOLDER of transformers, torchvision:NAME, smp:ARCH-ENCODER.",
         rich_help_panel=MODEL,
     ),
 ]

@@ -26,7 +26,7 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores, evaluate
 from lovasz.lab.fitting import fit
 from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
-from lovasz.lab.models import create_model, load_weights, save_weights
+from lovasz.lab.models import brings_weights, create_model, load_weights, save_weights
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
 from lovasz.lab.splits import Data
@@ -170,6 +170,8 @@ def find_start(
         torch.manual_seed(config.seed)
         return create_model(config.model, len(data.classes))
 
+    if not config.pretrain_epochs and brings_weights(config.model):
+        return Start("weights", config.model, random)
     if not config.pretrain_epochs:
         return Start("random", f"seed {config.seed}", random)
     first = config.replace(loss="cross_entropy", epochs=config.pretrain_epochs, pretrain_epochs=0)

@@ -12,10 +12,19 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.models.deeplab import DeepLabV2
 from lovasz.lab.models.enet import pytorch_enet, torch7_enet
 from lovasz.lab.models.espnetv2 import ESPNetV2
+from lovasz.lab.models.hub import EXAMPLES, brings_weights, create_foreign, is_foreign
 from lovasz.lab.models.unet import UNet
 from lovasz.lab.models.weights import describe_weights, load_exported, load_weights, save_weights
 
-__all__ = ["MODELS", "create_model", "describe_weights", "load_exported", "load_weights", "save_weights"]
+__all__ = [
+    "MODELS",
+    "brings_weights",
+    "create_model",
+    "describe_weights",
+    "load_exported",
+    "load_weights",
+    "save_weights",
+]
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "enet": pytorch_enet,
@@ -29,8 +38,14 @@ MODELS: dict[str, Callable[[int], nn.Module]] = {
 def create_model(name: str, num_classes: int) -> nn.Module:
     """A network of `MODELS` with `num_classes` outputs and random weights (drawn from torch's global generator).
 
+    Or one of another library, see `lovasz.lab.models.hub.create_foreign`, with the weights of its folder if it has any.
     Raises LabError for an unknown name or fewer than one class.
     """
+    if is_foreign(name):
+        return create_foreign(name, num_classes)
     if name not in MODELS:
-        raise LabError(f"model {name!r} is unknown; choose one of: {', '.join(MODELS)}.")
+        raise LabError(
+            f"model {name!r} is unknown; choose one of: {', '.join(MODELS)}; or one of another library, such as "
+            f"{', '.join(EXAMPLES.values())}."
+        )
     return MODELS[name](num_classes)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.hub import ForeignNetwork, foreign_layout, is_foreign
 from lovasz.lab.models.layouts import COUNTER, LAYOUTS, SCALING, Layout
 
 NAMED = 3  # this many missing or unexpected tensors are named in a message
@@ -30,7 +31,8 @@ def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> n
 
     Args:
         model_name: a name of `lovasz.lab.models.MODELS`. "enet" takes any file of an ENet and builds the variant whose
-            tensors it holds; "enet_torch7" takes the Torch7 variant only.
+            tensors it holds; "enet_torch7" takes the Torch7 variant only. Of another library's network (hub:,
+            torchvision:, smp:) the JSON says which one it is.
         path: a file of `save_weights` or a published one (see `layouts.py`), with its .json beside it.
         classes: names of the data set's classes. They are looked up in the JSON's "classes", where case, spaces,
             hyphens and underscores do not count; outputs for other classes are dropped. Without a JSON the file must
@@ -41,10 +43,10 @@ def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> n
     """
     path = Path(path)
     tensors = _read_tensors(path)
-    layout = _recognise(model_name, path, tensors)
+    description = describe_weights(path) if json_path(path).exists() else None
+    layout = _recognise(model_name, path, tensors, description)
     state = {ours: tensors[theirs] for theirs, ours in layout.keys.items()}
     num_outputs = _check_tensors(path, layout, state)
-    description = describe_weights(path) if json_path(path).exists() else None
     channels = torch.tensor(_match_classes(path, num_outputs, description, classes))
     for key, dimension in layout.outputs:
         if key in state:
@@ -98,10 +100,12 @@ def save_weights(
     if path.suffix != ".safetensors":
         raise LabError(f"{path}: weights are written as .safetensors; give a path that ends so.")
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    key, dimension = _recognise(model_name, path, state).outputs[0]
+    architecture = {"architecture": model.architecture} if isinstance(model, ForeignNetwork) else {}
+    key, dimension = _recognise(model_name, path, state, architecture).outputs[0]
     num_outputs = state[key].shape[dimension]
     description: dict[str, Any] = {
         "model_name": model_name,
+        **architecture,
         "num_outputs": num_outputs,
         "classes": [str(name) for name in classes],
         "palette": None if palette is None else [[int(part) for part in colour] for colour in palette],
@@ -188,9 +192,11 @@ def _pickled(path: Path) -> bool:
         return False
 
 
-def _recognise(model_name: str, path: Path, tensors: Mapping[str, Tensor]) -> Layout:
+def _recognise(
+    model_name: str, path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any] | None
+) -> Layout:
     names = {key for key in tensors if not key.endswith(COUNTER)}
-    candidates = [layout for layout in LAYOUTS if model_name in layout.names]
+    candidates = _candidates(model_name, path, description or {})
     if not candidates:
         known = sorted({name for layout in LAYOUTS for name in layout.names})
         raise LabError(f"model {model_name!r} is unknown; choose one of: {', '.join(known)}.")
@@ -214,6 +220,25 @@ def _recognise(model_name: str, path: Path, tensors: Mapping[str, Tensor]) -> La
     )
 
 
+def _candidates(model_name: str, path: Path, description: Mapping[str, Any]) -> list[Layout]:
+    """The layouts that a model's name may mean; of another library's network the JSON has the architecture."""
+    architecture = description.get("architecture")
+    if not is_foreign(model_name):
+        if architecture is not None:
+            raise LabError(
+                f"{path}: not the weights of {model_name!r}; it holds {description.get('model_name')!r}: choose that "
+                "model."
+            )
+        return [layout for layout in LAYOUTS if model_name in layout.names]
+    if architecture is None:
+        raise LabError(
+            f'{path}: not the weights of {model_name!r}: no {json_path(path).name} with an "architecture" is beside '
+            "it. Give a file that the lab saved of such a model, with its JSON; a folder of transformers is given as "
+            "--model hub:FOLDER, without --weights."
+        )
+    return [foreign_layout(model_name, architecture)]
+
+
 def _check_tensors(path: Path, layout: Layout, state: Mapping[str, Tensor]) -> int:
     """The number of outputs, after a look at every shape and value."""
     key, dimension = layout.outputs[0]
@@ -224,10 +249,12 @@ def _check_tensors(path: Path, layout: Layout, state: Mapping[str, Tensor]) -> i
         if key not in state:
             continue
         tensor = state[key]
-        if tensor.shape != expected.shape or tensor.dtype not in FLOATING:
+        kinds = FLOATING if expected.is_floating_point() else (expected.dtype,)
+        if tensor.shape != expected.shape or tensor.dtype not in kinds:
+            kind = "floating" if expected.is_floating_point() else str(expected.dtype)
             raise LabError(
                 f"{path}: tensor {theirs[key]} is {tensor.dtype} of shape {tuple(tensor.shape)}; {layout.names[0]!r} "
-                f"needs floating {tuple(expected.shape)}. Give a file of this network."
+                f"needs {kind} {tuple(expected.shape)}. Give a file of this network."
             )
         if not tensor.float().isfinite().all():
             raise LabError(f"{path}: tensor {theirs[key]} holds NaN or infinite values; the network cannot be used.")
