@@ -43,11 +43,9 @@ images = torch.eye(3)[masks % 255].movedim(-1, 1) + 0.7 * torch.randn(16, 3, 48,
 train = DataLoader(TensorDataset(images[:12], masks[:12]), batch_size=4, shuffle=True)
 val = DataLoader(TensorDataset(images[12:], masks[12:]), batch_size=4)
 
-# inference_mode=False: else `validate` before `fit` leaves the metric's counts as tensors that `fit` cannot add to.
 trainer = L.Trainer(
     max_epochs=15,
     accelerator="auto",
-    inference_mode=False,
     logger=False,
     enable_checkpointing=False,
     enable_model_summary=False,

@@ -18,9 +18,12 @@ from markdown_code import blocks, commands, pages, scripts
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [pytest.param(path, id=path.relative_to(REPOSITORY).as_posix()) for path in pages(REPOSITORY)]
+# A page of docs/integrations shows a file of examples/ line by line, which tests/test_examples.py holds and runs.
+SHOWN = {f"docs/integrations/{page.name}" for page in (REPOSITORY / "docs" / "integrations").glob("*.md")}
 SCRIPTS = [
     pytest.param(script, mark, value, id=" ".join(filter(None, [param.id, mark, value])))
     for param in PAGES
+    if param.id not in SHOWN
     for (mark, value), script in scripts(param.values[0].read_text(encoding="utf-8")).items()  # pyright: ignore
 ]
 COMMANDS = [

@@ -427,6 +427,16 @@ def test_bad_arguments_are_named(arguments, message):
         DatasetIoU(**arguments)
 
 
+@pytest.mark.parametrize("kind", [DatasetIoU, ImageIoU])
+def test_counts_begun_in_inference_mode_go_on_outside(kind):
+    target = torch.tensor([[[0, 1, 1]]])
+    metric = kind(2)
+    with torch.inference_mode():
+        metric.update(target, target)
+    metric.update(1 - target, target)
+    assert metric.compute() == pytest.approx({DatasetIoU: (1 / 4 + 2 / 5) / 2, ImageIoU: 1 / 2}[kind])
+
+
 def test_importing_the_library_does_not_load_torchmetrics_and_its_absence_is_explained():
     program = (
         "import sys, lovasz\n"

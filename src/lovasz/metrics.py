@@ -150,9 +150,10 @@ class DatasetIoU(_ConfusionIoU):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add a batch; shapes and errors as in `confusion_counts`."""
-        self.confusion += confusion_counts(
+        counts = confusion_counts(
             preds, target, self.num_classes, ignore_index=self.ignore_index, threshold=self.threshold
         )
+        self.confusion = self.confusion + counts  # not in place: it may stem from torch.inference_mode
 
     def compute(self) -> Tensor:
         """Mean IoU over the classes, float64 scalar in [0, 1]."""
@@ -227,10 +228,10 @@ class ImageIoU(_ConfusionIoU):
         iou = self._class_iou(confusion)  # (N, C)
         iou = iou.masked_fill(~confusion.any(-1).any(-1)[:, None], torch.nan)  # all void: no score, also under "one"
         mean = iou.nanmean(1)  # (N,)
-        self.image_steps += _steps(mean).sum()
-        self.image_count += (~mean.isnan()).sum()
-        self.class_steps += _steps(iou).sum(0)
-        self.class_count += (~iou.isnan()).sum(0)
+        self.image_steps = self.image_steps + _steps(mean).sum()
+        self.image_count = self.image_count + (~mean.isnan()).sum()
+        self.class_steps = self.class_steps + _steps(iou).sum(0)
+        self.class_count = self.class_count + (~iou.isnan()).sum(0)
 
     def compute(self) -> Tensor:
         """Mean over the images of their mean IoU, float64 scalar in [0, 1]."""
