@@ -222,13 +222,10 @@ def _recognise(
 
 def _candidates(model_name: str, path: Path, description: Mapping[str, Any]) -> list[Layout]:
     """The layouts that a model's name may mean; of another library's network the JSON has the architecture."""
-    architecture = description.get("architecture")
+    saved, architecture = description.get("model_name"), description.get("architecture")
     if not is_foreign(model_name):
-        if architecture is not None:
-            raise LabError(
-                f"{path}: not the weights of {model_name!r}; it holds {description.get('model_name')!r}: choose that "
-                "model."
-            )
+        if isinstance(saved, str) and is_foreign(saved):
+            raise LabError(f"{path}: not the weights of {model_name!r}; it holds {saved!r}: choose that model.")
         return [layout for layout in LAYOUTS if model_name in layout.names]
     if architecture is None:
         raise LabError(
