@@ -84,7 +84,8 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing lovasz, its lab and the test tools into $(VENV) (a minute or two) ..."
 	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
 	@rm -rf $(VENV)/vision
-	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(VENV)/vision segmentation-models-pytorch timm torchvision
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(VENV)/vision \
+		kornia kornia-rs segmentation-models-pytorch timm torchvision
 	@touch $@ $(VENV)/lab
 
 # After torch: these take the torch that is there, and so bring no CUDA packages beside a CPU build of it.

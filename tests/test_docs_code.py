@@ -32,10 +32,18 @@ COMMANDS = [
     for words in commands(param.values[0].read_text(encoding="utf-8"))  # pyright: ignore
 ]
 LANGUAGES = {"python", "sh", "text", "yaml", "json", "toml"}
+# These need torchvision, or stand beside it: see the fixture `vision`.
+VISION = {"kornia", "segmentation_models_pytorch"}
+WITH_VISION = """
+import runpy, sys
+from benchmarks.libraries import make_torchvision_importable
+make_torchvision_importable()
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
 EXTRAS = {"numba", "torchmetrics", "lightning", "safetensors", "PIL", "matplotlib", "scipy"}
 
 
-def run(script: Path, mark: str, value: str) -> None:
+def run(script: Path, mark: str, value: str, vision: dict[str, str] | None = None) -> None:
     """Run one script as its mark says; its failure is a failure here."""
     if not mark:
         runpy.run_path(str(script), run_name="__main__")
@@ -43,11 +51,16 @@ def run(script: Path, mark: str, value: str) -> None:
     command = [sys.executable, str(script)]
     if mark == "torchrun":
         command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", value]
-    for name in re.split(r"[, ]+", value) if mark == "needs" else []:
+    needed = set(re.split(r"[, ]+", value)) if mark == "needs" else set()
+    if vision:
+        command[1:1] = ["-c", WITH_VISION]
+    for name in needed if not vision else ():
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
     path = os.pathsep.join([str(REPOSITORY / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path}
+    environment = (
+        os.environ | {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path} | (vision or {})
+    )
     done = subprocess.run(
         command, cwd=script.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -56,13 +69,13 @@ def run(script: Path, mark: str, value: str) -> None:
 
 @pytest.mark.parametrize(("script", "mark", "value"), SCRIPTS)
 def test_python_blocks_run_in_their_order(
-    script: str, mark: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, mark: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "page.py"
     path.write_text(script, encoding="utf-8")
     try:
-        run(path, mark, value)
+        run(path, mark, value, request.getfixturevalue("vision") if value in VISION else None)
     except ImportError as error:
         missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__  # ours say what to install
         name = getattr(missing, "name", None) or ""
