@@ -84,15 +84,18 @@ class Experiment:
             {"name": self.name, "config": dict(self.config), "seconds": self.seconds, "state": self.state},
         )
 
-    def finish(self, scores: Mapping[str, Any], pictures: Mapping[str, str]) -> Path:
-        """Write result.json and return its path. pictures: file name in the folder to its caption."""
+    def finish(
+        self, scores: Mapping[str, Any], pictures: Mapping[str, str], *, device: torch.device | None = None
+    ) -> Path:
+        """Write result.json and return its path. pictures: file name in the folder to its caption; device: that of the
+        computation, None: the CPU."""
         self.keep()
         path = self.folder / RESULT
         document = {
             "version": VERSION,
             "name": self.name,
             "config": dict(self.config),
-            "environment": describe_environment(torch.device("cpu")),
+            "environment": describe_environment(device or torch.device("cpu")),
             "seconds": self.seconds,
             "scores": dict(scores),
             "pictures": dict(pictures),
@@ -112,6 +115,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A further table of a section, below its rows: the cells are text already."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Section:
     """One section of the page. comparable: what may be compared with the paper and what may not, in plain words."""
 
@@ -121,6 +133,7 @@ class Section:
     rows: Sequence[Row]
     comparable: str
     seen: str = ""
+    tables: Sequence[Table] = ()
 
 
 def read_result(path: Path) -> dict[str, Any]:
