@@ -32,7 +32,8 @@ def entry_of(record: Mapping[str, Any], config: RunConfig, source: str) -> dict[
             "epochs": config.epochs,
             "val": {name: scores["val"][name] for name in SCORES},
             "test": {name: scores["test"][name] for name in SCORES} if scores.get("test") else None,
-            "curve": [None if entry["val"] is None else entry["val"]["dataset_miou"] for entry in record["history"]],
+            "curve": _curve(record, "dataset_miou"),
+            "image_curve": _curve(record, "image_miou"),
             "steps": record["steps"],
             "seconds": record["seconds"],
             "machine": machine(environment),
@@ -49,6 +50,11 @@ def entry_of(record: Mapping[str, Any], config: RunConfig, source: str) -> dict[
         }
     except (KeyError, TypeError) as error:
         raise LabError(f"{source}: not the record of a finished run ({error!r}).") from error
+
+
+def _curve(record: Mapping[str, Any], score: str) -> list[float | None]:
+    """The score on val after each epoch, None where there was no validation."""
+    return [None if entry["val"] is None else entry["val"][score] for entry in record["history"]]
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.paper import networks, surfaces, synthetic, table1, table4
+from lovasz.lab.paper import networks, surfaces, synthetic, table1, table2, table4
 from lovasz.lab.paper.result import RESULT, Section, read_result
 
 # By the name of their command, in the order of the paper: what makes a section of the page of a result.
@@ -20,6 +20,7 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "synthetic": synthetic.section,
     "networks": networks.section,
     "binary": table1.section,
+    "multiclass": table2.section,
     "finetune": table4.section,
 }
 
