@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+
+from lovasz.lab.errors import LabError
+
+T = TypeVar("T")
 
 EXAMPLES = {
     "surfaces": ("lovasz paper surfaces",),
     "synthetic": (
         "lovasz paper synthetic --draws 100",
         "lovasz paper synthetic --radius 10,20 --out runs/large-circles",
+    ),
+    "batches": (
+        "lovasz paper batches --data voc:VOCdevkit --weights espnetv2_s2.0_voc2012.safetensors --size 384x384",
     ),
     "networks": ("lovasz paper networks --data voc:VOCdevkit --weights espnetv2_s2.0_voc2012.safetensors",),
     "binary": (
@@ -31,6 +39,10 @@ EXAMPLES = {
         "--learning-rates 5e-4 --samplers shuffle",
         "lovasz paper finetune --data camvid:CamVid --weights enet.safetensors --earlier runs/camvid/comparison.json "
         "--no-training",
+    ),
+    "all": (
+        "lovasz paper all --small --shared ../shared",
+        "lovasz paper all --shared ../shared --parts multiclass,finetune --device cuda",
     ),
     "page": ("lovasz paper page --results runs/paper --out docs/paper.md",),
 }
@@ -53,3 +65,14 @@ def examples(command: str) -> str:
 Out = Annotated[
     Path | None, typer.Option("--out", help="Output folder.", show_default="runs/paper/<name of the command>")
 ]
+
+
+def values_of(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
+    """The values between commas, each once."""
+    try:
+        values = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError:
+        values = ()
+    if not values or len(set(values)) != len(values):
+        raise LabError(f"{option} {text!r}: expected values with commas between them, each once.")
+    return values

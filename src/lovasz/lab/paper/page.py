@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.paper import networks, surfaces, synthetic, table1, table2, table4
+from lovasz.lab.paper import batches, networks, surfaces, synthetic, table1, table2, table4
 from lovasz.lab.paper.result import RESULT, Section, read_result
 
 # By the name of their command, in the order of the paper: what makes a section of the page of a result.
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "surfaces": surfaces.section,
     "synthetic": synthetic.section,
+    "batches": batches.section,
     "networks": networks.section,
     "binary": table1.section,
     "multiclass": table2.section,

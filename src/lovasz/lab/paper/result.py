@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lovasz.lab.config import read_json, write_json
+from lovasz.lab.data import PUBLISHED
 from lovasz.lab.environment import describe_environment
 from lovasz.lab.errors import LabError
 
@@ -146,6 +147,13 @@ def read_result(path: Path) -> dict[str, Any]:
         if not isinstance(result.get(name), kind):
             raise LabError(f"{path}: {name} is {result.get(name)!r}; run the experiment again.")
     return result
+
+
+def spec_of(name: str) -> str:
+    """How a data set of this name is given to `--data`, its place left open: results hold no paths."""
+    if name == "shapes":
+        return name
+    return f"{name}:PATH" if name in PUBLISHED else f"folder:{name}"
 
 
 def matplotlib_pyplot() -> Any:

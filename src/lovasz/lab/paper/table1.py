@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lovasz.lab.paper.foreground import LOSSES
-from lovasz.lab.paper.result import Row, Section, Table
+from lovasz.lab.paper.result import Row, Section, Table, spec_of
 
 CLOSE = 0.005  # values within half a point (of 100) of the best count as tied
 
@@ -103,7 +103,7 @@ def _seen(values: Mapping[str, Mapping[str, float]], losses: list[str]) -> str:
 
 
 def _command(config: Mapping[str, Any]) -> str:
-    words = [f"lovasz paper binary --data {config['data']}:PATH --model {config['model']}"]
+    words = [f"lovasz paper binary --data {spec_of(config['data'])} --model {config['model']}"]
     if config["weights"]:
         words.append(f"--weights {config['weights']}")
     words.append(f"--classes {','.join(config['classes'])} --epochs {config['epochs']}")
@@ -134,6 +134,6 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
         f"steps of {config['batch_size']} images, half of which hold the class where there are others; "
         f"{config['optimizer']}, learning rate from "
         f"{', '.join(f'{rate:g}' for rate in config['learning_rates'])} by the loss's own value on val; measured on "
-        f"{scores['split']}, all images with the class and as many without; images with the class, train / "
-        f"{scores['split']}: {images}; seed {config['seed']}."
+        f"{scores['split']}, all images with the class and as many without, where there are; images with the "
+        f"class, train / {scores['split']}: {images}; seed {config['seed']}."
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lovasz.lab.paper.answers import RULES, WAYS
-from lovasz.lab.paper.result import Row, Section, Table
+from lovasz.lab.paper.result import Row, Section, Table, spec_of
 
 SAMPLERS = {"shuffle": "", "equibatch": ", equibatch"}
 
@@ -111,7 +111,7 @@ def _percent(value: float) -> str:
 
 
 def _command(config: Mapping[str, Any]) -> str:
-    words = [f"lovasz paper multiclass --data {config['data']}:PATH --model {config['model']}"]
+    words = [f"lovasz paper multiclass --data {spec_of(config['data'])} --model {config['model']}"]
     words.append(f"--weights {config['weights']} --epochs {config['epochs']}")
     words.append(f"--learning-rates {','.join(f'{rate:g}' for rate in config['learning_rates'])}")
     for key in ("crop", "size"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lovasz.lab.paper.result import Row, Section, Table
+from lovasz.lab.paper.result import Row, Section, Table, spec_of
 
 LABELS = {
     "cross_entropy": "cross-entropy",
@@ -196,7 +196,7 @@ def _count(number: int, word: str) -> str:
 
 
 def _command(config: Mapping[str, Any]) -> str:
-    words = [f"lovasz paper finetune --data {config['data']}:PATH --weights {config['weights']}"]
+    words = [f"lovasz paper finetune --data {spec_of(config['data'])} --weights {config['weights']}"]
     for option, key in (("losses", "losses"), ("batch-sizes", "batch_sizes"), ("samplers", "samplers")):
         words.append(f"--{option} {','.join(map(str, config[key]))}")
     words.append(f"--learning-rates {','.join(f'{rate:g}' for rate in config['learning_rates'])}")

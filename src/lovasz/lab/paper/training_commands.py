@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from lovasz.lab import options
-from lovasz.lab.errors import LabError
 from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
-from lovasz.lab.paper.app import RESULTS, Out, examples, paper_app
-
-T = TypeVar("T")
+from lovasz.lab.paper.app import RESULTS, Out, examples, paper_app, values_of
 
 LearningRates = Annotated[
     str, typer.Option("--learning-rates", metavar="A,B", help="Tried for each loss under one budget, on val.")
@@ -53,11 +49,11 @@ def binary(
 
     setting = Setting(
         data=data,
-        classes=None if classes is None else _list("--classes", classes, str),
+        classes=None if classes is None else values_of("--classes", classes, str),
         model=model,
         weights=None if weights is None else str(weights),
-        losses=_list("--losses", losses, str),
-        learning_rates=_list("--learning-rates", learning_rates, float),
+        losses=values_of("--losses", losses, str),
+        learning_rates=values_of("--learning-rates", learning_rates, float),
         epochs=epochs,
         pretrain_epochs=pretrain_epochs,
         batch_size=batch_size,
@@ -115,8 +111,8 @@ def multiclass(
         weights=str(weights),
         model=model,
         losses=options.parse_losses(losses),
-        samplers=_list("--samplers", samplers, str),
-        learning_rates=_list("--learning-rates", learning_rates, float),
+        samplers=values_of("--samplers", samplers, str),
+        learning_rates=values_of("--learning-rates", learning_rates, float),
         epochs=epochs,
         batch_size=batch_size,
         optimizer=optimizer,
@@ -129,7 +125,7 @@ def multiclass(
         crf=crf,
         crf_search=crf_search,
         batches=batches,
-        rules=_list("--rules", rules, str),
+        rules=values_of("--rules", rules, str),
         seed=seed,
         workers=workers,
         threads=threads,
@@ -176,10 +172,10 @@ def finetune(
         weights=str(weights),
         model=model,
         losses=options.parse_losses(losses),
-        learning_rates=_list("--learning-rates", learning_rates, float),
-        batch_sizes=_list("--batch-sizes", batch_sizes, int),
+        learning_rates=values_of("--learning-rates", learning_rates, float),
+        batch_sizes=values_of("--batch-sizes", batch_sizes, int),
         seeds=options.parse_seeds(seeds),
-        samplers=_list("--samplers", samplers, str),
+        samplers=values_of("--samplers", samplers, str),
         epochs=epochs,
         optimizer=optimizer,
         weight_decay=weight_decay,
@@ -192,17 +188,6 @@ def finetune(
     folder = out or RESULTS / "finetune"
     path = run(folder, setting, earlier=earlier or (), training=training, resume=resume, progress=True)
     typer.echo(f"Result: {path}")
-
-
-def _list(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
-    """The values between commas, each once."""
-    try:
-        values = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
-    except ValueError:
-        values = ()
-    if not values or len(set(values)) != len(values):
-        raise LabError(f"{option} {text!r}: expected values with commas between them, each once.")
-    return values
 
 
 def _data_name(data: str) -> str:
