@@ -95,11 +95,12 @@ def render(section: Section, result: Mapping[str, Any], source: str) -> str:
     )
     if environment.get("device", "cpu") != "cpu":
         machine = f"{environment['device']}, torch {environment.get('torch', '?')}"
+    seconds = result["seconds"] if section.seconds is None else section.seconds
     lines += [
         f"- Setting: {section.setting}",
         f"- Comparable: {section.comparable}",
         *([f"- Seen: {section.seen}"] if section.seen else []),
-        f"- Machine: {machine}. Time: {duration(result['seconds'])}. Source: [{source}]({source}).",
+        f"- Machine: {machine}. Time: {duration(seconds)}. Source: [{source}]({source}).",
         "",
     ]
     for table in section.tables:

@@ -126,7 +126,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page. comparable: what may be compared with the paper and what may not, in plain words."""
+    """One section of the page. comparable: what may be compared with the paper and what may not, in plain words.
+
+    seconds: what the computation took, where that is not the result's own time, as with runs from elsewhere.
+    """
 
     title: str
     command: str
@@ -135,6 +138,7 @@ class Section:
     comparable: str
     seen: str = ""
     tables: Sequence[Table] = ()
+    seconds: float | None = None
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def section(result: Mapping[str, Any]) -> Section:
         "2016). Batch sizes run for the same number of epochs, so a smaller one takes more steps.",
         seen=_seen(reported, start, split),
         tables=tuple(table for table in (_rates(scores), _classes(reported, scores, split)) if table is not None),
+        seconds=sum(run["seconds"] for run in scores["runs"]),
     )
 
 
