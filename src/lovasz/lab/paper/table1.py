@@ -102,6 +102,14 @@ def _seen(values: Mapping[str, Mapping[str, float]], losses: list[str]) -> str:
     return "; ".join([*words, line]) + "."
 
 
+def _rates(config: Mapping[str, Any], split: str) -> str:
+    rates = ", ".join(f"{rate:g}" for rate in config["learning_rates"])
+    if len(config["learning_rates"]) == 1:
+        return rates
+    same = ", the images that are reported" if split == "val" else ""
+    return f"of {rates} by the loss's own value on val{same}"
+
+
 def _command(config: Mapping[str, Any]) -> str:
     words = [f"lovasz paper binary --data {spec_of(config['data'])} --model {config['model']}"]
     if config["weights"]:
@@ -132,8 +140,7 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     return (
         f"{config['model']} with one output, {start}{shown}; {config['epochs']} epochs of {steps // config['epochs']} "
         f"steps of {config['batch_size']} images, half of which hold the class where there are others; "
-        f"{config['optimizer']}, learning rate from "
-        f"{', '.join(f'{rate:g}' for rate in config['learning_rates'])} by the loss's own value on val; measured on "
+        f"{config['optimizer']}, learning rate {_rates(config, scores['split'])}; measured on "
         f"{scores['split']}, all images with the class and as many without, where there are; images with the "
         f"class, train / {scores['split']}: {images}; seed {config['seed']}."
     )

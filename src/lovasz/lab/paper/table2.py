@@ -110,6 +110,12 @@ def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
+def _searched(config: Mapping[str, Any]) -> str:
+    """A search has to say on what: VOC has no third split."""
+    rates = config["learning_rates"]
+    return f", of {', '.join(f'{rate:g}' for rate in rates)} by mean IoU on val itself" if len(rates) > 1 else ""
+
+
 def _command(config: Mapping[str, Any]) -> str:
     words = [f"lovasz paper multiclass --data {spec_of(config['data'])} --model {config['model']}"]
     words.append(f"--weights {config['weights']} --epochs {config['epochs']}")
@@ -134,7 +140,8 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     return (
         f"{config['model']} from {config['weights']}; {config['optimizer']}, momentum 0.9, weight decay "
         f"{config['weight_decay']:g}, poly schedule (Eq. 16), {run['steps']} steps of {config['batch_size']} {crop}, "
-        f"scaled by {low:g} to {high:g} and mirrored at random; learning rates {', '.join(sorted(chosen))}; "
+        f"scaled by {low:g} to {high:g} and mirrored at random; learning rates "
+        f"{', '.join(sorted(chosen))}{_searched(config)}; "
         f"{scores['images']} images of val{asked}; scales {', '.join(f'{s:g}' for s in config['scales'])}; "
         f"decision rules on {config['batches']} batches at {config['shape'][0]} x {config['shape'][1]}; seed "
         f"{config['seed']}."
