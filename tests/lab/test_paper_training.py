@@ -20,7 +20,7 @@ from lovasz.lab.config import RunConfig
 from lovasz.lab.data import IGNORE_INDEX, DatasetInfo, Sample, SegmentationDataset, open_dataset
 from lovasz.lab.errors import LabError
 from lovasz.lab.models import create_model, load_weights, save_weights
-from lovasz.lab.paper import binary, earlier, finetune, page, table1, table4
+from lovasz.lab.paper import binary, earlier, finetune, iiou, page, table1, table4
 from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, Resized, half_and_half, measure
 from lovasz.lab.paper.result import read_result
 
@@ -227,14 +227,19 @@ def test_a_table_1_that_cannot_be_is_named(tmp_path, changes, message):
         binary.run(tmp_path / "b", binary.Setting(**({"data": SHAPES, "model": "unet"} | changes)))
 
 
-def test_the_start_is_the_output_of_the_class(tmp_path):
-    names = ("ground", "cat", "dog")
-    model = create_model("espnetv2", 3).eval()
-    path = tmp_path / "w.safetensors"
-    save_weights(model, path, model_name="espnetv2", classes=names, palette=None)
-    image = torch.rand(1, 3, 32, 32)
-    one = binary.one_output("espnetv2", path, "dog", names).eval()
-    torch.testing.assert_close(one(image), model(image)[:, 2:3])
+@pytest.mark.parametrize("model", ["espnetv2", "enet", "unet"])
+def test_the_score_at_the_start_is_the_class_against_the_background(tmp_path, model):
+    image, path = torch.rand(1, 3, 32, 32), tmp_path / "w.safetensors"
+    network = create_model(model, 3).eval()
+    with torch.no_grad():
+        logits = network(image)
+    for names, rest in (
+        (("background", "cat", "dog"), logits[:, :1]),
+        (("ground", "cat", "dog"), logits[:, :2].mean(1, keepdim=True)),  # none is called so
+    ):
+        save_weights(network, path, model_name=model, classes=names, palette=None)
+        one = binary.one_output(model, path, "dog", names).eval()
+        torch.testing.assert_close(one(image).detach(), logits[:, 2:] - rest, atol=1e-5, rtol=1e-4)
 
 
 # --- the grid of fine-tuning
@@ -390,9 +395,45 @@ def test_gains_are_those_of_the_means_over_seeds():
     )
     assert "equibatch with Lovász-Softmax, batch size 10: +3.00 points" in section.seen
     assert "6.0 h in all" in section.setting
+    assert (section.seconds, section.machine) == (6 * 3600, "M")
     rates, classes = section.tables
     assert rates.rows[0][1:] == ["**55.00**", "99.00"]
     assert classes.rows == [["a", "50.0", "57.0", "51.0", "55.0"], ["b", "-", "-", "-", "-"]]
+
+
+def test_table_4_is_that_of_the_cityscapes_files(tmp_path):
+    """Against a count by hand: half of a car that is one object is found, a licence plate counts nowhere."""
+    for split, frames in (("train", 1), ("val", 2)):
+        for frame in range(frames):
+            stem = f"{split}/a/a_{frame:06}_000019"
+            truth = np.full((4, 8), 7, np.uint8)  # road
+            truth[:2, 2:6] = 26  # a car of eight pixels
+            truth[3, 7] = 255  # a plate
+            objects = truth.astype(np.uint16)
+            objects[truth == 26] = 26001
+            objects[truth == 255] = 65535
+            write(tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png", np.zeros((4, 8, 3), np.uint8))
+            write(tmp_path / "gtFine" / f"{stem}_gtFine_labelIds.png", truth)
+            write(tmp_path / "gtFine" / f"{stem}_gtFine_instanceIds.png", objects)
+
+    class HalfACar(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            logits = torch.zeros(1, 19, 4, 8)
+            logits[:, 0] = 1
+            logits[:, 13, :2, 2:4] = 2  # car
+            return logits
+
+    val = open_dataset(f"cityscapes:{tmp_path}", "val")
+    found = iiou.cityscapes_scores(HalfACar(), val, tmp_path / "c.json")
+    road = 23 / 27  # of each image: 32 - 8 - 1 pixels right, and four of the car's
+    assert found["class_iou"] == pytest.approx((4 / 8 + road) / 2)
+    weight = 12794.0202738185 / 8
+    assert found["class_iiou"] == pytest.approx(4 * weight / (8 * weight))
+    assert found["category_iou"] == pytest.approx((4 / 8 + road) / 2)
+    assert found == iiou.cityscapes_scores(nn.Identity(), val, tmp_path / "c.json")  # kept
+    next((tmp_path / "gtFine/val/a").glob("*instanceIds.png")).unlink()
+    with pytest.raises(LabError, match="iIoU needs the objects"):
+        iiou.cityscapes_scores(HalfACar(), val, tmp_path / "d.json")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ EXAMPLES = {
         "lovasz paper finetune --data camvid:CamVid --weights enet_camvid_davidtvs.safetensors",
         "lovasz paper finetune --data camvid:CamVid --weights enet.safetensors --batch-sizes 10 --seeds 1 "
         "--learning-rates 5e-4 --samplers shuffle",
+        "lovasz paper finetune --data cityscapes:Cityscapes --model enet_torch7 "
+        "--weights enet_cityscapes_elab.safetensors --scale 0.5,0.5 --size 512x1024",
         "lovasz paper finetune --data camvid:CamVid --weights enet.safetensors --earlier runs/camvid/comparison.json "
         "--no-training",
     ),

@@ -30,6 +30,8 @@ from lovasz.lab.evaluation import Scores
 from lovasz.lab.fitting import fit
 from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.models import create_model, load_weights
+from lovasz.lab.models.deeplab import load_deeplab
+from lovasz.lab.models.layouts import LAYOUTS
 from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, Resized, half_and_half, measure
 from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
 from lovasz.lab.progress import display, say
@@ -278,20 +280,26 @@ def _never(network: nn.Module) -> Scores:
 
 
 def one_output(model: str, weights: Path, name: str, classes: tuple[str, ...]) -> nn.Module:
-    """The network of a weights file with the output of class `name` alone, whose logit is the score to begin with.
+    """The network of a weights file with one output: the logit of class `name` minus that of the background.
 
-    model "deeplab" takes the published files of `load_deeplab` as well, with outputs in the order of `classes`.
+    That difference is the network's own score to begin with; where no class is called background, the mean logit of all
+    others takes its place. model "deeplab" takes the published files of `load_deeplab` as well, with outputs in the
+    order of `classes`.
     """
-    if model != "deeplab" or weights.with_suffix(".json").is_file():
-        return load_weights(model, weights, (name,))
-    from lovasz.lab.models.deeplab import load_deeplab
-
-    network, label = load_deeplab(weights, len(classes)), classes.index(name)
-    for branch in network.classifier:
-        assert isinstance(branch, nn.Conv2d)
-        assert branch.bias is not None
-        branch.weight = nn.Parameter(branch.weight[label : label + 1].detach().clone())
-        branch.bias = nn.Parameter(branch.bias[label : label + 1].detach().clone())
+    if model == "deeplab" and not weights.with_suffix(".json").is_file():
+        network: nn.Module = load_deeplab(weights, len(classes))
+    else:
+        network = load_weights(model, weights, classes)
+    label = classes.index(name)
+    others = [i for i in range(len(classes)) if i != label]
+    if "background" in classes and name != "background":
+        others = [classes.index("background")]
+    outputs = next(layout.outputs for layout in LAYOUTS if model in layout.names)
+    for key, dimension in (pair for pair in outputs if pair[0] in network.state_dict()):  # some have no bias
+        owner, _, tensor = key.rpartition(".")
+        values = network.get_parameter(key).detach()
+        rest = values.index_select(dimension, torch.tensor(others)).mean(dimension, keepdim=True)
+        setattr(network.get_submodule(owner), tensor, nn.Parameter(values.narrow(dimension, label, 1) - rest))
     return network
 
 

@@ -15,7 +15,8 @@ import torch
 from rich.progress import Progress
 
 from lovasz.lab.config import RunConfig, read_json, write_json
-from lovasz.lab.data import open_dataset
+from lovasz.lab.data import SegmentationDataset, open_dataset
+from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.environment import resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import evaluate
@@ -23,6 +24,7 @@ from lovasz.lab.losses import LossSpec
 from lovasz.lab.models import load_weights
 from lovasz.lab.paper import table4
 from lovasz.lab.paper.earlier import entry_of, read_entries, read_start
+from lovasz.lab.paper.iiou import cityscapes_scores
 from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
 from lovasz.lab.progress import display, say
 from lovasz.lab.splits import Data
@@ -37,7 +39,8 @@ class Setting:
     """The grid. data, model, weights, epochs, optimizer, crop and scale as in RunConfig, the same for all runs.
 
     learning_rates: searched for each loss and batch size with the first seed and sampler, by mean IoU on val after all
-    epochs; the other seeds and samplers then run at the one that was best.
+    epochs; the other seeds and samplers then run at the one that was best. size: of Cityscapes, to which images are
+    resized (height, width) before a network is asked for Table 4.
     """
 
     data: str
@@ -53,6 +56,7 @@ class Setting:
     weight_decay: float = 2e-4
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
+    size: tuple[int, int] | None = None
     workers: int = 0
     threads: int | None = None
     device: str = "auto"
@@ -145,6 +149,8 @@ def run(
             grid.take(one, shown)
             if shown is not None and bar is not None:
                 shown.advance(bar)
+        if setting.data.startswith("cityscapes:"):
+            _table_4(grid, data.val, shown)
     return grid.write()
 
 
@@ -184,6 +190,7 @@ class _Grid:
     ) -> None:
         self.experiment, self.setting, self.training, self.pyplot = experiment, setting, training, pyplot
         self.start: dict[str, Any] = {}
+        self.cityscapes: list[dict[str, Any]] = []  # the four scores of the start and of every run trained here
         self.entries: list[dict[str, Any]] = []
         for entry in entries:
             self._add(entry)
@@ -204,7 +211,7 @@ class _Grid:
 
     def write(self) -> Path:
         chosen = choose(self.entries, self.setting)
-        scores = {"start": self.start, "chosen": chosen, "runs": self.entries}
+        scores = {"start": self.start, "chosen": chosen, "runs": self.entries, "cityscapes": self.cityscapes}
         name = "paper-figure-9.png"
         table4.draw(self.pyplot, scores, self.experiment.folder / name)
         return self.experiment.finish(scores, {name: table4.CAPTION}, device=resolve_device(self.setting.device))
@@ -226,6 +233,23 @@ def _name(config: RunConfig) -> str:
     loss = LossSpec.parse(config.loss).slug
     parts = f"batch-{config.batch_size}", f"rate-{config.learning_rate:g}", config.sampler, f"seed-{config.seed}"
     return "-".join((loss, *parts))
+
+
+def _table_4(grid: _Grid, val: SegmentationDataset, shown: Progress | None) -> None:
+    """The four scores of Cityscapes, of the start and of the runs at the rates that are kept; kept beside the runs."""
+    assert isinstance(val, PairDataset)
+    setting, folder = grid.setting, grid.experiment.folder
+    scores = {"runs": grid.entries, "chosen": choose(grid.entries, setting)}
+    jobs: list[tuple[str, Path, Path]] = [("before", Path(setting.weights), folder / "start-cityscapes.json")]
+    for group in (group for group in table4.groups(scores) if group["reported"]):
+        for run in group["runs"]:
+            place = folder / run["source"]
+            if (place / "model.safetensors").is_file():  # an earlier run's weights may be elsewhere
+                jobs.append((table4.line_of(group), place / "model.safetensors", place / "cityscapes.json"))
+    how: dict[str, Any] = {"size": setting.size, "device": resolve_device(setting.device), "progress": shown}
+    for name, weights, kept in jobs:
+        network = load_weights(setting.model, weights, val.info.classes)
+        grid.cityscapes.append({"name": name, **cityscapes_scores(network, val, kept, **how)})
 
 
 def _start_scores(path: Path, setting: Setting, shown: Progress | None) -> dict[str, Any]:

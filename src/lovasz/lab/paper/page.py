@@ -96,6 +96,7 @@ def render(section: Section, result: Mapping[str, Any], source: str) -> str:
     )
     if environment.get("device", "cpu") != "cpu":
         machine = f"{environment['device']}, torch {environment.get('torch', '?')}"
+    machine = section.machine or machine
     seconds = result["seconds"] if section.seconds is None else section.seconds
     lines += [
         f"- Setting: {section.setting}",

@@ -128,7 +128,7 @@ class Table:
 class Section:
     """One section of the page. comparable: what may be compared with the paper and what may not, in plain words.
 
-    seconds: what the computation took, where that is not the result's own time, as with runs from elsewhere.
+    seconds, machine: what the computation took, and where, if that is not the result's own, as with earlier runs.
     """
 
     title: str
@@ -139,6 +139,7 @@ class Section:
     seen: str = ""
     tables: Sequence[Table] = ()
     seconds: float | None = None
+    machine: str = ""
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _command(config: Mapping[str, Any]) -> str:
 
 def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     start = (
-        f"from {config['weights']}, of which the output of the class is kept"
+        f"from {config['weights']}, the logit of the class minus that of the background"
         if config["weights"]
         else f"from random weights and {config['pretrain_epochs']} epochs of cross-entropy that all losses share"
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lovasz.lab.paper.iiou import SCORES
 from lovasz.lab.paper.result import Row, Section, Table, spec_of
 
 LABELS = {
@@ -18,6 +19,7 @@ CAPTION = (
     "Figure 9: mean IoU over the batch size after fine-tuning, mean and standard deviation over seeds (left), and on "
     "val over the epochs at the largest batch size (right)"
 )
+ENET = ("58.3", "34.4", "80.4", "64.0")  # Paszke et al. 2016, Table 4
 GROUP = ("loss", "batch_size", "learning_rate", "sampler", "epochs")
 
 
@@ -66,7 +68,8 @@ def section(result: Mapping[str, Any]) -> Section:
         seeds = len(group["runs"])
         note = f"{100 * (mean(group, split) - start):+.2f}; learning rate {group['learning_rate']:g}, "
         note += f"{_count(seeds, 'seed')}, {_count(group['epochs'], 'epoch')}"
-        rows.append(Row(f"{_words(group)}, mean IoU on {split}, %", paper, _percent(group, split), note))
+        rows.append(Row(f"{line_of(group)}, mean IoU on {split}, %", paper, _percent(group, split), note))
+    tables = _table_4(scores), _rates(scores), _classes(reported, scores, split)
     return Section(
         title=f"Section 4.4: {config['model']} trained further on {config['data']} (Figure 9)",
         command=_command(config),
@@ -76,9 +79,25 @@ def section(result: Mapping[str, Any]) -> Section:
         "paper's are of Cityscapes' test set, after many more steps; 58.3 is what ENet's authors report (Paszke et al. "
         "2016). Batch sizes run for the same number of epochs, so a smaller one takes more steps.",
         seen=_seen(reported, start, split),
-        tables=tuple(table for table in (_rates(scores), _classes(reported, scores, split)) if table is not None),
+        tables=[table for table in tables if table is not None],
+        machine=" and ".join(sorted({run["machine"] for run in scores["runs"]})),
         seconds=sum(run["seconds"] for run in scores["runs"]),
     )
+
+
+def _table_4(scores: Mapping[str, Any]) -> Table | None:
+    """The four scores of Cityscapes, where the data are these; mean over seeds."""
+    found: dict[str, list[Mapping[str, float | None]]] = {}
+    for one in scores.get("cityscapes", ()):
+        found.setdefault(one["name"], []).append(one)
+    if not found:
+        return None
+    lines = [["ENet on test, by its authors", *ENET], ["Lovász-Softmax on test, the paper", "63.06", "", "", ""]]
+    for name, runs in found.items():
+        values = [[run[score] for run in runs] for score in SCORES]
+        cells = [f"{100 * statistics.fmean(v):.2f}" if None not in v else "-" for v in values]  # type: ignore[type-var]
+        lines.append([f"{name}, on val", *cells])
+    return Table("Table 4: the scores of Cityscapes, %.", ["", *SCORES.values()], lines)
 
 
 def _rates(scores: Mapping[str, Any]) -> Table | None:
@@ -95,13 +114,13 @@ def _rates(scores: Mapping[str, Any]) -> Table | None:
     rates = sorted({rate for found in searched.values() for rate in found})
     lines = []
     for (size, loss, sampler, epochs), found in searched.items():
-        words = _words({"loss": loss, "batch_size": size, "sampler": sampler, "epochs": epochs})
+        name = line_of({"loss": loss, "batch_size": size, "sampler": sampler, "epochs": epochs})
         cells = []
         for rate in rates:
             value, kept = found.get(rate, (None, False))
             text = "" if value is None else f"{100 * value:.2f}"
             cells.append(f"**{text}**" if kept else text)
-        lines.append([words, *cells])
+        lines.append([name, *cells])
     head = ["mean IoU on val, %", *(f"{rate:g}" for rate in rates)]
     return Table("Search of the learning rate, on val, with the first seed; bold: the one kept.", head, lines)
 
@@ -182,7 +201,8 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _words(group: Mapping[str, Any]) -> str:
+def line_of(group: Mapping[str, Any]) -> str:
+    """What a line of a table is called."""
     equibatch = ", equibatch" if group["sampler"] == "equibatch" else ""
     return f"{LABELS.get(group['loss'], group['loss'])}, batch size {group['batch_size']}{equibatch}"
 
@@ -207,11 +227,10 @@ def _command(config: Mapping[str, Any]) -> str:
 
 def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     hours = sum(run["seconds"] for run in scores["runs"]) / 3600
-    machines = sorted({run["machine"] for run in scores["runs"]})
     seen = "whole images" if config["crop"] is None else f"crops of {config['crop'][0]} x {config['crop'][1]}"
     return (
         f"{config['model']} from {config['weights']}; {seen}, mirrored at random; {config['optimizer']}, poly schedule "
-        f"(Eq. 16), weight decay {config['weight_decay']:g}; {_count(len(scores['runs']), 'run')}, {hours:.1f} h in all"
-        f", on {' and '.join(machines)}; the learning rate of each loss and batch size by one run of the first seed on "
-        "val, where more than one was tried; test is looked at for the tables alone."
+        f"(Eq. 16), weight decay {config['weight_decay']:g}; {_count(len(scores['runs']), 'run')}, {hours:.1f} h in "
+        "all; the learning rate of each loss and batch size by one run of the first seed on val, where "
+        "more than one was tried; test is looked at for the tables alone."
     )

@@ -152,6 +152,7 @@ def finetune(
     weight_decay: options.WeightDecay = 2e-4,
     crop: Crop = "whole",
     scale: options.Scale = None,
+    size: options.Size = None,
     earlier: Annotated[
         list[Path] | None,
         typer.Option("--earlier", help="run.json, comparison.json or a folder of runs to take instead; repeatable."),
@@ -181,6 +182,7 @@ def finetune(
         weight_decay=weight_decay,
         crop=options.parse_crop(crop),
         scale=options.parse_scale(scale),
+        size=options.parse_size(size),
         workers=workers,
         threads=threads,
         device=device,
