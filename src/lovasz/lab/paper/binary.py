@@ -54,7 +54,7 @@ class Setting:
     model: str = "espnetv2"
     weights: str | None = None
     losses: tuple[str, ...] = tuple(LOSSES)
-    learning_rates: tuple[float, ...] = (1e-4, 5e-4)
+    learning_rates: tuple[float, ...] = (2e-5, 1e-4)
     epochs: int = 2
     pretrain_epochs: int = 0
     batch_size: int = 10

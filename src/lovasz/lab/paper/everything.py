@@ -74,7 +74,7 @@ def parts(places: Places, *, small: bool, device: str = "auto", threads: int | N
         size=(192, 192) if small else None,
         crop=None if small else (321, 321),
         epochs=2 if small else 10,
-        learning_rates=(1e-4, 5e-4) if small else (5e-5, 1e-4, 5e-4),
+        learning_rates=(2e-5, 1e-4) if small else (2e-5, 5e-5, 1e-4),
     )
     nuclei = binary.Setting(
         data=places.nuclei,

@@ -28,7 +28,7 @@ def binary(
     losses: Annotated[
         str, typer.Option("--losses", help="Of cross_entropy, hinge, lovasz_hinge and soft_jaccard.")
     ] = "cross_entropy,hinge,lovasz_hinge,soft_jaccard",
-    learning_rates: LearningRates = "1e-4,5e-4",
+    learning_rates: LearningRates = "2e-5,1e-4",
     epochs: Epochs = 2,
     pretrain_epochs: Annotated[
         int, typer.Option("--pretrain-epochs", min=0, help="Of cross-entropy, before all losses, without --weights.")
