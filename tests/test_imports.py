@@ -23,6 +23,7 @@ OPTIONAL += [
     "matplotlib",
     "pydensecrf",
     "plotly",
+    "rankseg",
     "rich",
     "safetensors",
     "scipy",

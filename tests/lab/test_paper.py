@@ -288,4 +288,4 @@ def test_the_commands_run_and_say_where_the_result_is(tmp_path, monkeypatch):
 
 def test_every_section_of_the_page_has_a_command_with_examples():
     names = {command.name or command.callback.__name__ for command in paper_app.registered_commands}
-    assert set(page.SECTIONS) | {"page"} == names == set(EXAMPLES)
+    assert set(page.SECTIONS) | {"page", "all"} == names == set(EXAMPLES)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lovasz.lab.config import RunConfig
     from lovasz.lab.predict import Predictions
 
-RESUMABLE = ("compare", "train", ("paper", "synthetic"), ("paper", "networks"), ("paper", "surfaces"))
+PAPER = ("surfaces", "synthetic", "networks", "binary", "finetune", "multiclass", "batches", "all")
+RESUMABLE = ("compare", "train", *(("paper", name) for name in PAPER))
 
 
 def print_error(message: str) -> None:

@@ -40,7 +40,7 @@ class CRF:
         classes, height, width = probabilities.shape
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
             raise LabError(f"image: got {image.dtype} {image.shape}; expected uint8 {(height, width, 3)}.")
-        densecrf = _densecrf()
+        densecrf = require_densecrf()
         field = densecrf.DenseCRF2D(width, height, classes)
         unary = -np.log(np.clip(probabilities, 1e-5, None))  # as pydensecrf's own unary_from_softmax clips
         field.setUnaryEnergy(np.ascontiguousarray(unary.reshape(classes, -1), np.float32))
@@ -62,7 +62,7 @@ class WithCRF(nn.Module):
 
     def __init__(self, network: nn.Module, crf: CRF | None = None) -> None:
         super().__init__()
-        _densecrf()  # before the images are read
+        require_densecrf()  # before the images are read
         self.network, self.crf = network, crf or CRF()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -72,7 +72,8 @@ class WithCRF(nn.Module):
         return torch.from_numpy(refined).clamp_min(1e-30).log().to(image.device)
 
 
-def _densecrf() -> Any:
+def require_densecrf() -> Any:
+    """pydensecrf2's module. Raises LabError where it is not installed: ask before long work that ends with the CRF."""
     try:
         return importlib.import_module("pydensecrf.densecrf")  # compiled, so without types
     except ImportError as error:

@@ -1,9 +1,12 @@
-"""Which labels to answer when the IoU is what counts: the decision rule of Nowozin (CVPR 2014) beside arg max.
+"""Which labels to answer when the IoU is what counts: the decision rule of Nowozin (CVPR 2014) beside arg max, and that
+of the package rankseg (Wang and Dai, NeurIPS 2025).
 
 Apart from the losses: it changes the answer of a trained network, not its training.
 """
 
 from __future__ import annotations
+
+import importlib
 
 import torch
 from torch import Tensor
@@ -56,6 +59,21 @@ def decide(probabilities: Tensor, *, rounds: int = MOST_ROUNDS) -> Tensor:
             break
         best, best_value = labels, value
     return best
+
+
+def rank(probabilities: Tensor) -> Tensor:
+    """Labels (N, ...) of probabilities (N, C, ...) by rankseg's rule for the IoU of each image alone.
+
+    Reciprocal moment approximation, classes not overlapping. Raises LabError where rankseg is not installed.
+    """
+    try:
+        rankseg = importlib.import_module("rankseg")
+    except ImportError as error:
+        raise LabError(
+            "this decision rule needs rankseg, which is not installed. Run: pip install 'lovasz[paper]', or leave the "
+            "rule out."
+        ) from error
+    return rankseg.RankSEG(metric="IoU", output_mode="multiclass", solver="RMA")(probabilities)
 
 
 def _counts(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from lovasz.lab.errors import LabError
 
 __all__ = [
     "IGNORE_INDEX",
+    "PUBLISHED",
     "Augmentation",
     "DatasetInfo",
     "Sample",

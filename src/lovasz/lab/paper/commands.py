@@ -1,4 +1,7 @@
-"""The commands `lovasz paper ...`, one for each section of the paper; the other commands share no options with them."""
+"""The commands `lovasz paper ...`, one for each section of the paper; the other commands share no options with them.
+
+Those that train stand in `training_commands`, which is loaded here so that `paper_app` has them all.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +10,16 @@ from typing import Annotated
 
 import typer
 
+from lovasz.lab import options
 from lovasz.lab.errors import LabError
 from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
+from lovasz.lab.paper import training_commands
+from lovasz.lab.paper.app import EXAMPLES, RESULTS, Out, examples, paper_app, values_of
 
-EXAMPLES = {
-    "surfaces": ("lovasz paper surfaces",),
-    "synthetic": (
-        "lovasz paper synthetic --draws 100",
-        "lovasz paper synthetic --radius 10,20 --out runs/large-circles",
-    ),
-    "networks": ("lovasz paper networks --data voc:VOCdevkit --weights espnetv2_s2.0_voc2012.safetensors",),
-    "page": ("lovasz paper page --results runs/paper --out docs/paper.md",),
-}
-RESULTS = Path("runs/paper")
-
-paper_app = typer.Typer(
-    name="paper",
-    help="Run the paper's experiments: each figure and table has a command; `page` puts them side by side.",
-    rich_markup_mode="rich",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+__all__ = ["EXAMPLES", "paper_app", "training_commands"]
 
 
-def _examples(command: str) -> str:
-    return "\n".join(["[bold]Examples[/bold]", *(f"$ {line}" for line in EXAMPLES[command])])
-
-
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Output folder.", show_default="runs/paper/<name of the command>")
-]
-
-
-@paper_app.command(epilog=_examples("surfaces"))
+@paper_app.command(epilog=examples("surfaces"))
 def surfaces(
     out: Out = None,
     points: Annotated[int, typer.Option("--points", min=5, max=201, help="Along each axis.")] = 31,
@@ -52,7 +32,7 @@ def surfaces(
     typer.echo(f"Result: {path}\nPage: {path.with_name('surfaces.html')}")
 
 
-@paper_app.command(epilog=_examples("synthetic"))
+@paper_app.command(epilog=examples("synthetic"))
 def synthetic(
     out: Out = None,
     draws: Annotated[int, typer.Option("--draws", min=1, help="How often the ten images are drawn.")] = 100,
@@ -70,7 +50,7 @@ def synthetic(
     typer.echo(f"Result: {path}")
 
 
-@paper_app.command(epilog=_examples("networks"))
+@paper_app.command(epilog=examples("networks"))
 def networks(
     data: Data,
     weights: Weights,
@@ -88,7 +68,74 @@ def networks(
     typer.echo(f"Result: {path}")
 
 
-@paper_app.command(epilog=_examples("page"))
+@paper_app.command(epilog=examples("batches"))
+def batches(
+    data: Data,
+    weights: Weights,
+    out: Out = None,
+    model: options.Model = "espnetv2",
+    size: options.Size = None,
+    batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Images in a batch.")] = "1,2,5,10,21,50,100",
+    passes: Annotated[int, typer.Option("--passes", min=1, help="Over the images, to draw batches from.")] = 50,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Resume = False,
+) -> None:
+    """Section 3.1, Eq. 15: the mean IoU of images, batches and the data set on one network's predictions."""
+    from lovasz.lab.environment import use_machine
+    from lovasz.lab.paper.batches import run
+
+    path = run(
+        out or RESULTS / "batches",
+        data,
+        weights,
+        model=model,
+        size=options.parse_size(size),
+        batch_sizes=values_of("--batch-sizes", batch_sizes, int),
+        passes=passes,
+        seed=seed,
+        device=use_machine(device, threads),
+        resume=resume,
+        progress=True,
+    )
+    typer.echo(f"Result: {path}")
+
+
+@paper_app.command("all", epilog=examples("all"))
+def everything(
+    shared: Annotated[
+        Path, typer.Option("--shared", help="Folder with data/ (voc2012_mini, nuclei, camvid) and weights/.")
+    ] = Path("../shared"),
+    small: Annotated[bool, typer.Option("--small", help="Settings for two cores.")] = False,
+    parts: Annotated[str | None, typer.Option("--parts", help="Which, by folder.", show_default="all")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Gets one folder for each part.")] = RESULTS,
+    page: Annotated[Path, typer.Option("--page", help="The page; pictures/ and results/ go beside it.")] = Path(
+        "docs/paper.md"
+    ),
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Resume = False,  # noqa: ARG001 - it always goes on; the option is what an interruption suggests
+) -> None:
+    """All parts one after another, then the page. Goes on where it was stopped; finished parts are skipped."""
+    from lovasz.lab.paper import everything as whole
+    from lovasz.lab.paper.page import write_page
+    from lovasz.lab.progress import display
+
+    found = whole.parts(whole.Places.below(shared), small=small, device=device, threads=threads)
+    names = tuple(found) if parts is None else values_of("--parts", parts, str)
+    for name in names:
+        if name not in found:
+            raise LabError(f"--parts {parts!r}: there is no part {name!r}; parts: {', '.join(found)}.")
+    with display(True) as progress:
+        assert progress is not None
+        failed = whole.run_all(out, {name: part for name, part in found.items() if name in names}, progress)
+    typer.echo(f"Page: {write_page(out, page)}")
+    if failed:
+        raise LabError("not everything could be run:\n" + "\n".join(failed))
+
+
+@paper_app.command(epilog=examples("page"))
 def page(
     results: Annotated[Path, typer.Option("--results", help="Folder with one folder for each experiment.")] = RESULTS,
     out: Annotated[Path, typer.Option("--out", help="The page; pictures/ and results/ go beside it.")] = Path(

@@ -11,34 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.paper import networks, surfaces, synthetic
+from lovasz.lab.paper import batches, networks, surfaces, synthetic, table1, table2, table4
 from lovasz.lab.paper.result import RESULT, Section, read_result
 
 # By the name of their command, in the order of the paper: what makes a section of the page of a result.
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "surfaces": surfaces.section,
     "synthetic": synthetic.section,
+    "batches": batches.section,
     "networks": networks.section,
+    "binary": table1.section,
+    "multiclass": table2.section,
+    "finetune": table4.section,
 }
 
 
 def write_page(results: Path, path: Path) -> Path:
     """Write the page at `path` from RESULTS/NAME/result.json of every section that is there; returns `path`.
 
-    The pictures go to the folder pictures/ beside the page, the results to results/paper/NAME.json.
+    A section may be there several times, on other data, as NAME-SOMETHING. The pictures go to the folder pictures/
+    beside the page, the results to results/paper/NAME.json.
     Raises LabError when no result is there, or one is not readable, naming the file.
     """
     parts, found = [_HEAD], 0
-    for name, make in SECTIONS.items():
-        place = results / name / RESULT
-        if not place.is_file():
-            continue
+    for folder, name in folders(results):
+        place = results / folder / RESULT
         found += 1
         result = read_result(place)
         if result["name"] != name:
             raise LabError(f"{place}: a result of `lovasz paper {result['name']}`, expected one of {name}.")
         try:
-            section = make(result)
+            section = SECTIONS[name](result)
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise LabError(f"{place}: a score is missing or not a number ({error!r}); run it again.") from error
         for picture in result["pictures"]:
@@ -46,10 +49,10 @@ def write_page(results: Path, path: Path) -> Path:
                 raise LabError(f"{place}: its picture {picture!r} is not there; run the experiment again.")
             (path.parent / "pictures").mkdir(parents=True, exist_ok=True)
             shutil.copyfile(place.parent / picture, path.parent / "pictures" / picture)
-        kept = path.parent / "results" / "paper" / f"{name}.json"
+        kept = path.parent / "results" / "paper" / f"{folder}.json"
         kept.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place, kept)
-        parts.append(render(section, result, f"results/paper/{name}.json"))
+        parts.append(render(section, result, f"results/paper/{folder}.json"))
     if not found:
         wanted = ", ".join(f"{name}/{RESULT}" for name in SECTIONS)
         raise LabError(f"{results}: no results here; expected {wanted}. Run `lovasz paper surfaces` first.")
@@ -58,10 +61,20 @@ def write_page(results: Path, path: Path) -> Path:
     return path
 
 
+def folders(results: Path) -> list[tuple[str, str]]:
+    """The folders with a result and the section of each, in the order of the page."""
+    found = []
+    for name in SECTIONS:
+        places = [results / name, *sorted(results.glob(f"{name}-*"))]
+        found += [(place.name, name) for place in places if (place / RESULT).is_file()]
+    return found
+
+
 _HEAD = """# The paper's experiments
 
 What Berman, Rannen Triki and Blaschko (CVPR 2018, arXiv 1705.08790) report, and what this repository measures. Every
-number of ours is read from the JSON named beside it; `lovasz paper page` makes this page from those files alone.
+number of ours is read from the JSON named beside it; `lovasz paper page` makes this page from those files alone, and
+`lovasz paper all --small --shared FOLDER` runs what is not there yet, on two cores.
 """
 
 
@@ -83,13 +96,17 @@ def render(section: Section, result: Mapping[str, Any], source: str) -> str:
     )
     if environment.get("device", "cpu") != "cpu":
         machine = f"{environment['device']}, torch {environment.get('torch', '?')}"
+    machine = section.machine or machine
+    seconds = result["seconds"] if section.seconds is None else section.seconds
     lines += [
         f"- Setting: {section.setting}",
         f"- Comparable: {section.comparable}",
         *([f"- Seen: {section.seen}"] if section.seen else []),
-        f"- Machine: {machine}. Time: {duration(result['seconds'])}. Source: [{source}]({source}).",
+        f"- Machine: {machine}. Time: {duration(seconds)}. Source: [{source}]({source}).",
         "",
     ]
+    for table in section.tables:
+        lines += [table.caption, "", _line(table.head), _line(["---"] * len(table.head)), *map(_line, table.rows), ""]
     for picture, caption in result["pictures"].items():
         lines += [f"![{caption}](pictures/{picture})", "", f"{caption}.", ""]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lovasz.lab.config import read_json, write_json
+from lovasz.lab.data import PUBLISHED
 from lovasz.lab.environment import describe_environment
 from lovasz.lab.errors import LabError
 
@@ -84,15 +85,18 @@ class Experiment:
             {"name": self.name, "config": dict(self.config), "seconds": self.seconds, "state": self.state},
         )
 
-    def finish(self, scores: Mapping[str, Any], pictures: Mapping[str, str]) -> Path:
-        """Write result.json and return its path. pictures: file name in the folder to its caption."""
+    def finish(
+        self, scores: Mapping[str, Any], pictures: Mapping[str, str], *, device: torch.device | None = None
+    ) -> Path:
+        """Write result.json and return its path. pictures: file name in the folder to its caption; device: that of the
+        computation, None: the CPU."""
         self.keep()
         path = self.folder / RESULT
         document = {
             "version": VERSION,
             "name": self.name,
             "config": dict(self.config),
-            "environment": describe_environment(torch.device("cpu")),
+            "environment": describe_environment(device or torch.device("cpu")),
             "seconds": self.seconds,
             "scores": dict(scores),
             "pictures": dict(pictures),
@@ -112,8 +116,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A further table of a section, below its rows: the cells are text already."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Section:
-    """One section of the page. comparable: what may be compared with the paper and what may not, in plain words."""
+    """One section of the page. comparable: what may be compared with the paper and what may not, in plain words.
+
+    seconds, machine: what the computation took, and where, if that is not the result's own, as with earlier runs.
+    """
 
     title: str
     command: str
@@ -121,6 +137,9 @@ class Section:
     rows: Sequence[Row]
     comparable: str
     seen: str = ""
+    tables: Sequence[Table] = ()
+    seconds: float | None = None
+    machine: str = ""
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -133,6 +152,13 @@ def read_result(path: Path) -> dict[str, Any]:
         if not isinstance(result.get(name), kind):
             raise LabError(f"{path}: {name} is {result.get(name)!r}; run the experiment again.")
     return result
+
+
+def spec_of(name: str) -> str:
+    """How a data set of this name is given to `--data`, its place left open: results hold no paths."""
+    if name == "shapes":
+        return name
+    return f"{name}:PATH" if name in PUBLISHED else f"folder:{name}"
 
 
 def matplotlib_pyplot() -> Any:

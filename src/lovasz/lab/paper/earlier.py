@@ -1,0 +1,117 @@
+"""Runs of `lovasz train` and `lovasz compare` as entries of a table: what was run, and what it scored.
+
+Apart from `finetune`, because these files lie in other folders, come from other machines and may be older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lovasz.lab.config import RunConfig, read_json
+from lovasz.lab.errors import LabError
+
+SCORES = ("dataset_miou", "image_miou", "pixel_accuracy", "per_class_iou")
+
+
+def entry_of(record: Mapping[str, Any], config: RunConfig, source: str) -> dict[str, Any]:
+    """One line of the tables from a run.json and its configuration.
+
+    Raises LabError naming `source` for a record without scores on val.
+    """
+    try:
+        scores = record["scores"]
+        environment = record.get("environment") or {}
+        return {
+            "loss": config.loss,
+            "batch_size": config.batch_size * config.devices,
+            "learning_rate": config.learning_rate,
+            "sampler": config.sampler,
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "val": {name: scores["val"][name] for name in SCORES},
+            "test": {name: scores["test"][name] for name in SCORES} if scores.get("test") else None,
+            "curve": _curve(record, "dataset_miou"),
+            "image_curve": _curve(record, "image_miou"),
+            "steps": record["steps"],
+            "seconds": record["seconds"],
+            "machine": machine(environment),
+            "source": source,
+            "same": {
+                "data": data_name(config.data),
+                "model": config.model,
+                "weights": Path(config.weights).name if config.weights else None,
+                "optimizer": config.optimizer,
+                "weight_decay": config.weight_decay,
+                "crop": None if config.crop is None else list(config.crop),
+                "scale": list(config.scale),
+            },
+        }
+    except (KeyError, TypeError) as error:
+        raise LabError(f"{source}: not the record of a finished run ({error!r}).") from error
+
+
+def _curve(record: Mapping[str, Any], score: str) -> list[float | None]:
+    """The score on val after each epoch, None where there was no validation."""
+    return [None if entry["val"] is None else entry["val"][score] for entry in record["history"]]
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of a run.json, a comparison.json, or of all below a folder, sorted by path.
+
+    A run.json of `compare` has no configuration: that of the folder above it is taken, from config.json. Raises
+    LabError naming the file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("run.json") if "pretraining" not in file.parts)
+        if not files:
+            raise LabError(f"{path}: no run.json in this folder.")
+        return [entry for file in files for entry in read_entries(file)]
+    document = read_json(path)
+    if not isinstance(document, dict) or not ({"runs", "config"} <= document.keys() or "scores" in document):
+        raise LabError(f"{path}: neither a run.json nor a comparison.json of the lab.")
+    if "runs" in document:
+        environment = {"environment": document.get("environment")}
+        return [
+            entry_of({**environment, **run}, _config(document["config"], run, path), path.name)
+            for run in document["runs"]
+        ]
+    config = document.get("config")
+    if config is None:
+        above = next((folder / "config.json" for folder in path.parents if (folder / "config.json").is_file()), None)
+        if above is None:
+            raise LabError(f"{path}: no configuration in it, and no config.json in a folder above.")
+        config = read_json(above).get("run") or {}
+    return [entry_of(document, _config(config, document, path), path.name)]
+
+
+def read_start(paths: Sequence[Path]) -> dict[str, Any] | None:
+    """The scores of the start on val and test, from the first comparison.json that has them."""
+    for path in (Path(path) for path in paths):
+        initial = read_json(path).get("initial") if path.suffix == ".json" else None
+        if initial:
+            return {name: initial.get(name) for name in ("val", "test")}
+    return None
+
+
+def machine(environment: Mapping[str, Any]) -> str:
+    """The device, or the processor and its threads, as the page says it."""
+    if environment.get("device", "cpu") != "cpu":
+        return str(environment["device"])
+    threads = environment.get("threads", "?")
+    return f"{environment.get('processor', 'unknown processor')}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def _config(values: Mapping[str, Any], run: Mapping[str, Any], path: Path) -> RunConfig:
+    try:
+        return RunConfig.from_json({**values, "loss": run["loss"], "seed": run["seed"], "out": ""})
+    except (KeyError, TypeError, LabError) as error:
+        raise LabError(f"{path}: its configuration is not one of a run ({error}).") from error
+
+
+def data_name(data: str) -> str:
+    """`camvid:PATH` -> `camvid`; of a folder its own name, as the data set is called."""
+    kind, _, place = (data.rpartition("?")[0] or data).partition(":")
+    return Path(place).name if kind == "folder" else kind

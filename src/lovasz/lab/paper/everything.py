@@ -1,0 +1,167 @@
+"""`lovasz paper all`: every part one after another, each in its folder; what is finished is not done again.
+
+Small settings are for two cores, each part under two hours (CamVid's grid excepted); the others take the paper's
+lengths and the whole grids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from lovasz.lab.data import open_dataset
+from lovasz.lab.environment import use_machine
+from lovasz.lab.errors import LabError
+from lovasz.lab.paper import batches, binary, finetune, multiclass, networks, surfaces, synthetic
+from lovasz.lab.paper.earlier import data_name
+from lovasz.lab.paper.result import RESULT, read_result
+from lovasz.lab.progress import say
+
+FIVE = ("bird", "bus", "cat", "dog", "person")  # of VOC's classes, small and large objects
+ITERATIONS = 20_000  # of Section 4.3
+SIZE = (384, 384)  # at which ESPNetv2's published weights are asked
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data and weights are: data set specs, and files."""
+
+    voc: str
+    nuclei: str
+    camvid: str
+    espnet: Path
+    enet: Path
+
+    @classmethod
+    def below(cls, shared: Path) -> Places:
+        """The layout data/voc2012_mini, data/nuclei, data/camvid and weights/ of one folder. Raises LabError."""
+        data, weights = shared / "data", shared / "weights"
+        found = cls(
+            f"voc:{data / 'voc2012_mini'}",
+            f"folder:{data / 'nuclei'}",
+            f"camvid:{data / 'camvid'}",
+            weights / "espnetv2_s2.0_voc2012.safetensors",
+            weights / "enet_camvid_davidtvs.safetensors",
+        )
+        for path in (data / "voc2012_mini", data / "nuclei", data / "camvid", found.espnet, found.enet):
+            if not path.exists():
+                raise LabError(f"{path}: not there; --shared names the folder that has data/ and weights/.")
+        return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """One experiment: the configuration that its result must have, and how it is run in a folder."""
+
+    config: Mapping[str, Any]
+    run: Callable[[Path, bool, Progress | bool], Path]
+
+
+def parts(places: Places, *, small: bool, device: str = "auto", threads: int | None = None) -> dict[str, Part]:
+    """The parts by the name of their folder, in the order in which they run: the shortest first."""
+    place = use_machine(device, threads)
+    machine: dict[str, Any] = {"device": device, "threads": threads}
+    draws = synthetic.Setting()
+    voc = binary.Setting(
+        data=places.voc,
+        weights=str(places.espnet),
+        classes=FIVE if small else None,
+        size=(192, 192) if small else None,
+        crop=None if small else (321, 321),
+        epochs=2 if small else 10,
+        learning_rates=(2e-5, 1e-4) if small else (2e-5, 5e-5, 1e-4),
+    )
+    nuclei = binary.Setting(
+        data=places.nuclei,
+        classes=("nucleus",),
+        model="unet",
+        crop=(160, 160),
+        epochs=3 if small else 30,
+        pretrain_epochs=8 if small else 80,
+        learning_rates=(5e-4, 2e-3),
+    )
+    val = open_dataset(places.voc, "val")
+    steps = max(1, len(open_dataset(places.voc, "train")) // 10)
+    many = multiclass.Setting(
+        data=places.voc,
+        weights=str(places.espnet),
+        size=SIZE,
+        crop=(256, 256) if small else (321, 321),
+        scale=(0.6, 1.2) if small else (0.5, 1.5),
+        epochs=3 if small else -(-ITERATIONS // steps),
+        learning_rates=(1e-3,) if small else (1e-3, 3e-3, 1e-2),
+        images=160 if small else None,
+        crf_search=8 if small else 100,
+        batches=3 if small else 15,
+        **machine,
+    )
+    tuned = finetune.Setting(
+        data=places.camvid,
+        weights=str(places.enet),
+        epochs=2 if small else 5,
+        learning_rates=(2e-4, 1e-3) if small else (2e-4, 5e-4, 1e-3),
+        batch_sizes=(10, 2) if small else (10, 5, 2),
+        seeds=(0,) if small else (0, 1, 2),
+        **machine,
+    )
+    return {
+        "surfaces": Part({"points": 31}, lambda f, r, _: surfaces.run(f, points=31, resume=r)),
+        "synthetic": Part(draws.to_json(), lambda f, r, p: synthetic.run(f, draws, resume=r, progress=p)),
+        "networks": Part(
+            {"data": val.info.name, "images": len(val), "weights": places.espnet.name},
+            lambda f, r, p: networks.run(f, places.voc, places.espnet, device=place, resume=r, progress=p),
+        ),
+        "batches": Part(
+            {"data": val.info.name, "images": len(val), "weights": places.espnet.name, "size": list(SIZE)},
+            lambda f, r, p: batches.run(f, places.voc, places.espnet, size=SIZE, device=place, resume=r, progress=p),
+        ),
+        f"binary-{data_name(places.nuclei)}": _binary(nuclei, place),
+        "binary-voc": _binary(voc, place),
+        "multiclass": Part(many.to_json(val.info.name), lambda f, r, p: multiclass.run(f, many, resume=r, progress=p)),
+        "finetune": Part(
+            tuned.to_json(data_name(places.camvid)), lambda f, r, p: finetune.run(f, tuned, resume=r, progress=p)
+        ),
+    }
+
+
+def _binary(setting: binary.Setting, device: torch.device) -> Part:
+    info = open_dataset(setting.data, "train").info
+    config = setting.to_json(setting.classes or info.classes[1:], info.name)
+    return Part(config, lambda f, r, p: binary.run(f, setting, device=device, resume=r, progress=p))
+
+
+def finished(folder: Path, part: Part) -> bool:
+    """Whether the folder holds the result of this part with these settings."""
+    path = folder / RESULT
+    if not path.is_file():
+        return False
+    config = read_result(path)["config"]
+    return all(config.get(name) == value for name, value in part.config.items())
+
+
+def run_all(folder: Path, chosen: Mapping[str, Part], progress: Progress) -> list[str]:
+    """Run what is not finished, in order; returns the reasons of the parts that could not be run.
+
+    A part that fails for its data, its folder or a package that is missing does not keep the others from running.
+    """
+    failed = []
+    bar = progress.add_task("parts", total=len(chosen), note="")
+    for name, part in chosen.items():
+        progress.update(bar, note=name)
+        place = folder / name
+        if finished(place, part):
+            say(progress, f"{name}: finished before, with the same settings.")
+        else:
+            try:
+                part.run(place, place.is_dir() and any(place.iterdir()), progress)
+            except LabError as error:
+                failed.append(f"{name}: {error}")
+                say(progress, failed[-1])
+        progress.advance(bar)
+    progress.remove_task(bar)
+    return failed

@@ -1,0 +1,272 @@
+"""Section 4.4: a trained network trained further, over losses, learning rates, batch sizes, seeds and samplers.
+
+Every run is one of `lovasz train` in a folder of its own; what is there is not trained again. The tables and Figure 9
+are made from the entries of the result (`table4.py`), which may also come from runs of `lovasz train` and `compare`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from lovasz.lab.config import RunConfig, read_json, write_json
+from lovasz.lab.data import SegmentationDataset, open_dataset
+from lovasz.lab.data.pairs import PairDataset
+from lovasz.lab.environment import resolve_device
+from lovasz.lab.errors import LabError
+from lovasz.lab.evaluation import evaluate
+from lovasz.lab.losses import LossSpec
+from lovasz.lab.models import load_weights
+from lovasz.lab.paper import table4
+from lovasz.lab.paper.earlier import entry_of, read_entries, read_start
+from lovasz.lab.paper.iiou import cityscapes_scores
+from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
+from lovasz.lab.progress import display, say
+from lovasz.lab.splits import Data
+from lovasz.lab.training import train
+
+NAME = "finetune"
+KEY = ("loss", "batch_size", "learning_rate", "sampler", "seed", "epochs")  # what tells two runs of a grid apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The grid. data, model, weights, epochs, optimizer, crop and scale as in RunConfig, the same for all runs.
+
+    learning_rates: searched for each loss and batch size with the first seed and sampler, by mean IoU on val after all
+    epochs; the other seeds and samplers then run at the one that was best. size: of Cityscapes, to which images are
+    resized (height, width) before a network is asked for Table 4.
+    """
+
+    data: str
+    weights: str
+    model: str = "enet"
+    losses: tuple[str, ...] = ("weighted_cross_entropy", "cross_entropy", "lovasz_softmax")
+    learning_rates: tuple[float, ...] = (2e-4, 5e-4, 1e-3)
+    batch_sizes: tuple[int, ...] = (10, 5, 2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    samplers: tuple[str, ...] = ("shuffle", "equibatch")
+    epochs: int = 5
+    optimizer: str = "adam"
+    weight_decay: float = 2e-4
+    crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    size: tuple[int, int] | None = None
+    workers: int = 0
+    threads: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("losses", "learning_rates", "batch_sizes", "seeds", "samplers"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise LabError(f"{name}: got {list(values)}, expected at least one, each once.")
+        for loss in self.losses:
+            LossSpec.parse(loss)
+        for sampler in self.samplers:  # checks the rest
+            for size in self.batch_sizes:
+                self.run(self.losses[0], size, self.learning_rates[0], sampler, self.seeds[0])
+
+    def run(self, loss: str, batch_size: int, learning_rate: float, sampler: str, seed: int) -> RunConfig:
+        """One run; its folder is set where it is trained."""
+        same = ("data", "model", "weights", "epochs", "optimizer", "weight_decay", "crop", "scale", "threads", "device")
+        return RunConfig(
+            **{name: getattr(self, name) for name in same},
+            num_workers=self.workers,
+            loss=str(LossSpec.parse(loss)),
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            sampler=sampler,
+            seed=seed,
+        )
+
+    def searched(self) -> Iterator[RunConfig]:
+        """The runs of the search."""
+        for batch_size in self.batch_sizes:
+            for loss in self.losses:
+                for rate in self.learning_rates:
+                    yield self.run(loss, batch_size, rate, self.samplers[0], self.seeds[0])
+
+    def final(self, chosen: Sequence[dict[str, Any]]) -> Iterator[RunConfig]:
+        """The runs that are reported, seed by seed, so that an experiment that is stopped has whole seeds."""
+        for seed in self.seeds:
+            for sampler in self.samplers:
+                for one in chosen:
+                    yield self.run(one["loss"], one["batch_size"], one["learning_rate"], sampler, seed)
+
+    def to_json(self, data: str) -> dict[str, Any]:
+        """As the result holds it: names of files without their folders, nothing that leaves the weights alone."""
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        for name in ("workers", "threads", "device"):
+            del values[name]
+        losses = [str(LossSpec.parse(loss)) for loss in self.losses]
+        return values | {"data": data, "weights": Path(self.weights).name, "losses": losses}
+
+
+def run(
+    folder: Path,
+    setting: Setting,
+    *,
+    earlier: Sequence[Path] = (),
+    training: bool = True,
+    resume: bool = False,
+    progress: Progress | bool = False,
+) -> Path:
+    """Search the learning rates, train the grid; writes result.json and Figure 9 after every run.
+
+    earlier: run.json, comparison.json or folders of `lovasz train` and `compare` whose runs are taken instead of
+    training the same again, and stand in the tables; with `training` off, these and what is in `folder` alone.
+    Raises LabError where an earlier run is of other data, another network or another start.
+    """
+    pyplot = matplotlib_pyplot()
+    data = Data.open(setting.run(setting.losses[0], setting.batch_sizes[0], setting.learning_rates[0], "shuffle", 0))
+    config = setting.to_json(data.train.info.name)
+    entries = [entry for path in earlier for entry in read_entries(path)]
+    for entry in entries:
+        check_same(entry, config)
+    experiment = Experiment.open(NAME, folder, config, resume=resume)
+    if not training and not entries and not any((folder / "runs").glob("*/run.json")):
+        raise LabError(f"{folder}: nothing is trained here, and no earlier runs are given; leave --no-training out.")
+    grid = _Grid(experiment, setting, entries, training, pyplot)
+    with display(progress) as shown:
+        grid.start = read_start(earlier) or _start_scores(folder / "start.json", setting, shown)
+        total = len(list(setting.searched()))
+        bar = None if shown is None else shown.add_task("learning rates", total=total, note="")
+        for one in setting.searched():
+            grid.take(one, shown)
+            if shown is not None and bar is not None:
+                shown.advance(bar)
+        chosen = choose(grid.entries, setting)
+        jobs = list(setting.final(chosen))
+        if shown is not None and bar is not None:
+            shown.update(bar, description="runs", total=len(jobs), completed=0)
+        for one in jobs:
+            grid.take(one, shown)
+            if shown is not None and bar is not None:
+                shown.advance(bar)
+        if setting.data.startswith("cityscapes:"):
+            _table_4(grid, data.val, shown)
+    return grid.write()
+
+
+def choose(entries: Sequence[dict[str, Any]], setting: Setting) -> list[dict[str, Any]]:
+    """For each loss and batch size the learning rate with the best mean IoU on val, of the runs of the search alone."""
+    chosen = []
+    for batch_size in setting.batch_sizes:
+        for loss in (str(LossSpec.parse(loss)) for loss in setting.losses):
+            kept = [
+                entry
+                for entry in entries
+                if (entry["loss"], entry["batch_size"], entry["epochs"]) == (loss, batch_size, setting.epochs)
+                and (entry["sampler"], entry["seed"]) == (setting.samplers[0], setting.seeds[0])
+                and entry["learning_rate"] in setting.learning_rates
+            ]
+            if kept:
+                best = max(kept, key=lambda entry: entry["val"]["dataset_miou"])
+                chosen.append({name: best[name] for name in ("loss", "batch_size", "learning_rate")})
+    return chosen
+
+
+def check_same(entry: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raise LabError where an earlier run does not belong into these tables."""
+    for name in ("data", "model", "weights", "optimizer", "weight_decay", "crop", "scale"):
+        if entry["same"][name] != config[name]:
+            raise LabError(
+                f"{entry['source']}: a run with {name} {entry['same'][name]!r}, this grid has {config[name]!r}; leave "
+                "it out, or give the grid the same."
+            )
+
+
+class _Grid:
+    """The runs that are there, and those that are still to be trained."""
+
+    def __init__(
+        self, experiment: Experiment, setting: Setting, entries: list[dict[str, Any]], training: bool, pyplot: Any
+    ) -> None:
+        self.experiment, self.setting, self.training, self.pyplot = experiment, setting, training, pyplot
+        self.start: dict[str, Any] = {}
+        self.cityscapes: list[dict[str, Any]] = []  # the four scores of the start and of every run trained here
+        self.entries: list[dict[str, Any]] = []
+        for entry in entries:
+            self._add(entry)
+
+    def take(self, config: RunConfig, shown: Progress | None) -> None:
+        """The entry of one run: from the earlier ones, from its folder, or trained now."""
+        if any(_key(entry) == _key(_flat(config)) for entry in self.entries):
+            return
+        folder = self.experiment.folder / "runs" / _name(config)
+        if not (folder / "run.json").is_file():
+            if not self.training:
+                return
+            train(config.replace(out=str(folder)), resume=True, progress=shown or False)
+        name = folder.relative_to(self.experiment.folder).as_posix()
+        self._add(entry_of(read_json(folder / "run.json"), config, name))
+        self.experiment.keep()
+        self.write()  # a grid takes days: what is there can be looked at
+
+    def write(self) -> Path:
+        chosen = choose(self.entries, self.setting)
+        scores = {"start": self.start, "chosen": chosen, "runs": self.entries, "cityscapes": self.cityscapes}
+        name = "paper-figure-9.png"
+        table4.draw(self.pyplot, scores, self.experiment.folder / name)
+        return self.experiment.finish(scores, {name: table4.CAPTION}, device=resolve_device(self.setting.device))
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        if all(_key(entry) != _key(one) for one in self.entries):
+            self.entries.append(entry)
+
+
+def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(entry[name] for name in KEY)
+
+
+def _flat(config: RunConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in KEY}
+
+
+def _name(config: RunConfig) -> str:
+    loss = LossSpec.parse(config.loss).slug
+    parts = f"batch-{config.batch_size}", f"rate-{config.learning_rate:g}", config.sampler, f"seed-{config.seed}"
+    return "-".join((loss, *parts))
+
+
+def _table_4(grid: _Grid, val: SegmentationDataset, shown: Progress | None) -> None:
+    """The four scores of Cityscapes, of the start and of the runs at the rates that are kept; kept beside the runs."""
+    assert isinstance(val, PairDataset)
+    setting, folder = grid.setting, grid.experiment.folder
+    scores = {"runs": grid.entries, "chosen": choose(grid.entries, setting)}
+    jobs: list[tuple[str, Path, Path]] = [("before", Path(setting.weights), folder / "start-cityscapes.json")]
+    for group in (group for group in table4.groups(scores) if group["reported"]):
+        for run in group["runs"]:
+            place = folder / run["source"]
+            if (place / "model.safetensors").is_file():  # an earlier run's weights may be elsewhere
+                jobs.append((table4.line_of(group), place / "model.safetensors", place / "cityscapes.json"))
+    how: dict[str, Any] = {"size": setting.size, "device": resolve_device(setting.device), "progress": shown}
+    for name, weights, kept in jobs:
+        network = load_weights(setting.model, weights, val.info.classes)
+        grid.cityscapes.append({"name": name, **cityscapes_scores(network, val, kept, **how)})
+
+
+def _start_scores(path: Path, setting: Setting, shown: Progress | None) -> dict[str, Any]:
+    """Scores of the weights that all runs start from, kept beside them."""
+    if path.is_file():
+        return read_json(path)
+    found: dict[str, Any] = {"val": None, "test": None}
+    data = Data.open(setting.run(setting.losses[0], 1, setting.learning_rates[0], "shuffle", 0))
+    if setting.threads is not None:
+        torch.set_num_threads(setting.threads)
+    network = load_weights(setting.model, Path(setting.weights), data.classes)
+    for split in [name for name in found if name == "val" or data.test is not None]:
+        dataset = open_dataset(setting.data, split)
+        scores = evaluate(
+            network, dataset, device=setting.device, progress=shown or False, description=f"start: {split}"
+        )
+        say(shown, f"start: {split} mIoU {100 * scores.dataset_miou:.2f} %")
+        found[split] = scores.to_json()
+    write_json(path, found)
+    return found

@@ -1,0 +1,207 @@
+"""Section 4.3: cross-entropy against Lovász-Softmax on all classes, with and without equibatch, under one budget.
+
+Training is `finetune`'s grid, with the optimiser and the crops of this section; then each network is asked at one
+scale, at several and behind the CRF, and by the decision rules of `answers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import nn
+
+from lovasz.lab.crf import CRF, require_densecrf
+from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset, open_dataset
+from lovasz.lab.environment import resolve_device, use_machine
+from lovasz.lab.errors import LabError
+from lovasz.lab.models import load_weights, save_weights
+from lovasz.lab.models.deeplab import load_deeplab
+from lovasz.lab.paper import finetune
+from lovasz.lab.paper.answers import RULES, answer, decisions, search_crf
+from lovasz.lab.paper.result import Experiment, matplotlib_pyplot, read_result
+from lovasz.lab.paper.table4 import groups
+from lovasz.lab.progress import display
+from lovasz.sampling import image_classes
+
+NAME = "multiclass"
+START = "start"  # the network before the losses, which is asked as well
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is trained and how it is asked. data, model, weights, losses and so on as in `finetune.Setting`.
+
+    size: images are resized to it (height, width) before the network is asked, None: their own. scales: of the
+    several-scale evaluation. images: of val that are asked, evenly over its list, None: all. crf: whether to refine;
+    crf_search: images of train on which the CRF's parameters are searched for each network, 0: DeepLab-v2's own.
+    batches: of |C| images for the decision rules, 0: none; shape: at which these see them.
+    """
+
+    data: str
+    weights: str
+    model: str = "espnetv2"
+    losses: tuple[str, ...] = ("cross_entropy", "lovasz_softmax")
+    samplers: tuple[str, ...] = ("shuffle", "equibatch")
+    learning_rates: tuple[float, ...] = (1e-3,)
+    epochs: int = 10
+    batch_size: int = 10
+    optimizer: str = "sgd"
+    weight_decay: float = 5e-4
+    crop: tuple[int, int] | None = (321, 321)
+    scale: tuple[float, float] = (0.5, 1.5)
+    size: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0, 0.75, 0.5)
+    images: int | None = None
+    crf: bool = True
+    crf_search: int = 0
+    batches: int = 5
+    shape: tuple[int, int] = (128, 128)
+    rules: tuple[str, ...] = tuple(RULES)
+    seed: int = 0
+    workers: int = 0
+    threads: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for rule in self.rules:
+            if rule not in RULES:
+                raise LabError(f"rules: there is no decision rule {rule!r}; choose from {', '.join(RULES)}.")
+        for name, least in (("images", 1), ("crf_search", 0), ("batches", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise LabError(f"{name}: got {value}, expected at least {least}.")
+        self.training(self.weights)  # checks the rest
+
+    def training(self, weights: str) -> finetune.Setting:
+        """The grid that trains the networks, from this weights file."""
+        same = ("data", "model", "losses", "samplers", "learning_rates", "epochs", "optimizer", "weight_decay")
+        same += ("crop", "scale", "workers", "threads", "device")
+        values = {name: getattr(self, name) for name in same}
+        return finetune.Setting(**values, weights=weights, batch_sizes=(self.batch_size,), seeds=(self.seed,))
+
+    def to_json(self, data: str) -> dict[str, Any]:
+        """As the result holds it."""
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        for name in ("workers", "threads", "device"):
+            del values[name]
+        return values | {"data": data, "weights": Path(self.weights).name}
+
+
+def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progress | bool = False) -> Path:
+    """Train, ask, decide; writes result.json and the figure. A killed run goes on with `resume`.
+
+    Raises LabError before anything is trained where the CRF or a decision rule lacks its package.
+    """
+    pyplot = matplotlib_pyplot()
+    if setting.crf or setting.crf_search:
+        require_densecrf()
+    if setting.batches and "rankseg" in setting.rules:
+        RULES["rankseg"][1](torch.full((1, 2, 1, 1), 0.5))
+    val = open_dataset(setting.data, "val")
+    experiment = Experiment.open(NAME, folder, setting.to_json(val.info.name), resume=resume)
+    with display(progress) as shown:
+        weights = str(starting_weights(setting, folder, val))
+        place = folder / "training"
+        path = finetune.run(place, setting.training(weights), resume=place.exists(), progress=shown or False)
+        experiment.keep()
+        training = read_result(path)["scores"]
+        networks = {START: Path(weights)}
+        for group in (group for group in groups(training) if group["reported"]):
+            key = f"{group['loss']}, {group['sampler']}"
+            networks[key] = place / group["runs"][0]["source"] / "model.safetensors"
+        asked = {}
+        for name, file in networks.items():
+            network = load_weights(setting.model, file, val.info.classes)
+            asked[name] = _ask(name, network, setting, val, folder / "answers", shown)
+            experiment.keep()
+    picture = "paper-figure-6.png"
+    draw(pyplot, training, folder / picture)
+    caption = "Figure 6: mean IoU on val over the epochs, of the data set (left) and per image (right)"
+    scores = {"training": training, "answers": asked, "images": len(_chosen(len(val), setting.images))}
+    return experiment.finish(scores, {picture: caption}, device=resolve_device(setting.device))
+
+
+def starting_weights(setting: Setting, folder: Path, val: SegmentationDataset) -> Path:
+    """The weights file that the lab's training takes; the public DeepLab files are turned into one first."""
+    given = Path(setting.weights)
+    if setting.model != "deeplab" or given.with_suffix(".json").is_file():
+        return given
+    kept = folder / "start.safetensors"
+    if not kept.is_file():
+        torch.manual_seed(setting.seed)  # of a classifier that the file does not hold
+        network = load_deeplab(given, val.info.num_classes)
+        save_weights(network, kept, model_name="deeplab", classes=val.info.classes, palette=val.info.palette)
+    return kept
+
+
+def _ask(
+    name: str, network: nn.Module, setting: Setting, val: SegmentationDataset, folder: Path, shown: Progress | None
+) -> dict[str, Any]:
+    device = use_machine(setting.device, setting.threads)
+    place = folder / name.replace(", ", "-").replace(">", "-then-").replace("*", "x").replace("+", "-plus-")
+    how: dict[str, Any] = {"size": setting.size, "device": device, "progress": shown}
+    search, crf = None, CRF() if setting.crf else None
+    if setting.crf and setting.crf_search:
+        train = open_dataset(setting.data, "train")
+        chosen = _chosen(len(train), setting.crf_search)
+        search = search_crf(network, train, chosen, place / "crf.json", scales=setting.scales, **how)
+        crf = CRF(**search["best"])
+    chosen = _chosen(len(val), setting.images)
+    found: dict[str, Any] = {
+        "ways": answer(
+            network, val, chosen, place / "ways.json", scales=setting.scales, crf=crf, description=name, **how
+        ),
+        "crf": search,
+        "rules": None,
+    }
+    if setting.batches:
+        held = image_classes(
+            val,
+            lambda sample: sample.mask,
+            ignore_index=IGNORE_INDEX,
+            cache=folder / "image_classes.json",
+            key=setting.data,
+        )
+        found["rules"] = decisions(
+            network,
+            val,
+            held,
+            place / "rules.json",
+            batches=setting.batches,
+            rules=setting.rules,
+            shape=setting.shape,
+            seed=setting.seed,
+            **how,
+        )
+    return found
+
+
+def _chosen(length: int, count: int | None) -> list[int]:
+    """`count` of `length` places, evenly; all for None or where there are no more."""
+    if count is None or count >= length:
+        return list(range(length))
+    return np.linspace(0, length - 1, count).round().astype(int).tolist()
+
+
+def draw(pyplot: Any, training: Mapping[str, Any], path: Path) -> None:
+    """Mean IoU on val over the epochs for each loss and sampler."""
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.6), dpi=110)
+    for axes, curve, score in zip(panels, ("curve", "image_curve"), ("dataset_miou", "image_miou"), strict=True):
+        for group in (group for group in groups(training) if group["reported"]):
+            values = [100 * value for value in group["runs"][0][curve] if value is not None]
+            style = "--" if group["sampler"] == "equibatch" else "-"
+            axes.plot(
+                range(1, len(values) + 1), values, style, marker="o", label=f"{group['loss']}, {group['sampler']}"
+            )
+        axes.axhline(100 * training["start"]["val"][score], color="grey", linewidth=1, label="before")
+        axes.set(xlabel="epoch", ylabel=f"{'dataset' if score == 'dataset_miou' else 'image'}-mIoU on val, %")
+    panels[0].legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)

@@ -1,0 +1,236 @@
+"""The tables of fine-tuning and Figure 9, from the entries of the result alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lovasz.lab.paper.iiou import SCORES
+from lovasz.lab.paper.result import Row, Section, Table, spec_of
+
+LABELS = {
+    "cross_entropy": "cross-entropy",
+    "weighted_cross_entropy": "weighted cross-entropy",
+    "lovasz_softmax": "Lovász-Softmax",
+}
+CAPTION = (
+    "Figure 9: mean IoU over the batch size after fine-tuning, mean and standard deviation over seeds (left), and on "
+    "val over the epochs at the largest batch size (right)"
+)
+ENET = ("58.3", "34.4", "80.4", "64.0")  # Paszke et al. 2016, Table 4
+GROUP = ("loss", "batch_size", "learning_rate", "sampler", "epochs")
+
+
+def groups(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The runs that differ in the seed alone, together, in the order in which they came.
+
+    Each has the fields of GROUP, `runs`, and `reported`: whether its learning rate is the one chosen for its loss and
+    batch size, or the only one tried there.
+    """
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for run in scores["runs"]:
+        key = tuple(run[name] for name in GROUP)
+        found.setdefault(key, {**dict(zip(GROUP, key, strict=True)), "runs": []})["runs"].append(run)
+    chosen = {(one["loss"], one["batch_size"]): one["learning_rate"] for one in scores["chosen"]}
+    for group in found.values():
+        where = group["loss"], group["batch_size"]
+        group["reported"] = chosen.get(where, group["learning_rate"]) == group["learning_rate"]
+    return list(found.values())
+
+
+def split_of(scores: Mapping[str, Any]) -> str:
+    """test where every run has it, else val."""
+    return "test" if all(run["test"] for run in scores["runs"]) else "val"
+
+
+def mean(group: Mapping[str, Any], split: str, score: str = "dataset_miou") -> float:
+    """Over the seeds of a group."""
+    return statistics.fmean(run[split][score] for run in group["runs"])
+
+
+def spread(group: Mapping[str, Any], split: str) -> float | None:
+    """Standard deviation over seeds; None for one seed."""
+    values = [run[split]["dataset_miou"] for run in group["runs"]]
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def section(result: Mapping[str, Any]) -> Section:
+    """The rows of the page."""
+    config, scores = result["config"], result["scores"]
+    split = split_of(scores)
+    start = scores["start"][split]["dataset_miou"]
+    reported = [group for group in groups(scores) if group["reported"]]
+    rows = [Row(f"before, mean IoU on {split}, %", "58.3 (ENet, Cityscapes test)", f"{100 * start:.2f}")]
+    for group in reported:
+        paper = "63.06 (Cityscapes test)" if group["loss"] == "lovasz_softmax" and group["batch_size"] == 10 else ""
+        seeds = len(group["runs"])
+        note = f"{100 * (mean(group, split) - start):+.2f}; learning rate {group['learning_rate']:g}, "
+        note += f"{_count(seeds, 'seed')}, {_count(group['epochs'], 'epoch')}"
+        rows.append(Row(f"{line_of(group)}, mean IoU on {split}, %", paper, _percent(group, split), note))
+    tables = _table_4(scores), _rates(scores), _classes(reported, scores, split)
+    return Section(
+        title=f"Section 4.4: {config['model']} trained further on {config['data']} (Figure 9)",
+        command=_command(config),
+        setting=_setting(config, scores),
+        rows=tuple(rows),
+        comparable="The gain of one loss over another from the same start under the same budget. Not the values: the "
+        "paper's are of Cityscapes' test set, after many more steps; 58.3 is what ENet's authors report (Paszke et al. "
+        "2016). Batch sizes run for the same number of epochs, so a smaller one takes more steps.",
+        seen=_seen(reported, start, split),
+        tables=[table for table in tables if table is not None],
+        machine=" and ".join(sorted({run["machine"] for run in scores["runs"]})),
+        seconds=sum(run["seconds"] for run in scores["runs"]),
+    )
+
+
+def _table_4(scores: Mapping[str, Any]) -> Table | None:
+    """The four scores of Cityscapes, where the data are these; mean over seeds."""
+    found: dict[str, list[Mapping[str, float | None]]] = {}
+    for one in scores.get("cityscapes", ()):
+        found.setdefault(one["name"], []).append(one)
+    if not found:
+        return None
+    lines = [["ENet on test, by its authors", *ENET], ["Lovász-Softmax on test, the paper", "63.06", "", "", ""]]
+    for name, runs in found.items():
+        values = [[run[score] for run in runs] for score in SCORES]
+        cells = [f"{100 * statistics.fmean(v):.2f}" if None not in v else "-" for v in values]  # type: ignore[type-var]
+        lines.append([f"{name}, on val", *cells])
+    return Table("Table 4: the scores of Cityscapes, %.", ["", *SCORES.values()], lines)
+
+
+def _rates(scores: Mapping[str, Any]) -> Table | None:
+    """The search: val after one run of the first seed for each learning rate."""
+    first = {}
+    for group in groups(scores):
+        run = group["runs"][0]
+        first.setdefault((group["batch_size"], group["loss"], group["sampler"], group["epochs"]), {})[
+            group["learning_rate"]
+        ] = (run["val"]["dataset_miou"], group["reported"])
+    searched = {key: rates for key, rates in first.items() if len(rates) > 1}
+    if not searched:
+        return None
+    rates = sorted({rate for found in searched.values() for rate in found})
+    lines = []
+    for (size, loss, sampler, epochs), found in searched.items():
+        name = line_of({"loss": loss, "batch_size": size, "sampler": sampler, "epochs": epochs})
+        cells = []
+        for rate in rates:
+            value, kept = found.get(rate, (None, False))
+            text = "" if value is None else f"{100 * value:.2f}"
+            cells.append(f"**{text}**" if kept else text)
+        lines.append([name, *cells])
+    head = ["mean IoU on val, %", *(f"{rate:g}" for rate in rates)]
+    return Table("Search of the learning rate, on val, with the first seed; bold: the one kept.", head, lines)
+
+
+def _classes(reported: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], split: str) -> Table | None:
+    """IoU of each class at the largest batch size, mean over seeds."""
+    size = max((group["batch_size"] for group in reported), default=0)
+    shown = [group for group in reported if group["batch_size"] == size and group["sampler"] == "shuffle"]
+    if not shown:
+        return None
+    lines = []
+    for name, before in scores["start"][split]["per_class_iou"].items():
+        cells = ["-" if before is None else f"{100 * before:.1f}"]
+        for group in shown:
+            values = [run[split]["per_class_iou"][name] for run in group["runs"]]
+            cells.append("-" if None in values else f"{100 * statistics.fmean(values):.1f}")
+        lines.append([name, *cells])
+    labels = [f"{LABELS.get(g['loss'], g['loss'])}, {_count(g['epochs'], 'epoch')}" for g in shown]
+    return Table(f"IoU of each class on {split}, batch size {size}, %.", ["class", "before", *labels], lines)
+
+
+def _seen(reported: Sequence[Mapping[str, Any]], start: float, split: str) -> str:
+    """What the issue of the comparison is: the gains at one batch size, over it, and of equibatch."""
+    parts = []
+    plain = [group for group in reported if group["sampler"] == "shuffle"]
+    for group in (one for one in plain if one["loss"] == "lovasz_softmax"):
+        gain = 100 * (mean(group, split) - start)
+        words = f"batch size {group['batch_size']}: Lovász-Softmax {gain:+.2f} points from the start"
+        for other in plain:
+            same = all(other[name] == group[name] for name in ("batch_size", "epochs"))
+            if same and other["loss"] in ("weighted_cross_entropy", "cross_entropy"):
+                difference = 100 * (mean(group, split) - mean(other, split))
+                words += f", {difference:+.2f} from {LABELS[other['loss']]}"
+        parts.append(words)
+    for group in (one for one in reported if one["sampler"] == "equibatch"):
+        for other in plain:
+            if all(other[name] == group[name] for name in ("loss", "batch_size", "epochs")):
+                difference = 100 * (mean(group, split) - mean(other, split))
+                label = LABELS.get(group["loss"], group["loss"])
+                parts.append(f"equibatch with {label}, batch size {group['batch_size']}: {difference:+.2f} points")
+    return ("; ".join(parts) + f" (mean IoU on {split}).") if parts else ""
+
+
+def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
+    """Figure 9: batch sizes at the left, epochs at the right."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), dpi=110)
+    reported = [group for group in groups(scores) if group["reported"]] if scores["runs"] else []
+    split = split_of(scores)
+    lines: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for group in reported:
+        lines.setdefault((group["loss"], group["sampler"], group["epochs"]), []).append(group)
+    largest = max((group["batch_size"] for group in reported), default=0)
+    for number, ((loss, sampler, _), found) in enumerate(lines.items()):
+        label = LABELS.get(loss, loss) + (", equibatch" if sampler == "equibatch" else "")
+        style = {"color": f"C{number}", "linestyle": "--" if sampler == "equibatch" else "-", "marker": "o"}
+        found = sorted(found, key=lambda group: group["batch_size"])
+        left.errorbar(
+            [group["batch_size"] for group in found],
+            [100 * mean(group, split) for group in found],
+            [100 * (spread(group, split) or 0) for group in found],
+            capsize=3,
+            label=label,
+            **style,
+        )
+        for group in (one for one in found if one["batch_size"] == largest):
+            curves = [run["curve"] for run in group["runs"] if None not in run["curve"]]
+            if curves:
+                steps = range(1, len(curves[0]) + 1)
+                right.plot(steps, [100 * statistics.fmean(values) for values in zip(*curves, strict=True)], **style)
+    if scores["start"]:
+        left.axhline(100 * scores["start"][split]["dataset_miou"], color="grey", linewidth=1, label="before")
+        right.axhline(100 * scores["start"]["val"]["dataset_miou"], color="grey", linewidth=1)
+    left.set(xlabel="batch size", ylabel=f"mean IoU on {split}, %")
+    right.set(xlabel="epoch", ylabel="mean IoU on val, %", title=f"batch size {largest}")
+    left.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def line_of(group: Mapping[str, Any]) -> str:
+    """What a line of a table is called."""
+    equibatch = ", equibatch" if group["sampler"] == "equibatch" else ""
+    return f"{LABELS.get(group['loss'], group['loss'])}, batch size {group['batch_size']}{equibatch}"
+
+
+def _percent(group: Mapping[str, Any], split: str) -> str:
+    deviation = spread(group, split)
+    return f"{100 * mean(group, split):.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _command(config: Mapping[str, Any]) -> str:
+    words = [f"lovasz paper finetune --data {spec_of(config['data'])} --weights {config['weights']}"]
+    for option, key in (("losses", "losses"), ("batch-sizes", "batch_sizes"), ("samplers", "samplers")):
+        words.append(f"--{option} {','.join(map(str, config[key]))}")
+    words.append(f"--learning-rates {','.join(f'{rate:g}' for rate in config['learning_rates'])}")
+    seeds = ",".join(map(str, config["seeds"])) + ("," if len(config["seeds"]) == 1 else "")
+    return " ".join([*words, f"--seeds {seeds} --epochs {config['epochs']}"])
+
+
+def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    hours = sum(run["seconds"] for run in scores["runs"]) / 3600
+    seen = "whole images" if config["crop"] is None else f"crops of {config['crop'][0]} x {config['crop'][1]}"
+    return (
+        f"{config['model']} from {config['weights']}; {seen}, mirrored at random; {config['optimizer']}, poly schedule "
+        f"(Eq. 16), weight decay {config['weight_decay']:g}; {_count(len(scores['runs']), 'run')}, {hours:.1f} h in "
+        "all; the learning rate of each loss and batch size by one run of the first seed on val, where "
+        "more than one was tried; test is looked at for the tables alone."
+    )

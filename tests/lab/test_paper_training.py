@@ -1,0 +1,489 @@
+"""The paper's experiments that train: Table 1's losses against formulas, grids resumed, tables from entries alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.lab.image_files import write
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from lovasz.lab import commands
+from lovasz.lab.config import RunConfig
+from lovasz.lab.data import IGNORE_INDEX, DatasetInfo, Sample, SegmentationDataset, open_dataset
+from lovasz.lab.errors import LabError
+from lovasz.lab.models import create_model, load_weights, save_weights
+from lovasz.lab.paper import binary, earlier, finetune, iiou, page, table1, table4
+from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, Resized, half_and_half, measure
+from lovasz.lab.paper.result import read_result
+
+SHAPES = "shapes?size=24&train=8&val=4&test=3"
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Images of 24 x 24 pixels leave threads nothing to share."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Listed(SegmentationDataset):
+    """Masks as given; the image's first channel holds the scores, so that a network can give exactly these."""
+
+    def __init__(self, masks: list[np.ndarray], scores: list[np.ndarray] | None = None) -> None:
+        self.info, self.split = DatasetInfo("listed", ("ground", "cat", "dog"), ((0, 0, 0),) * 3), "val"
+        self.masks, self.scores = masks, scores
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = np.zeros((3, *self.masks[index].shape), np.uint8)
+        if self.scores is not None:
+            image[0] = self.scores[index]
+        return Sample(torch.from_numpy(image), torch.from_numpy(self.masks[index]), f"image{index}")
+
+    def describe(self) -> str:
+        return "Listed."
+
+
+class FirstChannel(nn.Module):
+    """Scores of -4 to 4 from the first channel."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return 8 * image[:, :1] - 4
+
+
+def by_level_sets(errors: np.ndarray, truth: np.ndarray) -> float:
+    """The Lovász extension as the integral over t of the Jaccard loss of the pixels whose error is above t."""
+    levels = np.unique(np.concatenate([[0.0], errors]))
+    total = 0.0
+    for low, high in itertools.pairwise(levels):
+        wrong = errors > (low + high) / 2
+        union = truth.sum() + (wrong & ~truth).sum()
+        total += (high - low) * (wrong.sum() / union if union else 0.0)
+    return total
+
+
+# --- Table 1
+
+
+def drawn(seed: int = 0) -> Listed:
+    """Four images of classes 0 to 2 with void; the second without cats, the third without foreground at all."""
+    rng = np.random.default_rng(seed)
+    masks = [rng.choice(np.array([0, 1, 2, 255], np.uint8), (5, 6)) for _ in range(4)]
+    masks[1][masks[1] == 1] = 2
+    masks[2][:] = 0
+    return Listed(masks, [rng.integers(0, 256, (5, 6)) for _ in range(4)])
+
+
+def test_every_number_of_table_1_is_its_formula():
+    data = drawn()
+    found = measure(FirstChannel(), Foreground(data, 1))
+    sums = {name: [] for name in ("cross_entropy", "hinge", "lovasz_hinge", "image_iou")}
+    shared = either = hit = joined = 0.0
+    for mask, levels in zip(data.masks, data.scores, strict=True):
+        valid = mask != 255
+        truth = mask[valid] == 1
+        score = 8 * (levels[valid] / 255) - 4
+        margin = score * np.where(truth, 1, -1)
+        sums["cross_entropy"].append(np.log1p(np.exp(-margin)).mean())
+        sums["hinge"].append(np.maximum(0, 1 - margin).mean())
+        sums["lovasz_hinge"].append(by_level_sets(np.maximum(0, 1 - margin), truth))
+        union = (truth | (score > 0)).sum()
+        sums["image_iou"].append((truth & (score > 0)).sum() / union if union else 1.0)
+        hit, joined = hit + (truth & (score > 0)).sum(), joined + union
+        p = 1 / (1 + np.exp(-score))
+        shared, either = shared + p[truth].sum(), either + (p + truth - p * truth).sum()
+    for name, values in sums.items():
+        assert found[name] == pytest.approx(np.mean(values), abs=1e-5), name
+    assert found["soft_jaccard"] == pytest.approx(1 - shared / either, abs=1e-6)
+    assert found["dataset_iou"] == pytest.approx(hit / joined)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_in_training_is_the_one_that_is_measured(name):
+    data = Foreground(drawn(), 1)
+    samples = [data[i] for i in range(len(data))]
+    scores = torch.stack([8 * s.image[:1].float() / 255 - 4 for s in samples]).requires_grad_()
+    loss = ForegroundLoss(name)(scores, torch.stack([s.mask.long() for s in samples]))
+    assert float(loss.detach()) == pytest.approx(measure(FirstChannel(), data)[name], abs=1e-5)
+    loss.backward()
+    assert scores.grad.abs().sum() > 0
+    assert (scores.grad[:, 0][torch.stack([s.mask for s in samples]) == IGNORE_INDEX] == 0).all()
+
+
+def test_a_class_against_the_rest_keeps_void_and_resizing_keeps_labels():
+    data = drawn()
+    mask = Foreground(data, 2)[0].mask.numpy()
+    assert np.array_equal(mask, np.where(data.masks[0] == 255, 255, data.masks[0] == 2))
+    small = Resized(data, (10, 12))[0]
+    assert small.image.shape == (3, 10, 12)
+    assert np.array_equal(small.mask.numpy(), data.masks[0].repeat(2, 0).repeat(2, 1))
+
+
+def test_half_of_the_measured_images_hold_the_class():
+    holds = [i % 5 == 0 for i in range(40)]
+    chosen = half_and_half(holds, 0)
+    assert len(chosen) == 16
+    assert sum(holds[i] for i in chosen) == 8
+    assert chosen == sorted(set(chosen))
+    assert half_and_half([True, True, False], 0) == [0, 1, 2]  # no more than there are
+
+
+def test_half_of_the_images_of_an_epoch_hold_the_class():
+    from lovasz.lab.data import Augmentation, TrainingView
+    from lovasz.lab.fitting import EpochOrder
+
+    setting = binary.Setting(data="shapes")
+    assert setting.run("hinge", 1e-3, "cpu").sampler == "equibatch"
+    holds = [[int(i % 7 == 0)] for i in range(40)]
+    view = TrainingView(Listed([np.zeros((2, 2), np.uint8)] * 40), Augmentation(), 0)
+    order = list(EpochOrder(40, 0, view, image_classes=holds))
+    assert len(order) == 40
+    assert sum(holds[i] == [1] for i in order) == 20
+
+
+SMALL = binary.Setting(
+    data=SHAPES, classes=("disc", "triangle"), model="unet", losses=("hinge", "lovasz_hinge"),
+    learning_rates=(1e-3, 3e-3), epochs=1, pretrain_epochs=1, batch_size=4,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table_1(tmp_path_factory) -> Path:
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("binary")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    binary.run(folder / "binary", SMALL)
+    torch.set_num_threads(threads)
+    return folder
+
+
+def test_table_1_is_made_from_the_result_alone(table_1):
+    result = read_result(table_1 / "binary" / "result.json")
+    runs = result["scores"]["runs"]
+    assert len(runs) == 2 * 2 * 2
+    for loss in SMALL.losses:  # the learning rate: the least mean over the classes of the loss's own value on val
+        means = {
+            rate: np.mean([r["values"]["val"][loss] for r in runs if (r["loss"], r["learning_rate"]) == (loss, rate)])
+            for rate in SMALL.learning_rates
+        }
+        assert result["scores"]["chosen"][loss] == min(means, key=means.get)
+    for run in runs:
+        run["values"]["test"] = dict.fromkeys((*LOSSES, "image_iou", "dataset_iou"), 0.25)
+        run["values"]["test"]["image_iou"] = 0.5 if run["loss"] == "hinge" else 0.75
+    text = page.render(table1.section(result), result, "x")
+    assert "| image-IoU after training with Lovász hinge, % | the highest of three | 75.0 |" in text
+    assert "| image-IoU, % | 50.0 | **75.0** |" in text
+    assert "the best image-IoU has Lovász hinge." in text
+    assert (table_1 / "binary" / "paper-figure-4-shapes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_killed_table_1_goes_on_and_ends_the_same(table_1, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    fit, calls = binary.fit, []
+
+    def killed(*given, **named):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return fit(*given, **named)
+
+    monkeypatch.setattr(binary, "fit", killed)
+    with pytest.raises(KeyboardInterrupt):
+        binary.run(tmp_path / "b", SMALL)
+    monkeypatch.setattr(binary, "fit", fit)
+    resumed = read_result(binary.run(tmp_path / "b", SMALL, resume=True))["scores"]
+    whole = read_result(table_1 / "binary" / "result.json")["scores"]
+    for one in (resumed, whole):
+        for run in one["runs"]:
+            run.pop("seconds")
+    assert resumed == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses": ("dice",)}, "no binary loss 'dice'"),
+        ({"classes": ("unicorn",)}, "no class 'unicorn'"),
+        ({"epochs": 0}, "epochs: got 0"),
+    ],
+)
+def test_a_table_1_that_cannot_be_is_named(tmp_path, changes, message):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(LabError, match=message):
+        binary.run(tmp_path / "b", binary.Setting(**({"data": SHAPES, "model": "unet"} | changes)))
+
+
+@pytest.mark.parametrize("model", ["espnetv2", "enet", "unet"])
+def test_the_score_at_the_start_is_the_class_against_the_background(tmp_path, model):
+    image, path = torch.rand(1, 3, 32, 32), tmp_path / "w.safetensors"
+    network = create_model(model, 3).eval()
+    with torch.no_grad():
+        logits = network(image)
+    for names, rest in (
+        (("background", "cat", "dog"), logits[:, :1]),
+        (("ground", "cat", "dog"), logits[:, :2].mean(1, keepdim=True)),  # none is called so
+    ):
+        save_weights(network, path, model_name=model, classes=names, palette=None)
+        one = binary.one_output(model, path, "dog", names).eval()
+        rounding = 1e-5 * float(logits.abs().max())  # of a difference of large float32 numbers
+        torch.testing.assert_close(one(image).detach(), logits[:, 2:] - rest, atol=rounding, rtol=0)
+
+
+# --- the grid of fine-tuning
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """Random weights of a small network for the drawn data."""
+    path = tmp_path_factory.mktemp("start") / "w.safetensors"
+    info = open_dataset(SHAPES, "train").info
+    torch.manual_seed(0)
+    model = create_model("unet", info.num_classes)
+    save_weights(model, path, model_name="unet", classes=info.classes, palette=None)
+    return path
+
+
+def grid(start: Path, **changes) -> finetune.Setting:
+    values = {
+        "data": SHAPES, "weights": str(start), "model": "unet", "losses": ("cross_entropy", "lovasz_softmax"),
+        "learning_rates": (1e-4, 1e-3), "batch_sizes": (4, 2), "seeds": (0, 1), "samplers": ("shuffle", "equibatch"),
+        "epochs": 1, "device": "cpu",
+    }  # fmt: skip
+    return finetune.Setting(**(values | changes))
+
+
+def test_the_search_and_the_grid_hold_each_run_once(start):
+    setting = grid(start)
+    assert len(list(setting.searched())) == 2 * 2 * 2
+    chosen = [{"loss": loss, "batch_size": size, "learning_rate": 1e-3} for size in (4, 2) for loss in setting.losses]
+    final = list(setting.final(chosen))
+    assert len(final) == len({(r.loss, r.batch_size, r.seed, r.sampler) for r in final}) == 2 * 2 * 2 * 2
+    assert {r.learning_rate for r in final} == {1e-3}
+
+
+def test_the_learning_rate_is_chosen_on_val_alone(start):
+    def entry(loss: str, rate: float, val: float, test: float, **changes) -> dict:
+        values = {"loss": loss, "batch_size": 4, "learning_rate": rate, "sampler": "shuffle", "seed": 0, "epochs": 1}
+        return values | changes | {"val": {"dataset_miou": val}, "test": {"dataset_miou": test}}
+
+    entries = [
+        entry("cross_entropy", 1e-4, 0.5, 0.9),
+        entry("cross_entropy", 1e-3, 0.6, 0.1),
+        entry("cross_entropy", 1e-4, 0.9, 0.9, seed=1),  # another seed, sampler, length or rate than those searched
+        entry("cross_entropy", 1e-4, 0.9, 0.9, sampler="equibatch"),
+        entry("cross_entropy", 1e-4, 0.9, 0.9, epochs=7),
+        entry("cross_entropy", 1e-2, 0.9, 0.9),
+        entry("lovasz_softmax", 1e-4, 0.4, 0.1),
+    ]
+    assert finetune.choose(entries, grid(start, batch_sizes=(4,))) == [
+        {"loss": "cross_entropy", "batch_size": 4, "learning_rate": 1e-3},
+        {"loss": "lovasz_softmax", "batch_size": 4, "learning_rate": 1e-4},
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(start, tmp_path_factory) -> Path:
+    """A grid of six runs."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("grid") / "finetune"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    finetune.run(folder, grid(start, batch_sizes=(4,), seeds=(0,), threads=1))
+    torch.set_num_threads(threads)
+    return folder
+
+
+def test_every_run_of_the_grid_is_a_run_of_the_lab_and_is_trained_once(start, trained, monkeypatch):
+    result = read_result(trained / "result.json")
+    runs = result["scores"]["runs"]
+    assert len(runs) == 2 * 2 + 2  # the search, and equibatch at the rate that each loss keeps
+    for run in runs:
+        record = json.loads((trained / run["source"] / "run.json").read_text())
+        assert run["test"]["dataset_miou"] == record["scores"]["test"]["dataset_miou"]
+        assert run["curve"] == [record["history"][0]["val"]["dataset_miou"]]
+        assert RunConfig.from_json(record["config"]).sampler == run["sampler"]
+    assert str(start.parent) not in (trained / "result.json").read_text()
+
+    def forbidden(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(finetune, "train", forbidden)
+    again = finetune.run(trained, grid(start, batch_sizes=(4,), seeds=(0,), threads=1), resume=True)
+    assert read_result(again)["scores"] == result["scores"]
+
+
+def test_runs_of_train_and_compare_are_read(start, trained, tmp_path):
+    first = next((trained / "runs").iterdir())
+    record = json.loads((first / "run.json").read_text())
+    entry = earlier.read_entries(first / "run.json")[0]
+    assert entry["val"]["dataset_miou"] == record["scores"]["val"]["dataset_miou"]
+    assert entry["same"]["weights"] == start.name
+    assert len(earlier.read_entries(trained / "runs")) == 6
+
+    # As `compare` writes it: no configuration in run.json, one config.json above.
+    home = tmp_path / "compared" / "lovasz_softmax" / "seed-0"
+    home.mkdir(parents=True)
+    (home / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k != "config"}))
+    (tmp_path / "compared" / "config.json").write_text(json.dumps({"run": record["config"]}))
+    assert {**earlier.read_entries(home / "run.json")[0], "source": ""} == {**entry, "source": ""}
+
+    # comparison.json: the configuration stands once, without what is set for each run.
+    common = {k: v for k, v in record["config"].items() if k not in ("loss", "seed", "out", "sampler")}
+    document = {"config": common, "runs": [record | {"loss": "lovasz_softmax", "seed": 3}], "initial": {"val": 1}}
+    (tmp_path / "comparison.json").write_text(json.dumps(document))
+    found = earlier.read_entries(tmp_path / "comparison.json")[0]
+    assert (found["loss"], found["seed"], found["sampler"]) == ("lovasz_softmax", 3, "shuffle")
+    assert earlier.read_start([tmp_path / "comparison.json"]) == {"val": 1, "test": None}
+
+    for content, message in (("{}", "neither a run.json"), ('{"scores": 1}', "no configuration")):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(LabError, match=message):
+            earlier.read_entries(tmp_path / "run.json")
+
+
+def test_tables_are_made_of_earlier_runs_without_training(start, trained, tmp_path):
+    setting = grid(start, batch_sizes=(4,), seeds=(0,))
+    path = finetune.run(tmp_path / "f", setting, earlier=[trained / "runs"], training=False)
+    theirs, ours = (read_result(p)["scores"] for p in (trained / "result.json", path))
+    assert ours["chosen"] == theirs["chosen"]
+    assert len(ours["runs"]) == 6
+    with pytest.raises(LabError, match="a run with optimizer 'adam', this grid has 'sgd'"):
+        finetune.run(tmp_path / "g", grid(start, optimizer="sgd"), earlier=[trained / "runs"], training=False)
+    with pytest.raises(LabError, match="nothing is trained here"):
+        finetune.run(tmp_path / "h", setting, training=False)
+
+
+def scored(loss: str, seed: int, test: float, **changes) -> dict:
+    score = {"dataset_miou": test, "per_class_iou": {"a": test, "b": None}}
+    values = {"loss": loss, "batch_size": 10, "learning_rate": 1e-3, "sampler": "shuffle", "seed": seed, "epochs": 5}
+    return values | {
+        "val": score, "test": score, "curve": [test], "seconds": 3600.0, "machine": "M", "source": "x", "steps": 1,
+    } | changes  # fmt: skip
+
+
+def test_gains_are_those_of_the_means_over_seeds():
+    start = {split: {"dataset_miou": 0.5, "per_class_iou": {"a": 0.5, "b": None}} for split in ("val", "test")}
+    runs = [
+        scored("lovasz_softmax", 0, 0.56),
+        scored("lovasz_softmax", 1, 0.58),
+        scored("weighted_cross_entropy", 0, 0.51),
+        scored("cross_entropy", 0, 0.55),
+        scored("cross_entropy", 0, 0.99, learning_rate=1e-2),  # tried, not kept
+        scored("lovasz_softmax", 0, 0.60, sampler="equibatch"),
+    ]
+    chosen = [{"loss": "cross_entropy", "batch_size": 10, "learning_rate": 1e-3}]
+    config = grid(Path("w")).to_json("camvid")
+    section = table4.section({"config": config, "scores": {"start": start, "chosen": chosen, "runs": runs}})
+    ours = {row.what: row.ours for row in section.rows}
+    assert ours["Lovász-Softmax, batch size 10, mean IoU on test, %"] == "57.00 ± 1.41"
+    assert "0.99" not in str(ours)
+    assert "Lovász-Softmax +7.00 points from the start, +6.00 from weighted cross-entropy, +2.00 from cross-" in (
+        section.seen
+    )
+    assert "equibatch with Lovász-Softmax, batch size 10: +3.00 points" in section.seen
+    assert "6.0 h in all" in section.setting
+    assert (section.seconds, section.machine) == (6 * 3600, "M")
+    rates, classes = section.tables
+    assert rates.rows[0][1:] == ["**55.00**", "99.00"]
+    assert classes.rows == [["a", "50.0", "57.0", "51.0", "55.0"], ["b", "-", "-", "-", "-"]]
+
+
+def test_table_4_is_that_of_the_cityscapes_files(tmp_path):
+    """Against a count by hand: half of a car that is one object is found, a licence plate counts nowhere."""
+    for split, frames in (("train", 1), ("val", 2)):
+        for frame in range(frames):
+            stem = f"{split}/a/a_{frame:06}_000019"
+            truth = np.full((4, 8), 7, np.uint8)  # road
+            truth[:2, 2:6] = 26  # a car of eight pixels
+            truth[3, 7] = 255  # a plate
+            objects = truth.astype(np.uint16)
+            objects[truth == 26] = 26001
+            objects[truth == 255] = 65535
+            write(tmp_path / "leftImg8bit" / f"{stem}_leftImg8bit.png", np.zeros((4, 8, 3), np.uint8))
+            write(tmp_path / "gtFine" / f"{stem}_gtFine_labelIds.png", truth)
+            write(tmp_path / "gtFine" / f"{stem}_gtFine_instanceIds.png", objects)
+
+    class HalfACar(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            logits = torch.zeros(1, 19, 4, 8)
+            logits[:, 0] = 1
+            logits[:, 13, :2, 2:4] = 2  # car
+            return logits
+
+    val = open_dataset(f"cityscapes:{tmp_path}", "val")
+    found = iiou.cityscapes_scores(HalfACar(), val, tmp_path / "c.json")
+    road = 23 / 27  # of each image: 32 - 8 - 1 pixels right, and four of the car's
+    assert found["class_iou"] == pytest.approx((4 / 8 + road) / 2)
+    weight = 12794.0202738185 / 8
+    assert found["class_iiou"] == pytest.approx(4 * weight / (8 * weight))
+    assert found["category_iou"] == pytest.approx((4 / 8 + road) / 2)
+    assert found == iiou.cityscapes_scores(nn.Identity(), val, tmp_path / "c.json")  # kept
+    next((tmp_path / "gtFine/val/a").glob("*instanceIds.png")).unlink()
+    with pytest.raises(LabError, match="iIoU needs the objects"):
+        iiou.cityscapes_scores(HalfACar(), val, tmp_path / "d.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses": ("dise",)}, "there is no loss 'dise'"),
+        ({"seeds": (0, 0)}, "seeds: got \\[0, 0\\]"),
+        ({"samplers": ("sorted",)}, "sampler: got 'sorted'"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_named(start, changes, message):
+    with pytest.raises(LabError, match=message):
+        grid(start, **changes)
+
+
+def test_the_training_commands_run_and_make_a_page(start, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(start, tmp_path / "w.safetensors")
+    shutil.copy(start.with_suffix(".json"), tmp_path / "w.json")
+    common = ["--data", SHAPES, "--model", "unet", "--epochs", "1", "--learning-rates", "1e-3"]
+    one = ["--losses", "cross_entropy", "--device", "cpu", "--threads", "1"]
+    table = ["paper", "binary", *common, *one, "--classes", "disc", "--batch-size", "4"]
+    done = runner.invoke(commands.app, table)
+    assert done.exit_code == 0, done.output
+    grid_of_one = ["--weights", "w.safetensors", "--batch-sizes", "4", "--seeds", "1", "--samplers", "shuffle"]
+    done = runner.invoke(commands.app, ["paper", "finetune", *common, *one, *grid_of_one])
+    assert done.exit_code == 0, done.output
+    made = runner.invoke(commands.app, ["paper", "page", "--out", "docs/paper.md"])
+    assert made.exit_code == 0, made.output
+    text = (tmp_path / "docs" / "paper.md").read_text()
+    assert text.index("Section 4.2") < text.index("Section 4.4")
+    assert "(results/paper/binary-shapes.json)" in text
+    assert load_weights("unet", next(tmp_path.rglob("model.safetensors")), open_dataset(SHAPES, "val").info.classes)
+    wrong = runner.invoke(commands.app, ["paper", "finetune", *common, *one, *grid_of_one, "--batch-sizes", "4,x"])
+    assert wrong.exit_code == 2
+    assert "--batch-sizes '4,x'" in wrong.output
+
+
+def test_masks_on_disk_become_a_table_as_well(tmp_path):
+    """A folder whose images all hold the class: there is no other half."""
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        write(tmp_path / "d/images" / f"{number}.png", rng.integers(0, 256, (16, 16, 3), np.uint8))
+        write(tmp_path / "d/masks" / f"{number}.png", (rng.random((16, 16)) < 0.3).astype(np.uint8))
+    setting = binary.Setting(
+        data=f"folder:{tmp_path / 'd'}", model="unet", losses=("hinge",), learning_rates=(1e-3,), epochs=1, batch_size=2
+    )
+    result = read_result(binary.run(tmp_path / "out", setting))
+    assert result["scores"]["split"] in ("val", "test")
+    assert str(tmp_path) not in json.dumps(result)
