@@ -167,6 +167,17 @@ def test_a_rare_class_is_answered_where_arg_max_never_would():
     assert decide(probabilities).tolist() == [1] * 5 + [0] * 95
 
 
+def test_where_moving_every_pixel_at_once_overshoots_some_are_moved():
+    common = torch.tensor([3.0, 0, 0, -0.5, -1, -1.5])
+    p = (torch.randn(400, 6, generator=torch.Generator().manual_seed(8)) + common).softmax(1).double()
+    labels = p.argmax(1)
+    chosen = torch.nn.functional.one_hot(labels, 6)
+    union = (p + chosen - p * chosen).sum(0)
+    every = ((p - (p * chosen).sum(0) / union * (1 - p)) / union).argmax(1)
+    assert expected_iou(p, every) < expected_iou(p, labels)
+    assert expected_iou(p, decide(p)) > 1.3 * expected_iou(p, labels)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

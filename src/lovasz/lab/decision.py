@@ -33,7 +33,8 @@ def decide(probabilities: Tensor, *, rounds: int = MOST_ROUNDS) -> Tensor:
     """Labels (P,) with a large `expected_iou`; never less than that of the arg max, from which the search starts.
 
     The gain of a pixel that joins class c is, to first order, (p_c - J_c (1 - p_c)) / U_c, J_c = I_c / U_c. Each round
-    gives every pixel to the class where it gains most, then computes J and U anew; it ends when a round brings nothing.
+    gives every pixel to the class where it gains most, or, where so many at once bring nothing, the half that gains
+    most, and so on; then it computes J and U anew. It ends when not even one pixel brings anything.
     With two classes of which one is scored this is Dinkelbach's method, which finds the optimum of the ratio.
 
     probabilities: (P, C), of all images that are scored together: a batch in which every class is present, as the
@@ -47,17 +48,25 @@ def decide(probabilities: Tensor, *, rounds: int = MOST_ROUNDS) -> Tensor:
     if not (low >= -1e-6 and high <= 1 + 1e-6):
         raise LabError(f"probabilities: values from {low:g} to {high:g}; expected 0 to 1. Take the softmax first.")
     p = probabilities.double()
-    best = labels = p.argmax(1)
-    best_value = expected_iou(p, labels)
+    best = p.argmax(1)
+    best_value = expected_iou(p, best)
     for _ in range(rounds):
-        intersection, union = _counts(p, labels)
+        intersection, union = _counts(p, best)
         union = union.clamp_min(torch.finfo(torch.float64).tiny)
-        ratio = intersection / union
-        labels = ((p - ratio * (1 - p)) / union).argmax(1)
-        value = expected_iou(p, labels)
-        if not value > best_value:
+        gain = (p - intersection / union * (1 - p)) / union
+        most, proposed = gain.max(1)
+        order = (most - gain.gather(1, best[:, None])[:, 0]).argsort(descending=True)
+        movers = int((proposed != best).sum())
+        while movers:
+            labels = best.clone()
+            labels[order[:movers]] = proposed[order[:movers]]
+            value = expected_iou(p, labels)
+            if value > best_value:
+                best, best_value = labels, value
+                break
+            movers //= 2
+        else:
             break
-        best, best_value = labels, value
     return best
 
 
