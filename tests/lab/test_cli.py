@@ -468,7 +468,13 @@ def test_ctrl_c_in_a_real_run_says_how_to_go_on_and_the_rest_is_done(tmp_path):
         str(out),
     ]
     line += ["--validate-every", "0", "--logger", "none"]
-    process = subprocess.Popen([sys.executable, "-m", "lovasz", *line], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lovasz", *line],
+        stderr=subprocess.PIPE,
+        text=True,
+        # As in a terminal: a shell has its background jobs ignore the signal, this test and its children among them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     checkpoint = out / "cross_entropy" / "seed-0" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 600
     while not checkpoint.exists() and time.monotonic() < deadline and process.poll() is None:
