@@ -315,7 +315,8 @@ def _storage(tensor: Tensor) -> np.ndarray:
 def _split(units: int, errors: int) -> list[int]:
     """Bounds of parts of about equal size: as many as threads where that pays, and none beyond a packed bin's range."""
     parts = max(1, min(torch.get_num_threads(), errors // _GRAIN))
-    parts = max(parts, -(-units // bins.CHUNK))
+    if units > parts * bins.CHUNK:
+        parts *= -(-units // (parts * bins.CHUNK))  # as many for each thread
     return [units * i // parts for i in range(parts + 1)]
 
 
@@ -329,9 +330,14 @@ def _in_threads(run: Callable[[int], None], parts: int) -> None:
     pool = _pools.get(threads)
     if pool is None:
         pool = _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="lovasz")
-    others = [pool.submit(run, i) for i in range(1, parts)]
+
+    def work(first: int) -> None:
+        for i in range(first, parts, threads):
+            run(i)
+
+    others = [pool.submit(work, first) for first in range(1, min(threads, parts))]
     try:
-        run(0)  # the calling thread would only wait
+        work(0)  # the calling thread would only wait
     finally:
         wait(others)
     for other in others:
