@@ -19,7 +19,6 @@ from lovasz import validation
 from lovasz.kernels import bins
 from lovasz.kernels.cpu import elements, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
-from lovasz.kernels.cpu.pages import ask_for_large_pages
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
@@ -283,7 +282,6 @@ class _Passes:
         if self.process_group is not None:
             incoming *= self.process_group.size()  # which averaging over the processes takes off again
         out = torch.empty_like(self.input)
-        ask_for_large_pages(out)
         flat = _storage(out)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = _split(units, units * (self.classes if self.softmax else 1))
