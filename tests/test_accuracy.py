@@ -3,15 +3,16 @@
 import pytest
 import torch
 from benchmarks import formulas
-from benchmarks.distributions import BINARY, binary, multiclass
+from benchmarks.distributions import BINARY, MULTICLASS, binary, multiclass
 from oracle import relative
 from torch import Tensor
 
-from lovasz import lovasz_sigmoid, lovasz_softmax
+from lovasz import lovasz_hinge, lovasz_sigmoid, lovasz_softmax
 from lovasz.kernels import numba_problem
 
-# A defeat, published in docs/benchmarks.md: both are far off, and the bins further. It is no row of the design's table.
-PUBLISHED_DEFEAT = "untrained, rare class"
+# Where several of the steepest errors share one float32, bins alone cannot tell them apart; the CPU kernel can.
+ONLY_WITH_NUMBA = "untrained, rare class"
+needs_numba = pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
 
 
 def run(loss, logits: Tensor, target: Tensor) -> tuple[float, Tensor]:
@@ -34,10 +35,12 @@ def distances(loss, formula, logits: Tensor, target: Tensor) -> tuple[float, flo
 
 
 @pytest.mark.parametrize("impl", ["auto", "torch"])
-@pytest.mark.parametrize("kind", [kind for kind in BINARY if kind != PUBLISHED_DEFEAT])
+@pytest.mark.parametrize("kind", BINARY)
 def test_default_is_at_least_as_near_to_float64_as_the_authors(kind: str, impl: str) -> None:
     if impl == "torch" and numba_problem():
         pytest.skip("the default is this one")
+    if kind == ONLY_WITH_NUMBA and (impl == "torch" or numba_problem()):
+        pytest.skip("bins alone are no nearer here")
     logits, target = binary(kind)
     value, gradient, their_value, their_gradient = distances(
         lambda z, t: lovasz_sigmoid(z, t, impl=impl), formulas.sigmoid, logits, target
@@ -47,10 +50,22 @@ def test_default_is_at_least_as_near_to_float64_as_the_authors(kind: str, impl: 
     assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)
 
 
-@pytest.mark.parametrize("kind", ["untrained", "all wrong"])
-@pytest.mark.parametrize("classes", [2, 21])
-def test_many_classes_far_from_trained_are_nearer_too(kind: str, classes: int) -> None:
-    logits, target = multiclass(kind, classes)
+@needs_numba
+@pytest.mark.parametrize("kind", ["untrained, rare class", "rare class, 3 px", "rare class, 30 px", "all wrong"])
+def test_the_hinge_of_a_batch_is_at_least_as_near_too(kind: str) -> None:
+    logits, target = binary(kind)
+    value, gradient, their_value, their_gradient = distances(
+        lambda z, t: lovasz_hinge(z, t, per_image=False), formulas.hinge, logits, target
+    )
+    assert gradient <= their_gradient
+    assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)
+
+
+@needs_numba
+@pytest.mark.parametrize("kind", MULTICLASS)
+@pytest.mark.parametrize(("classes", "size"), [(2, 256), (21, 256), (150, 128)])
+def test_many_classes_are_at_least_as_near_too(kind: str, classes: int, size: int) -> None:
+    logits, target = multiclass(kind, classes, size)
     value, gradient, their_value, their_gradient = distances(lovasz_softmax, formulas.softmax_by_class, logits, target)
     assert gradient <= their_gradient
     assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)

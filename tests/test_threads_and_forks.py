@@ -1,7 +1,9 @@
 """The CPU kernel in forked processes: DataLoader workers and process pools, while the parent uses it too."""
 
+import itertools
 import multiprocessing
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -74,3 +76,28 @@ def test_loader_workers_and_the_training_process_use_it_at_once() -> None:
         assert losses == pytest.approx([both_passes(i) for i in range(len(Losses()))])
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_get_the_same_number_of_parts_of_a_large_input() -> None:
+    from lovasz.kernels.bins import CHUNK
+    from lovasz.kernels.cpu.threads import in_threads, split
+
+    before = torch.get_num_threads()
+    done: dict[int, list[int]] = {}
+    torch.set_num_threads(3)
+    try:
+        bounds = split(7 * CHUNK, 7 * CHUNK * 21)
+        together = threading.Barrier(3)  # nobody takes a second part before all have one
+
+        def run(i: int) -> None:
+            if i < 3:
+                together.wait(60)
+            done.setdefault(threading.get_ident(), []).append(i)
+
+        in_threads(run, len(bounds) - 1)
+    finally:
+        torch.set_num_threads(before)
+    assert [len(parts) for parts in done.values()] == [3, 3, 3]
+    assert sorted(itertools.chain.from_iterable(done.values())) == list(range(9))
+    assert (bounds[0], bounds[-1]) == (0, 7 * CHUNK)
+    assert all(0 < b - a <= CHUNK for a, b in itertools.pairwise(bounds))

@@ -18,6 +18,7 @@ from lovasz.kernels.cpu.arithmetic import (
     packed,
     store,
 )
+from lovasz.kernels.cpu.heads import NOTHING, cursors, keep_row
 
 MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
 WIDTH = 2048  # elements that a thread treats at a time, to stay in its cache
@@ -77,6 +78,37 @@ def _elu(z, kind, count, place, slope):
         low = exp(min(raw, zero))
         place[i] = _unbounded_place(low if raw < zero else raw + one)
         slope[i] = -low if foreground else low
+
+
+@compiled
+def _order(mode, z, kind, count, place, key):
+    """Integers in the order of the errors: of the scores where these tell errors apart that share a float32."""
+    if mode == MODE_PROBABILITY:
+        for i in range(count):
+            key[i] = place[i]
+    else:
+        for i in range(count):
+            bits = bits_of(np.float32(-z[i] if kind[i] == 1 else z[i]))
+            key[i] = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
+
+
+def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
+    """What ``_order`` gives an error at each of the places, about; 0 and the largest integer have no error there."""
+    if mode == MODE_PROBABILITY:
+        return places
+    inner = places.clip(1, (TOP if mode == MODE_SIGMOID else _LAST) - 1)
+    error = (inner + LOWEST).view(np.float32).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # what np.where does not take
+        if mode == MODE_SIGMOID:
+            rest = (TOP - inner + LOWEST).view(np.float32).astype(np.float64)
+            score = np.where(error < 0.5, np.log(error / (1 - error)), np.log((1 - rest) / rest))
+        elif mode == MODE_HINGE:
+            score = error - 1
+        else:
+            score = np.where(error < 1, np.log(error) - 1, error - 2)
+    bits = score.astype(np.float32).view(np.int32)
+    keys = bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return np.where(places == 0, np.iinfo(np.int32).min, np.where(places == NOTHING, NOTHING, keys)).astype(np.int32)
 
 
 @inlined
@@ -152,10 +184,11 @@ def _read(scores, image, c, first, count, z, kind):
 
 
 @compiled
-def count_elements(mode, scores, begin, end, lut, active, hist, totals, status):
+def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, status):
     """First pass: the bins of the errors of elements ``begin`` to ``end``, in the order (image, class, pixel).
 
     Foreground is counted into ``totals`` (G,); the rest as in ``count_softmax``, but void pixels are left out.
+    kept: the largest errors of each class, see ``heads.Kept``.
     status: [label beyond those allowed met, that label, NaN or infinite error met].
     """
     _, classes, pixels = scores.shape
@@ -163,6 +196,7 @@ def count_elements(mode, scores, begin, end, lut, active, hist, totals, status):
     slope = np.empty(WIDTH, scores.work.dtype)
     place = np.empty(WIDTH, np.int32)
     kind = np.empty(WIDTH, np.int32)
+    key = np.empty(WIDTH, np.int32)
     size = hist.shape[1] // (scores.shape[0] if scores.per_image else 1)
     position = begin
     while position < end:
@@ -170,6 +204,7 @@ def count_elements(mode, scores, begin, end, lut, active, hist, totals, status):
         first = position - row * pixels
         image = row // classes
         c = row - image * classes
+        start = position
         count = min(WIDTH, end - position, pixels - first)
         group = row if scores.per_image else c
         position += count
@@ -183,6 +218,13 @@ def count_elements(mode, scores, begin, end, lut, active, hist, totals, status):
         if _unfit(mode, z, kind, count):
             status[2] = 1
         totals[group] += found
+        if kept.thresholds[c] != NOTHING:
+            _order(mode, z, kind, count, place, key)
+            largest = key[0]
+            for i in range(count):
+                largest = max(largest, key[i])
+            if largest > kept.thresholds[c]:
+                keep_row(kept, c, key, kind, count, start)
         entries = lut[c]
         offset = np.uint64(image * size if scores.per_image else 0)
         for i in range(count):
@@ -192,8 +234,8 @@ def count_elements(mode, scores, begin, end, lut, active, hist, totals, status):
 
 
 @compiled
-def gradient_elements(mode, scores, begin, end, lut, weights, active, out, out_strides):
-    """Second pass: weight, sign and slope of each error into ``out``; see ``gradient_softmax``."""
+def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out, out_strides):
+    """Second pass: weight, sign and slope of each error into ``out``; see ``gradient_softmax``. head: of both kinds."""
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
@@ -201,6 +243,7 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, out, out_s
     kind = np.empty(WIDTH, np.int32)
     size = weights.shape[1] // (scores.shape[0] if scores.per_image else 1)
     stride = out_strides[2]
+    following = cursors(head, begin)
     position = begin
     while position < end:
         row = position // pixels
@@ -222,6 +265,12 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, out, out_s
                     z[i] = slope[i] * (line[0] + line[1] * np.float32(dropped(place[i], entry)))
                 else:
                     z[i] = 0
+            k = following[c]
+            while k < head.starts[c + 1] and head.owners[k] < position + count:
+                i = head.owners[k] - position
+                z[i] = slope[i] * head.weights[k]
+                k += 1
+            following[c] = k
         else:
             for i in range(count):
                 z[i] = 0

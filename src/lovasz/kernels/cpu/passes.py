@@ -1,13 +1,10 @@
 """The binned losses on the CPU, fused from logits: two passes over memory, nothing of its size but the gradient.
 
-Here are threads, layouts and autograd; beside it the loops and the tables that they fill.
+Here are layouts and autograd; beside it the loops and the tables that they fill.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -17,8 +14,9 @@ from torch.autograd.function import once_differentiable
 
 from lovasz import validation
 from lovasz.kernels import bins
-from lovasz.kernels.cpu import elements, softmax, tables
+from lovasz.kernels.cpu import elements, heads, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
+from lovasz.kernels.cpu.threads import in_threads, split
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
@@ -29,11 +27,6 @@ _MODES = {
     "elu": elements.MODE_ELU,
 }
 _TILE = 32768  # bytes of a tile of pixels with all their classes
-_GRAIN = 1 << 16  # errors below which a further thread costs more than it saves
-_pools: dict[int, ThreadPoolExecutor] = {}
-# A forked child has the pool's object but not its threads: it starts its own.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pools.clear)
 
 
 def loss(
@@ -61,7 +54,7 @@ class _Binned(torch.autograd.Function):
         if passes.nan:
             value = float("nan")
         ctx.save_for_backward(input, target)
-        ctx.known = passes.lut, passes.weights, passes.shares, passes.entropy
+        ctx.known = passes.lut, passes.weights, passes.head, passes.shares, passes.entropy
         ctx.problem, ctx.group = problem, group
         return torch.tensor(value, dtype=torch.promote_types(input.dtype, torch.float32))
 
@@ -70,7 +63,7 @@ class _Binned(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore
         input, target = ctx.saved_tensors
         passes = _Passes(input, target, ctx.problem, ctx.group)
-        passes.lut, passes.weights, passes.shares, passes.entropy = ctx.known
+        passes.lut, passes.weights, passes.head, passes.shares, passes.entropy = ctx.known
         return passes.gradient(float(grad_outputs[0])), None, None, None, None
 
 
@@ -79,6 +72,7 @@ class _Passes:
 
     lut: np.ndarray  # (C, cells)
     weights: np.ndarray  # (2, bins, 2)
+    head: heads.Head
     shares: np.ndarray  # (G,)
     entropy: softmax.Entropy | None = None
 
@@ -96,6 +90,9 @@ class _Passes:
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
         self.nan = False
+        # Exact weights need all errors of a class side by side: one group, one process.
+        whole = group is None and self.groups == self.classes
+        self.head_size = heads.size(self.classes, self.images * self.pixels) if whole else 0
         self.width = min(1024, max(256, _TILE // (4 * self.classes) // 16 * 16))
 
     def count(self, weight: Tensor | None) -> float:
@@ -112,7 +109,8 @@ class _Passes:
             active = self.shares != 0
         if self.softmax and self.problem.cross_entropy is not None:
             self.entropy = self._cross_entropy(totals, weight)
-        hist, counted, cross_entropy = self._count_errors(self.lut, used, 1, self.problem.per_image, active)
+        counts = self._count_errors(self.lut, used, 1, self.problem.per_image, active, self.thresholds)
+        hist, counted, cross_entropy, kept = counts
         if totals is None:
             totals = self._shared(counted)
             self.shares = self._shares(totals, weight)
@@ -130,7 +128,8 @@ class _Passes:
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
         known = (self.mirrored, self.lut, hist, dropped, surplus, totals, self.shares)
-        _in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], self.weights, losses), parts)
+        in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], self.weights, losses), parts)
+        self.head = heads.weigh(kept, totals[: self.classes], self.shares[: self.classes], self.work.dtype)
         return float((losses * self.shares).sum()) * self.problem.scale + cross_entropy
 
     def _deal(self, totals: np.ndarray | None) -> int:
@@ -140,7 +139,7 @@ class _Passes:
         active = np.any(self.shares.reshape(-1, self.classes), axis=0)
         if self.process_group is not None:
             active[:] = True  # another process may have what this one lacks
-        hist, sampled, _ = self._count_errors(cells << 5 | bins.CELL_BITS, cells.size, step, False, active)
+        hist, sampled, *_ = self._count_errors(cells << 5 | bins.CELL_BITS, cells.size, step, False, active, None)
         sample = (hist >> bins.SUM_BITS).sum(0).reshape(2, self.classes, self.cells)
         if self.softmax:
             found = sample[1].sum(1)
@@ -151,6 +150,9 @@ class _Passes:
             foreground = sampled * float(step)
         else:
             foreground = totals.reshape(-1, self.classes).sum(0).astype(np.float64)
+        self.thresholds = heads.thresholds(sample.sum(0), foreground, self.head_size)
+        if self.thresholds is not None and not self.softmax:
+            self.thresholds = elements.keys_of(self.mode, self.thresholds)
         pixels = self.images * self.pixels
         most, least = bins.capacity(self.classes, self.groups // self.classes, self.cells, pixels)
         finer = bins.fineness(pixels)
@@ -204,7 +206,7 @@ class _Passes:
 
     def _count_labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixels of each group (G,), and those with the void ones of its image (G,)."""
-        bounds = _split(self.images * self.pixels, self.images * self.pixels)
+        bounds = split(self.images * self.pixels, self.images * self.pixels)
         parts = len(bounds) - 1
         totals = np.zeros((parts, self.groups), np.int64)
         surplus = np.zeros((parts, self.groups), np.int64)
@@ -214,17 +216,24 @@ class _Passes:
         def run(i: int) -> None:
             softmax.count_labels(scores, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
 
-        _in_threads(run, parts)
+        in_threads(run, parts)
         self._raise_for_labels(status)
         return totals.sum(0), surplus.sum(0)
 
     def _count_errors(
-        self, lut: np.ndarray, size: int, step: int, per_image: bool, active: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Packed counts (R, 2, bins) of every ``step``-th pixel; foreground pixels (G,) of masks; the cross-entropy."""
+        self,
+        lut: np.ndarray,
+        size: int,
+        step: int,
+        per_image: bool,
+        active: np.ndarray,
+        thresholds: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray, float, heads.Kept]:
+        """Packed counts (R, 2, bins) of every ``step``-th pixel; foreground pixels (G,) of masks; the cross-entropy;
+        the largest errors, for which ``thresholds`` says where to begin."""
         pixels = -(-self.pixels // step)
         units = self.images * pixels * (1 if self.softmax else self.classes)
-        bounds = _split(units, units * (self.classes if self.softmax else 1))
+        bounds = split(units, units * (self.classes if self.softmax else 1))
         copies = parts = len(bounds) - 1
         images = self.images if per_image else 1
         if (
@@ -237,20 +246,23 @@ class _Passes:
         sums = np.zeros((parts, 1))
         status = np.zeros((parts, 3), np.int64)
         scores = self._scores(step, per_image)
+        kept = heads.room(parts, self.classes, self.head_size, thresholds)
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
                 softmax.count_softmax(
-                    *part, self.width, lut, active, hist[i % copies], self.entropy, sums[i], status[i]
+                    *part, self.width, lut, active, hist[i % copies], kept.part(i), self.entropy, sums[i], status[i]
                 )
             else:
-                elements.count_elements(self.mode, *part, lut, active, hist[i % copies], totals[i], status[i])
+                elements.count_elements(
+                    self.mode, *part, lut, active, hist[i % copies], kept.part(i), totals[i], status[i]
+                )
 
-        _in_threads(run, parts)
+        in_threads(run, parts)
         self._raise_for_labels(status)
         self.nan |= bool(status[:, 2].any())
-        return hist, totals.sum(0), float(sums.sum())
+        return hist, totals.sum(0), float(sums.sum()), kept
 
     def _raise_for_labels(self, status: np.ndarray) -> None:
         if status[:, 0].any():
@@ -284,20 +296,22 @@ class _Passes:
         out = torch.empty_like(self.input)
         flat = _storage(out)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
-        bounds = _split(units, units * (self.classes if self.softmax else 1))
+        bounds = split(units, units * (self.classes if self.softmax else 1))
         scores = self._scores()
-        lines = self.weights * np.float32(self.problem.scale * incoming)
+        factor = self.problem.scale * incoming
+        lines = self.weights * np.float32(factor)
         known = (self.lut, lines, self.shares != 0)
+        wrong, right, both = (heads.for_gradient(self.head, factor, kind) for kind in (0, 1, None))
         terms = (self.work.dtype.type(incoming), self.entropy)
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                softmax.gradient_softmax(*part, self.width, *known, *terms, flat, out.stride())
+                softmax.gradient_softmax(*part, self.width, *known, wrong, right, *terms, flat, out.stride())
             else:
-                elements.gradient_elements(self.mode, *part, *known, flat, out.stride())
+                elements.gradient_elements(self.mode, *part, *known, both, flat, out.stride())
 
-        _in_threads(run, len(bounds) - 1)
+        in_threads(run, len(bounds) - 1)
         return out
 
 
@@ -308,35 +322,3 @@ def _storage(tensor: Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return flat.view(torch.int16).numpy()
     return flat.numpy().view(np.uint16) if tensor.dtype == torch.float16 else flat.numpy()
-
-
-def _split(units: int, errors: int) -> list[int]:
-    """Bounds of parts of about equal size: as many as threads where that pays, and none beyond a packed bin's range."""
-    parts = max(1, min(torch.get_num_threads(), errors // _GRAIN))
-    if units > parts * bins.CHUNK:
-        parts *= -(-units // (parts * bins.CHUNK))  # as many for each thread
-    return [units * i // parts for i in range(parts + 1)]
-
-
-def _in_threads(run: Callable[[int], None], parts: int) -> None:
-    """Call ``run(0)`` to ``run(parts - 1)`` on as many threads as torch uses; compiled code runs without the GIL."""
-    threads = torch.get_num_threads()
-    if parts == 1 or threads == 1:
-        for i in range(parts):
-            run(i)
-        return
-    pool = _pools.get(threads)
-    if pool is None:
-        pool = _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="lovasz")
-
-    def work(first: int) -> None:
-        for i in range(first, parts, threads):
-            run(i)
-
-    others = [pool.submit(work, first) for first in range(1, min(threads, parts))]
-    try:
-        work(0)  # the calling thread would only wait
-    finally:
-        wait(others)
-    for other in others:
-        other.result()

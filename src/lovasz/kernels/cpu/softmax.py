@@ -20,6 +20,7 @@ from lovasz.kernels.cpu.arithmetic import (
     packed,
     store,
 )
+from lovasz.kernels.cpu.heads import cursors, keep, keep_row
 
 
 class Entropy(NamedTuple):
@@ -144,13 +145,13 @@ def _cross_entropy(scores, image, first, count, right, others, peak, entropy):
 
 
 @compiled
-def count_softmax(scores, begin, end, width, lut, active, hist, entropy, sums, status):
+def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, sums, status):
     """First pass: the bins of the errors of pixels ``begin`` to ``end``, from logits.
 
     lut: (C, cells) entries, each class after the one before; active: (G,) False for groups to leave out; hist:
     (2, bins) packed, background and foreground, with the bins of each image in turn if those count apart. So that the
     loop over classes need not branch, void pixels and those of the class itself are counted in the lowest background
-    bin too.
+    bin too. kept: the largest errors of each class, see ``heads.Kept``.
     entropy: None, or the cross-entropy to add to ``sums[0]``. status: [.., .., NaN met].
     """
     images, classes, pixels = scores.shape
@@ -160,6 +161,7 @@ def count_softmax(scores, begin, end, width, lut, active, hist, entropy, sums, s
     peak = np.empty(width, scores.work.dtype)
     place = np.empty(width, np.int32)
     size = hist.shape[1] // (images if scores.per_image else 1)
+    thresholds = kept.thresholds
     position = begin
     while position < end:
         image = position // pixels
@@ -187,14 +189,20 @@ def count_softmax(scores, begin, end, width, lut, active, hist, entropy, sums, s
             spot = mirrored_place(wrong, right[i])
             entry = lut[t, cell_of(spot)]
             right_bins[bin_of(spot, entry)] += packed(spot, entry)
+            if spot > thresholds[t] and active[group + t]:
+                keep(kept, t, spot, 2 * (position + i) + 1)
         if poisoned:
             status[2] = 1
         for c in range(classes):
             if not active[group + c]:
                 continue
+            largest = np.int32(0)
             for i in range(count):
                 p = tile[c, i] * scale[i]
                 place[i] = mirrored_place(p, 1 - p)
+                largest = max(largest, place[i])
+            if largest > thresholds[c]:
+                keep_row(kept, c, place, None, count, position)
             entries = lut[c]
             for i in range(count):
                 entry = entries[cell_of(place[i])]
@@ -203,11 +211,14 @@ def count_softmax(scores, begin, end, width, lut, active, hist, entropy, sums, s
 
 
 @compiled
-def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, entropy, out, out_strides):
+def gradient_softmax(
+    scores, begin, end, width, lut, weights, active, wrong_head, right_head, factor, entropy, out, out_strides
+):
     """Second pass: the gradient at the logits of pixels ``begin`` to ``end`` into ``out``, laid out by ``out_strides``.
 
     weights: (2, bins, 2) lines of the bins, already with the class's share of the average and what comes in; active:
-    (G,) whether that share is not 0; factor: what comes in, for the cross-entropy. With q_c the weight of class c at
+    (G,) whether that share is not 0; wrong_head, right_head: exact weights of the largest errors of background and of
+    foreground, see ``heads.Head``; factor: what comes in, for the cross-entropy. With q_c the weight of class c at
     this pixel and t its target, the gradient at logit c is ``p_c (q_c - sum_k!=t p_k q_k + p_t q_t)``, and at the
     target's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
     """
@@ -222,6 +233,8 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, en
     peak = np.empty(width, scores.work.dtype)
     place = np.empty(width, np.int32)
     size = weights.shape[1] // (images if scores.per_image else 1)
+    wrong_next = cursors(wrong_head, begin)
+    right_next = cursors(right_head, begin)
     position = begin
     while position < end:
         image = position // pixels
@@ -250,6 +263,10 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, en
                 entry = lut[t, cell_of(spot)]
                 line = right_lines[bin_of(spot, entry)]
                 q = line[0] + line[1] * np.float32(dropped(spot, entry))
+                k = right_next[t]
+                if k < right_head.starts[t + 1] and right_head.owners[k] == position + i:
+                    q = right_head.weights[k]
+                    right_next[t] = k + 1
                 own[i] = -right[i] * wrong * q
                 share[i] = right[i] * q
         for c in range(classes):
@@ -263,6 +280,11 @@ def gradient_softmax(scores, begin, end, width, lut, weights, active, factor, en
                     entry = entries[cell_of(place[i])]
                     line = wrong_lines[bin_of(place[i], entry)]
                     slopes[c, i] = line[0] + line[1] * np.float32(dropped(place[i], entry))
+                k = wrong_next[c]
+                while k < wrong_head.starts[c + 1] and wrong_head.owners[k] < position + count:
+                    slopes[c, wrong_head.owners[k] - position] = wrong_head.weights[k]
+                    k += 1
+                wrong_next[c] = k
                 for i in range(count):
                     mean[i] += tile[c, i] * slopes[c, i]
             else:

@@ -88,7 +88,7 @@ def unpack(lut, hist, surplus, counts, sums):
 
 
 @inlined
-def _slope_terms(x):
+def slope_terms(x):
     """``log1p(x)`` and ``log1p(x) - x / (1 + x)``, the latter without cancellation for small x."""
     log = math.log1p(x)
     return log, (x * x * (0.5 - x * (2.0 / 3.0 - 0.75 * x)) if x < 1e-3 else log - x / (1.0 + x))
@@ -169,7 +169,7 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, wei
                             q_f = 1.0 / a
                             q_b = remaining / (a * (a + 1.0))
                         else:
-                            log, rest = _slope_terms(b / a)
+                            log, rest = slope_terms(b / a)
                             q_f = log / b
                             q_b = remaining / (a * (a + b)) - f * rest / (b * b)
                             fall_f = b / (a * (a + b))
