@@ -15,9 +15,8 @@ from lovasz.kernels.bins import CELL_BITS
 from lovasz.kernels.cpu.arithmetic import compiled
 from lovasz.kernels.cpu.tables import slope_terms
 
-MOST, LEAST, TOGETHER = 4096, 512, 1 << 15  # errors of one class, and of all classes together
+MOST, LEAST, TOGETHER = 4096, 1024, 1 << 16  # errors of one class, and of all classes together
 DENSEST = 16  # at most one pixel of so many is kept
-FLAT = 8  # a class with so many times more foreground has no steep part: its first errors weigh nearly the same
 LEAST_KEY = np.int64(-(2**31)) - 1
 NOTHING = np.int32(2**31 - 1)  # the threshold of a class that keeps nothing
 
@@ -66,8 +65,9 @@ def room(parts: int, classes: int, wanted: int, thresholds: np.ndarray | None) -
 
 def thresholds(sample: np.ndarray, foreground: np.ndarray, wanted: int) -> np.ndarray | None:
     """Where to begin, from counts (C, cells) in a sample times its step, and foreground pixels (C,): cells with about
-    twice the wanted number of errors above them need not be looked at. None where no class is steep."""
-    steep = foreground <= FLAT * wanted
+    twice the wanted number of errors above them need not be looked at. None where no class is small enough to be
+    steep."""
+    steep = foreground <= wanted  # the first errors of a larger class weigh nearly the same
     if not steep.any():
         return None
     above = sample[:, ::-1].cumsum(1)[:, ::-1]
