@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from losses import CASES, Case, assert_near_exact, value_and_gradient
+from oracle import relative
 
 from lovasz import lovasz_hinge, lovasz_sigmoid, lovasz_softmax
 from lovasz.kernels import bins, numba_problem
@@ -197,6 +198,22 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
     for value, gradient in results[1:]:
         assert torch.equal(value, results[0][0])
         assert torch.equal(gradient, results[0][1])
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("size", [(3, 3), (40, 50)])
+@pytest.mark.parametrize("spread", [1, 30])  # at 30 some errors of the absent class round to 1
+def test_an_absent_class_is_weighed_as_by_the_sort(size: tuple[int, int], per_image: bool, spread: int) -> None:
+    random = torch.Generator().manual_seed(7)
+    scores = spread * torch.randn(2, 4, *size, generator=random)
+    target = torch.randint(0, 3, (2, *size), generator=random)  # class 3 is absent
+    gradients = []
+    for options in ({"impl": "numba", "method": "binned"}, {"method": "exact"}):
+        leaf = scores.clone().requires_grad_()
+        lovasz_softmax(leaf, target, classes="all", per_image=per_image, **options).backward()
+        gradients.append(leaf.grad)
+    assert relative(*gradients) < 1e-3
 
 
 @pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")

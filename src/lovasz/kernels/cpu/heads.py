@@ -67,6 +67,8 @@ def thresholds(sample: np.ndarray, foreground: np.ndarray, wanted: int) -> np.nd
     """Where to begin, from counts (C, cells) in a sample times its step, and foreground pixels (C,): cells with about
     twice the wanted number of errors above them need not be looked at. None where no class is small enough to be
     steep."""
+    if not wanted:
+        return None
     steep = foreground <= wanted  # the first errors of a larger class weigh nearly the same
     if not steep.any():
         return None
@@ -155,10 +157,7 @@ def _weigh(keys, owners, n, share, limit, weights):
             begin -= 1
             f += owners[keys[begin] & 0xFFFFFFFF] & 1
         b = end - begin - f
-        if n == 0:
-            q_f = 0.0
-            q_b = 1.0 / b if a == 0 else 0.0
-        elif b == 0:
+        if b == 0:
             q_f = 1.0 / a
             q_b = 0.0
         else:
@@ -177,6 +176,8 @@ def _weigh(keys, owners, n, share, limit, weights):
 def _weigh_all(keys, owners, starts, totals, shares, wanted, weights):
     for c in range(len(shares)):
         s, e = starts[c], starts[c + 1]
+        if totals[c] == 0:  # an absent class has one weight, that of its highest bin
+            continue
         # Every thread still has what lies beyond the last one wanted, so the result does not depend on their number.
         limit = keys[e - wanted] >> 32 if e - s >= wanted else LEAST_KEY
         _weigh(keys[s:e], owners[s:e], totals[c], shares[c], limit, weights[s:e])
