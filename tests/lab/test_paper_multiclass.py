@@ -233,6 +233,8 @@ def test_all_networks_are_asked_in_all_ways_and_nothing_is_done_twice(start, res
     assert {config["optimizer"] for config in configs} == {"sgd"}
     assert {(config["momentum"], config["weight_decay"]) for config in configs} == {(0.9, 5e-4)}
     assert str(start.parent) not in result.read_text()
+    assert (result.parent / "crops-figure-7.png").is_file()
+    assert list(read_result(result)["pictures"]) == ["paper-figure-6.png"]  # crops of the data are not for the page
 
     def forbidden(*_, **__):
         raise AssertionError("done again")

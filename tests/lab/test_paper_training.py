@@ -317,13 +317,22 @@ def test_every_run_of_the_grid_is_a_run_of_the_lab_and_is_trained_once(start, tr
         assert run["curve"] == [record["history"][0]["val"]["dataset_miou"]]
         assert RunConfig.from_json(record["config"]).sampler == run["sampler"]
     assert str(start.parent) not in (trained / "result.json").read_text()
+    assert list(result["pictures"]) == ["paper-figure-9.png"]  # crops of the data are not for the page
 
     def forbidden(*_, **__):
         raise AssertionError("trained again")
 
+    drawn = []
     monkeypatch.setattr(finetune, "train", forbidden)
+    monkeypatch.setattr(finetune, "draw_crops", lambda *given, **_: drawn.append(given))
     again = finetune.run(trained, grid(start, batch_sizes=(4,), seeds=(0,), threads=1), resume=True)
     assert read_result(again)["scores"] == result["scores"]
+    ((_, networks, between, dataset, path),) = drawn
+    assert (list(networks), between) == (
+        ["before", "cross_entropy", "lovasz_softmax"],
+        ("cross_entropy", "lovasz_softmax"),
+    )
+    assert (dataset.split, path) == ("test", trained / "crops-figure-8.png")
 
 
 def test_runs_of_train_and_compare_are_read(start, trained, tmp_path):

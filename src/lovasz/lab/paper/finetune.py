@@ -23,6 +23,7 @@ from lovasz.lab.evaluation import evaluate
 from lovasz.lab.losses import LossSpec
 from lovasz.lab.models import load_weights
 from lovasz.lab.paper import table4
+from lovasz.lab.paper.crops import draw_crops
 from lovasz.lab.paper.earlier import entry_of, read_entries, read_start
 from lovasz.lab.paper.iiou import cityscapes_scores
 from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
@@ -114,6 +115,7 @@ def run(
     *,
     earlier: Sequence[Path] = (),
     training: bool = True,
+    crops: bool = True,
     resume: bool = False,
     progress: Progress | bool = False,
 ) -> Path:
@@ -121,6 +123,7 @@ def run(
 
     earlier: run.json, comparison.json or folders of `lovasz train` and `compare` whose runs are taken instead of
     training the same again, and stand in the tables; with `training` off, these and what is in `folder` alone.
+    crops: whether to draw Figure 8's.
     Raises LabError where an earlier run is of other data, another network or another start.
     """
     pyplot = matplotlib_pyplot()
@@ -151,6 +154,8 @@ def run(
                 shown.advance(bar)
         if setting.data.startswith("cityscapes:"):
             _table_4(grid, data.val, shown)
+        if crops:
+            _figure_8(grid, data.val if data.test is None else data.test, shown)
     return grid.write()
 
 
@@ -250,6 +255,25 @@ def _table_4(grid: _Grid, val: SegmentationDataset, shown: Progress | None) -> N
     for name, weights, kept in jobs:
         network = load_weights(setting.model, weights, val.info.classes)
         grid.cityscapes.append({"name": name, **cityscapes_scores(network, val, kept, **how)})
+
+
+def _figure_8(grid: _Grid, dataset: SegmentationDataset, shown: Progress | None) -> None:
+    """Crops of the start, of the first loss and of Lovász-Softmax, where both were trained here; drawn once."""
+    setting, path = grid.setting, grid.experiment.folder / "crops-figure-8.png"
+    files = {"before": Path(setting.weights)}
+    scores = {"runs": grid.entries, "chosen": choose(grid.entries, setting)}
+    for group in (group for group in table4.groups(scores) if group["reported"]):
+        file = grid.experiment.folder / group["runs"][0]["source"] / "model.safetensors"
+        if group["loss"] not in files and file.is_file():
+            files[group["loss"]] = file
+    losses = [loss for loss in files if loss not in ("before", "lovasz_softmax")]
+    if path.is_file() or not losses or "lovasz_softmax" not in files:
+        return
+    kept = ("before", losses[0], "lovasz_softmax")
+    networks = {name: load_weights(setting.model, files[name], dataset.info.classes) for name in kept}
+    between = losses[0], "lovasz_softmax"
+    device = resolve_device(setting.device)
+    draw_crops(grid.pyplot, networks, between, dataset, path, device=device, progress=shown)
 
 
 def _start_scores(path: Path, setting: Setting, shown: Progress | None) -> dict[str, Any]:

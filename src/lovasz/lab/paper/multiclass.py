@@ -22,8 +22,10 @@ from lovasz.lab.environment import resolve_device, use_machine
 from lovasz.lab.errors import LabError
 from lovasz.lab.models import load_weights, save_weights
 from lovasz.lab.models.deeplab import load_deeplab
+from lovasz.lab.models.resized import AtSize
 from lovasz.lab.paper import finetune
 from lovasz.lab.paper.answers import RULES, answer, decisions, search_crf
+from lovasz.lab.paper.crops import draw_crops
 from lovasz.lab.paper.result import Experiment, matplotlib_pyplot, read_result
 from lovasz.lab.paper.table4 import groups
 from lovasz.lab.progress import display
@@ -108,7 +110,8 @@ def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progr
     with display(progress) as shown:
         weights = str(starting_weights(setting, folder, val))
         place = folder / "training"
-        path = finetune.run(place, setting.training(weights), resume=place.exists(), progress=shown or False)
+        grid = setting.training(weights)
+        path = finetune.run(place, grid, crops=False, resume=place.exists(), progress=shown or False)
         experiment.keep()
         training = read_result(path)["scores"]
         networks = {START: Path(weights)}
@@ -120,6 +123,7 @@ def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progr
             network = load_weights(setting.model, file, val.info.classes)
             asked[name] = _ask(name, network, setting, val, folder / "answers", shown)
             experiment.keep()
+        _figure_7(pyplot, networks, setting, val, folder / "crops-figure-7.png", shown)
     picture = "paper-figure-6.png"
     draw(pyplot, training, folder / picture)
     caption = "Figure 6: mean IoU on val over the epochs, of the data set (left) and per image (right)"
@@ -180,6 +184,28 @@ def _ask(
             **how,
         )
     return found
+
+
+def _figure_7(
+    pyplot: Any,
+    files: Mapping[str, Path],
+    setting: Setting,
+    val: SegmentationDataset,
+    path: Path,
+    shown: Progress | None,
+) -> None:
+    """Crops of cross-entropy's and of Lovász-Softmax's network, where both are there; drawn once."""
+    found = {}
+    for loss in ("cross_entropy", "lovasz_softmax"):
+        for name in (name for name in files if name.startswith(f"{loss}, ")):
+            found.setdefault(loss, files[name])
+    if path.is_file() or len(found) < 2:
+        return
+    networks = {loss: load_weights(setting.model, file, val.info.classes) for loss, file in found.items()}
+    if setting.size is not None:
+        networks = {loss: AtSize(network, setting.size) for loss, network in networks.items()}
+    device = use_machine(setting.device, setting.threads)
+    draw_crops(pyplot, networks, ("cross_entropy", "lovasz_softmax"), val, path, device=device, progress=shown)
 
 
 def _chosen(length: int, count: int | None) -> list[int]:
