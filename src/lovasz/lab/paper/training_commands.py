@@ -103,7 +103,7 @@ def multiclass(
     workers: options.Workers = 0,
     resume: Resume = False,
 ) -> None:
-    """Tables 2, 3, Figure 6: cross-entropy against Lovász-Softmax with and without equibatch, at several scales."""
+    """Tables 2, 3, Figures 6, 7: cross-entropy against Lovász-Softmax with and without equibatch, at several scales."""
     from lovasz.lab.paper.multiclass import Setting, run
 
     setting = Setting(
@@ -165,7 +165,7 @@ def finetune(
     workers: options.Workers = 0,
     resume: Resume = False,
 ) -> None:
-    """Figure 9: a trained network trained further, over losses, learning rates, batch sizes, seeds and equibatch."""
+    """Figures 8, 9: a trained network trained further, over losses, learning rates, batch sizes, seeds and equibatch."""
     from lovasz.lab.paper.finetune import Setting, run
 
     setting = Setting(
