@@ -103,7 +103,7 @@ def multiclass(
     workers: options.Workers = 0,
     resume: Resume = False,
 ) -> None:
-    """Tables 2, 3, Figures 6, 7: cross-entropy against Lovász-Softmax with and without equibatch, at several scales."""
+    """Tables 2, 3, Figures 6, 7: cross-entropy, Lovász-Softmax, with and without equibatch, at several scales."""
     from lovasz.lab.paper.multiclass import Setting, run
 
     setting = Setting(
