@@ -165,7 +165,7 @@ def finetune(
     workers: options.Workers = 0,
     resume: Resume = False,
 ) -> None:
-    """Figures 8, 9: a trained network trained further, over losses, learning rates, batch sizes, seeds and equibatch."""
+    """Figures 8, 9: a trained network trained further, over losses, learning rates, batch sizes, seeds, equibatch."""
     from lovasz.lab.paper.finetune import Setting, run
 
     setting = Setting(
