@@ -86,6 +86,8 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@rm -rf $(VENV)/vision
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(VENV)/vision \
 		kornia kornia-rs segmentation-models-pytorch timm torchvision
+	@$(BIN)/python $(PIP_INSTALL) --no-deps cityscapesScripts==2.3.0 pyquaternion==0.9.9
+	@$(BIN)/python $(PIP_INSTALL) pydensecrf2 2>/dev/null || echo "No compiler for the CRF: its tests will be skipped."
 	@touch $@ $(VENV)/lab
 
 # After torch: these take the torch that is there, and so bring no CUDA packages beside a CPU build of it.
