@@ -215,6 +215,7 @@ GIVEN = {  # every option with a value that is not its default, and the field it
     "--optimizer": ("sgd", "optimizer", "sgd"),
     "--weight-decay": ("0.5", "weight_decay", 0.5),
     "--momentum": ("0.1", "momentum", 0.1),
+    "--freeze-batch-norm": (None, "freeze_batch_norm", True),
     "--sampler": ("equibatch", "sampler", "equibatch"),
     "--poly-power": ("2", "poly_power", 2.0),
     "--validate-every": ("4", "validate_every", 4),

@@ -17,6 +17,7 @@ from lovasz.lab.data import IGNORE_INDEX, Augmentation, TrainingView
 from lovasz.lab.errors import LabError
 from lovasz.lab.fitting import EpochOrder
 from lovasz.lab.losses import class_weights
+from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.training import train, training_class_weights
 from lovasz.sampling import EquibatchSampler
 
@@ -262,3 +263,21 @@ def test_sixteen_bit_floats_need_a_gpu(tmp_path, monkeypatch) -> None:
     use_tiny_data(monkeypatch.setattr)
     with pytest.raises(LabError, match=r"'16-mixed' needs a CUDA device.*bf16-mixed"):
         train(config(tmp_path, precision="16-mixed", device="cpu"), progress=False)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale(tiny, tmp_path, frozen) -> None:
+    info = TinyDataset("train").info
+    torch.manual_seed(0)
+    start = create_model("unet", info.num_classes)
+    weights = tmp_path / "start.safetensors"
+    save_weights(start, weights, model_name="unet", classes=info.classes, palette=info.palette)
+    path = train(config(tmp_path, model="unet", weights=str(weights), freeze_batch_norm=frozen))
+    after = load_weights("unet", path.with_name("model.safetensors"), info.classes).state_dict()
+    before = start.state_dict()
+    norms = [name.removesuffix("running_mean") for name in before if name.endswith("running_mean")]
+    assert norms
+    for norm in norms:
+        for part in ("running_mean", "running_var"):
+            assert torch.equal(after[norm + part], before[norm + part]) == frozen
+        assert not torch.equal(after[norm + "weight"], before[norm + "weight"])

@@ -33,6 +33,8 @@ class RunConfig:
     weight_decay: added to the gradient as an L2 term, as torch.optim.Adam and SGD do; momentum: SGD only.
     crop: (height, width) of the training crop, None for whole images; scale: range of random rescaling.
     sampler: "shuffle", each image once an epoch, or "equibatch", each class once in every |C| images (Section 3.1).
+    freeze_batch_norm: batch normalisation keeps the running statistics that it starts with, and uses them in training
+    too, as DeepLab-v2's networks are trained; its scale and shift still learn. For networks that are trained already.
     precision: "32-true", "bf16-mixed" or "16-mixed" (GPU only); device: "auto", "cpu", "cuda", "mps".
     threads: torch's CPU threads, None for torch's own choice; validate_every: epochs between validations, 0 for none
     before the final one. out: the folder that receives the run.
@@ -55,6 +57,7 @@ class RunConfig:
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
     sampler: str = "shuffle"
+    freeze_batch_norm: bool = False
     precision: str = "32-true"
     seed: int = 0
     pretrain_epochs: int = 0
@@ -81,8 +84,9 @@ class RunConfig:
         _check_int("validate_every", self.validate_every, 0)
         _check_int("num_workers", self.num_workers, 0)
         _check_int("devices", self.devices, 1)
-        if not isinstance(self.global_batch, bool):
-            raise LabError(f"global_batch: got {self.global_batch!r}, expected True or False.")
+        for name in ("global_batch", "freeze_batch_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise LabError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
         if self.global_batch and self.devices == 1:
             raise LabError(
                 "global_batch: one process has the whole batch already; leave --global-batch out, or share the batch "

@@ -214,6 +214,14 @@ SamplerName = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+FreezeBatchNorm = Annotated[
+    bool,
+    typer.Option(
+        "--freeze-batch-norm",
+        help="A trained network keeps the statistics of its batch normalisation; for small batches and crops.",
+        rich_help_panel=TRAINING,
+    ),
+]
 Precision = Annotated[str, typer.Option("--precision", help=f"{_either(PRECISIONS)}.", rich_help_panel=MACHINE)]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps; auto takes the best.", rich_help_panel=MACHINE)

@@ -91,6 +91,10 @@ class SegmentationTask(L.LightningModule):
         """Dropout of a step depends on the seed, the step and the process alone."""
         of_others = (self.team.rank,) if self.team.rank else ()
         torch.manual_seed(mix(self.config.seed, STEP, self.global_step, *of_others))
+        if self.config.freeze_batch_norm:  # anew, for validation puts the whole network back into training mode
+            for layer in self.model.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002
         """images uint8 (N, 3, H, W), target int64 (N, H, W)."""

@@ -44,6 +44,7 @@ def entry_of(record: Mapping[str, Any], config: RunConfig, source: str) -> dict[
                 "weights": Path(config.weights).name if config.weights else None,
                 "optimizer": config.optimizer,
                 "weight_decay": config.weight_decay,
+                "freeze_batch_norm": config.freeze_batch_norm,
                 "crop": None if config.crop is None else list(config.crop),
                 "scale": list(config.scale),
             },

@@ -55,6 +55,7 @@ class Setting:
     epochs: int = 5
     optimizer: str = "adam"
     weight_decay: float = 2e-4
+    freeze_batch_norm: bool = False
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     size: tuple[int, int] | None = None
@@ -75,7 +76,8 @@ class Setting:
 
     def run(self, loss: str, batch_size: int, learning_rate: float, sampler: str, seed: int) -> RunConfig:
         """One run; its folder is set where it is trained."""
-        same = ("data", "model", "weights", "epochs", "optimizer", "weight_decay", "crop", "scale", "threads", "device")
+        same = ("data", "model", "weights", "epochs", "optimizer", "weight_decay", "freeze_batch_norm", "crop", "scale")
+        same += ("threads", "device")
         return RunConfig(
             **{name: getattr(self, name) for name in same},
             num_workers=self.workers,
@@ -179,7 +181,7 @@ def choose(entries: Sequence[dict[str, Any]], setting: Setting) -> list[dict[str
 
 def check_same(entry: dict[str, Any], config: dict[str, Any]) -> None:
     """Raise LabError where an earlier run does not belong into these tables."""
-    for name in ("data", "model", "weights", "optimizer", "weight_decay", "crop", "scale"):
+    for name in ("data", "model", "weights", "optimizer", "weight_decay", "freeze_batch_norm", "crop", "scale"):
         if entry["same"][name] != config[name]:
             raise LabError(
                 f"{entry['source']}: a run with {name} {entry['same'][name]!r}, this grid has {config[name]!r}; leave "

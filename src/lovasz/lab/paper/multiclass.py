@@ -55,6 +55,7 @@ class Setting:
     batch_size: int = 10
     optimizer: str = "sgd"
     weight_decay: float = 5e-4
+    freeze_batch_norm: bool = False
     crop: tuple[int, int] | None = (321, 321)
     scale: tuple[float, float] = (0.5, 1.5)
     size: tuple[int, int] | None = None
@@ -83,6 +84,7 @@ class Setting:
     def training(self, weights: str) -> finetune.Setting:
         """The grid that trains the networks, from this weights file."""
         same = ("data", "model", "losses", "samplers", "learning_rates", "epochs", "optimizer", "weight_decay")
+        same += ("freeze_batch_norm",)
         same += ("crop", "scale", "workers", "threads", "device")
         values = {name: getattr(self, name) for name in same}
         return finetune.Setting(**values, weights=weights, batch_sizes=(self.batch_size,), seeds=(self.seed,))
