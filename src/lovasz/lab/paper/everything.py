@@ -95,8 +95,8 @@ def parts(places: Places, *, small: bool, device: str = "auto", threads: int | N
         scale=(0.6, 1.2) if small else (0.5, 1.5),
         epochs=3 if small else -(-ITERATIONS // steps),
         learning_rates=(1e-3,) if small else (1e-3, 3e-3, 1e-2),
-        images=160 if small else None,
-        crf_search=8 if small else 100,
+        images=80 if small else None,
+        crf_search=0 if small else 100,
         batches=3 if small else 15,
         **machine,
     )
