@@ -34,6 +34,13 @@ def distances(loss, formula, logits: Tensor, target: Tensor) -> tuple[float, flo
     )
 
 
+def assert_at_least_as_near(loss, formula, logits: Tensor, target: Tensor) -> None:
+    value, gradient, their_value, their_gradient = distances(loss, formula, logits, target)
+    assert gradient <= their_gradient
+    # A value within two roundings of float32 is as near as float32 can tell.
+    assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)
+
+
 @pytest.mark.parametrize("impl", ["auto", "torch"])
 @pytest.mark.parametrize("kind", BINARY)
 def test_default_is_at_least_as_near_to_float64_as_the_authors(kind: str, impl: str) -> None:
@@ -42,23 +49,14 @@ def test_default_is_at_least_as_near_to_float64_as_the_authors(kind: str, impl: 
     if kind == ONLY_WITH_NUMBA and (impl == "torch" or numba_problem()):
         pytest.skip("bins alone are no nearer here")
     logits, target = binary(kind)
-    value, gradient, their_value, their_gradient = distances(
-        lambda z, t: lovasz_sigmoid(z, t, impl=impl), formulas.sigmoid, logits, target
-    )
-    assert gradient <= their_gradient
-    # A value within two roundings of float32 is as near as float32 can tell.
-    assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)
+    assert_at_least_as_near(lambda z, t: lovasz_sigmoid(z, t, impl=impl), formulas.sigmoid, logits, target)
 
 
 @needs_numba
 @pytest.mark.parametrize("kind", ["untrained, rare class", "rare class, 3 px", "rare class, 30 px", "all wrong"])
 def test_the_hinge_of_a_batch_is_at_least_as_near_too(kind: str) -> None:
     logits, target = binary(kind)
-    value, gradient, their_value, their_gradient = distances(
-        lambda z, t: lovasz_hinge(z, t, per_image=False), formulas.hinge, logits, target
-    )
-    assert gradient <= their_gradient
-    assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)
+    assert_at_least_as_near(lambda z, t: lovasz_hinge(z, t, per_image=False), formulas.hinge, logits, target)
 
 
 @needs_numba
@@ -66,9 +64,7 @@ def test_the_hinge_of_a_batch_is_at_least_as_near_too(kind: str) -> None:
 @pytest.mark.parametrize(("classes", "size"), [(2, 256), (21, 256), (150, 128)])
 def test_many_classes_are_at_least_as_near_too(kind: str, classes: int, size: int) -> None:
     logits, target = multiclass(kind, classes, size)
-    value, gradient, their_value, their_gradient = distances(lovasz_softmax, formulas.softmax_by_class, logits, target)
-    assert gradient <= their_gradient
-    assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)
+    assert_at_least_as_near(lovasz_softmax, formulas.softmax_by_class, logits, target)
 
 
 @pytest.mark.parametrize("impl", ["auto", "torch"])
