@@ -218,6 +218,7 @@ GIVEN = {  # every option with a value that is not its default, and the field it
     "--freeze-batch-norm": (None, "freeze_batch_norm", True),
     "--sampler": ("equibatch", "sampler", "equibatch"),
     "--poly-power": ("2", "poly_power", 2.0),
+    "--keep": ("best", "keep", "best"),
     "--validate-every": ("4", "validate_every", 4),
     "--crop": ("32x48", "crop", (32, 48)),
     "--scale": ("0.5,2", "scale", (0.5, 2.0)),

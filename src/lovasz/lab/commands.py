@@ -107,6 +107,7 @@ def compare(
     poly_power: options.PolyPower = DEFAULT.poly_power,
     seeds: options.Seeds = "1",
     validate_every: options.ValidateEvery = DEFAULT.validate_every,
+    keep: options.Keep = DEFAULT.keep,
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
@@ -175,6 +176,7 @@ def train(
     poly_power: options.PolyPower = DEFAULT.poly_power,
     seed: options.Seed = DEFAULT.seed,
     validate_every: options.ValidateEvery = DEFAULT.validate_every,
+    keep: options.Keep = DEFAULT.keep,
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
@@ -232,18 +234,8 @@ def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
     if pretrain_epochs is None:
         pretrain_epochs = epochs if weights is None else 0
     same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
-    same += (
-        "poly_power",
-        "validate_every",
-        "flip",
-        "sampler",
-        "freeze_batch_norm",
-        "precision",
-        "device",
-        "threads",
-        "global_batch",
-        "logger",
-    )
+    same += ("poly_power", "validate_every", "keep", "flip", "sampler", "freeze_batch_norm", "precision", "device")
+    same += ("threads", "global_batch", "logger")
     return RunConfig(
         **{name: given[name] for name in same},
         weights=None if weights is None else str(weights),

@@ -84,6 +84,7 @@ _SCHEMA: dict[str, Any] = {
             "scores": _SPLITS,
             "seconds_per_step?": _duration,
             "loss_seconds_per_step?": _duration,
+            "epoch?": _count,
             "steps?": _count,
             "seconds?": _duration,
             "weights?": _text,

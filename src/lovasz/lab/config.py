@@ -19,6 +19,7 @@ OPTIMIZERS = ("adam", "sgd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LOGGERS = ("csv", "tensorboard", "none")
 SAMPLERS = ("shuffle", "equibatch")
+KEPT = ("last", "best")
 MAY_DIFFER = ("out", "num_workers", "logger")  # fields that leave the resulting weights alone
 
 
@@ -38,6 +39,8 @@ class RunConfig:
     precision: "32-true", "bf16-mixed" or "16-mixed" (GPU only); device: "auto", "cpu", "cuda", "mps".
     threads: torch's CPU threads, None for torch's own choice; validate_every: epochs between validations, 0 for none
     before the final one. out: the folder that receives the run.
+    keep: the weights that are written and scored, of the "last" epoch, or of the "best": the first of those with the
+    largest validation mIoU, whose score on the validation images leans upwards for that, and on the test images not.
     devices: processes, each with its device and its batch_size images of every step; threads are those of each.
     global_batch: the Lovász losses are those of the images of all processes together, not of each one's own.
     """
@@ -62,6 +65,7 @@ class RunConfig:
     seed: int = 0
     pretrain_epochs: int = 0
     validate_every: int = 1
+    keep: str = "last"
     num_workers: int = 0
     device: str = "auto"
     threads: int | None = None
@@ -100,6 +104,9 @@ class RunConfig:
         _check_number("poly_power", self.poly_power, least=0.0)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("sampler", self.sampler, SAMPLERS)
+        _check_choice("keep", self.keep, KEPT)
+        if self.keep == "best" and not self.validate_every:
+            raise LabError("keep: 'best' chooses by validation; leave --validate-every 0 out, or keep the 'last'.")
         _check_choice("precision", self.precision, PRECISIONS)
         _check_choice("logger", self.logger, LOGGERS)
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):

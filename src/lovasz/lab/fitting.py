@@ -46,7 +46,8 @@ class FitResult:
     seconds: float
     seconds_per_step: float
     loss_seconds_per_step: float
-    final_scores: Scores | None  # of the last epoch, when this process did it
+    epoch: int  # whose weights the network has now
+    final_scores: Scores | None  # of those weights, when this process did it
 
 
 def fit(
@@ -66,6 +67,7 @@ def fit(
 ) -> FitResult:
     """Train `model` in place and return the history; all processes of `team` together, through Lightning's DDP.
 
+    The weights are those of the epoch that `config.keep` says.
     The sampler "equibatch" needs the classes of each image.
 
     Writes folder/checkpoints/last.ckpt after each epoch, whole or not at all, and folder/logs. With `resume`, goes on
@@ -114,13 +116,18 @@ def fit(
             trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         except SIGTERMException:  # asked to stop by the system: the same to the caller as Ctrl-C
             raise KeyboardInterrupt from None
+    epoch = config.epochs
+    if task.state.best is not None:
+        epoch = task.state.best_epoch
+        model.load_state_dict(task.state.best)
     return FitResult(
         history=task.state.history,
         steps=task.total_steps,
         seconds=task.state.seconds,
         seconds_per_step=_median(task.state.step_seconds),
         loss_seconds_per_step=_median(task.state.loss_seconds),
-        final_scores=task.last_scores,
+        epoch=epoch,
+        final_scores=task.last_scores if epoch == config.epochs else None,
     )
 
 

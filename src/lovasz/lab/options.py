@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lovasz.lab.config import LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
+from lovasz.lab.config import KEPT, LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
 from lovasz.lab.errors import LabError
 
 DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
@@ -213,6 +213,10 @@ SamplerName = Annotated[
         help=f"Order of the images, {_either(SAMPLERS)} (each class in every |C| images; reads all masks once).",
         rich_help_panel=TRAINING,
     ),
+]
+Keep = Annotated[
+    str,
+    typer.Option("--keep", help=f"Epoch to write and score, {_either(KEPT)} on validation.", rich_help_panel=TRAINING),
 ]
 FreezeBatchNorm = Annotated[
     bool,

@@ -36,12 +36,16 @@ def mix(*numbers: int) -> int:
 
 @dataclass
 class State:
-    """What a resumed run must know besides Lightning's own state; plain values, so that it loads with weights_only."""
+    """What a resumed run must know besides Lightning's own state; plain values and tensors, so that it
+    loads with weights_only."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     loss_seconds: list[float] = field(default_factory=list)
     seconds: float = 0.0  # of the finished epochs, validation included
+    best: dict[str, Tensor] | None = None  # the network as it was after the epoch that is kept, where that is chosen
+    best_epoch: int = 0
+    best_miou: float = -1.0
 
 
 class SegmentationTask(L.LightningModule):
@@ -130,6 +134,9 @@ class SegmentationTask(L.LightningModule):
         if every and (epoch % every == 0 or epoch == self.config.epochs):
             scores = self.validate(self.model)
             self.log("val_dataset_miou", scores.dataset_miou)
+            if self.config.keep == "best" and scores.dataset_miou > self.state.best_miou:
+                self.state.best = {name: tensor.cpu().clone() for name, tensor in self.model.state_dict().items()}
+                self.state.best_epoch, self.state.best_miou = epoch, scores.dataset_miou
         self.last_scores = scores
         entry = {
             "epoch": epoch,

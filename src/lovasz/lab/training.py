@@ -174,7 +174,7 @@ def find_start(
         return Start("weights", config.model, random)
     if not config.pretrain_epochs:
         return Start("random", f"seed {config.seed}", random)
-    first = config.replace(loss="cross_entropy", epochs=config.pretrain_epochs, pretrain_epochs=0)
+    first = config.replace(loss="cross_entropy", epochs=config.pretrain_epochs, pretrain_epochs=0, keep="last")
     place = folder / "pretraining" / f"seed-{config.seed}"
     finished = place / "run.json"
     if team.tell(finished.is_file()):
@@ -262,6 +262,7 @@ def run_once(
         "scores": scores,
         "seconds_per_step": result.seconds_per_step,
         "loss_seconds_per_step": result.loss_seconds_per_step,
+        "epoch": result.epoch,
         "steps": result.steps,
         "seconds": result.seconds,
         "weights": path.name,
@@ -272,7 +273,8 @@ def run_once(
     if team.first:
         write_json(folder / "run.json", record)
     last = record["scores"]
-    line = f"{description}: val mIoU {100 * last['val']['dataset_miou']:.2f} %"
+    of = f" of epoch {result.epoch}" if config.keep == "best" else ""
+    line = f"{description}: val mIoU{of} {100 * last['val']['dataset_miou']:.2f} %"
     say(progress, line + (f", test mIoU {100 * last['test']['dataset_miou']:.2f} %" if last["test"] else ""))
     return record
 
