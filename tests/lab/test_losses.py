@@ -69,6 +69,16 @@ def test_weighted_cross_entropy_is_torch_s_own_with_enet_s_weights() -> None:
     torch.testing.assert_close(build("weighted_cross_entropy", weights=weights)(logits, target), expected)
 
 
+def test_weighted_lovasz_softmax_is_the_weighted_mean_over_the_classes_that_are_present() -> None:
+    logits, target = batch()
+    target[target == 2] = 0
+    weights = class_weights(torch.tensor([0.7, 0.2, 0.0, 0.1]))
+    alone = torch.stack([lovasz_softmax(logits, target, classes=[c], ignore_index=VOID) for c in (0, 1, 3)])
+    there = weights[[0, 1, 3]]
+    expected = (alone * there).sum() / there.sum()
+    torch.testing.assert_close(build("weighted_lovasz_softmax", weights=weights)(logits, target), expected)
+
+
 def test_a_sum_is_the_sum_with_its_factors() -> None:
     logits, target = batch()
     expected = 2 * F.cross_entropy(logits, target, ignore_index=VOID) + 0.5 * lovasz_softmax(
@@ -173,8 +183,9 @@ def test_a_wrong_spec_says_what_is_wrong(text: str, words: list[str]) -> None:
 
 
 def test_weights_that_are_missing_or_of_another_length_are_refused() -> None:
-    with pytest.raises(LabError, match="needs class weights"):
-        build("weighted_cross_entropy")
+    for name in ("weighted_cross_entropy", "weighted_lovasz_softmax"):
+        with pytest.raises(LabError, match="need class weights"):
+            build(name)
     with pytest.raises(LabError, match=r"expected \(4,\)"):
         build("weighted_cross_entropy", 4, torch.ones(3))
     with pytest.raises(LabError, match="at least 2"):

@@ -26,12 +26,14 @@ NAMES = (
     "cross_entropy",
     "weighted_cross_entropy",
     "lovasz_softmax",
+    "weighted_lovasz_softmax",
     "lovasz_hinge",
     "lovasz_sigmoid",
     "hinge",
     "soft_jaccard",
 )
-SHAREABLE = ("lovasz_softmax", "lovasz_hinge", "lovasz_sigmoid")
+WEIGHTED = ("weighted_cross_entropy", "weighted_lovasz_softmax")
+SHAREABLE = ("lovasz_softmax", "weighted_lovasz_softmax", "lovasz_hinge", "lovasz_sigmoid")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class LossSpec:
     @property
     def needs_class_weights(self) -> bool:
         """Whether `build` must be given class weights."""
-        return any(name == "weighted_cross_entropy" for phase in self.phases for _, name in phase)
+        return any(name in WEIGHTED for phase in self.phases for _, name in phase)
 
     @property
     def shareable(self) -> bool:
@@ -113,7 +115,7 @@ class LossSpec:
     ) -> TrainingLoss:
         """The loss as a module, called as `loss(logits, target, progress)`.
 
-        class_weights: (C,), needed by weighted_cross_entropy, see `class_weights`. Raises LabError without them.
+        class_weights: (C,), needed by the weighted losses, see `class_weights`. Raises LabError without them.
         group: the processes whose images together the Lovász losses are of; see `lovasz.lovasz_softmax`.
         """
         return TrainingLoss(self, num_classes, ignore_index, class_weights, group)
@@ -125,6 +127,8 @@ class TrainingLoss(nn.Module):
     - cross_entropy: the mean over pixels that are not void.
     - weighted_cross_entropy: the same with ENet's class weights; the mean divides by the sum of the weights.
     - lovasz_softmax: Eq. 11 on the softmax, over the classes present in the batch.
+    - weighted_lovasz_softmax: the same with ENet's class weights in the mean over classes (Eq. 13), which puts rare
+      classes before frequent ones: the paper's suggestion for iIoU (Section 4.4).
     - lovasz_hinge, lovasz_sigmoid, hinge: binary losses. With two classes the score is the logit of class 1
       (foreground) minus that of class 0. With more, each class stands against the rest with its own logit as the score,
       and the mean is taken over the classes present in the batch (hinge: over all). The whole batch is one image.
@@ -147,7 +151,7 @@ class TrainingLoss(nn.Module):
         if num_classes < 2:
             raise LabError(f"loss {spec}: got {num_classes} classes, expected at least 2 (background counts as one).")
         if spec.needs_class_weights and class_weights is None:
-            raise LabError(f"loss {spec}: weighted_cross_entropy needs class weights from the training masks.")
+            raise LabError(f"loss {spec}: weighted losses need class weights from the training masks.")
         if class_weights is not None and tuple(class_weights.shape) != (num_classes,):
             raise LabError(
                 f"loss {spec}: got class weights of shape {tuple(class_weights.shape)}, expected ({num_classes},)."
@@ -178,6 +182,8 @@ class TrainingLoss(nn.Module):
             from lovasz.functional import lovasz_softmax
 
             return partial(lovasz_softmax, ignore_index=self.ignore_index, group=self.group)
+        if name == "weighted_lovasz_softmax":
+            return self._weighted_lovasz_softmax
         if name == "soft_jaccard":
             from lovasz.baselines import soft_jaccard_loss
 
@@ -221,6 +227,12 @@ class TrainingLoss(nn.Module):
         valid = target != self.ignore_index
         shares = weight[target.where(valid, 0)].where(valid, 0)
         return total / shares.sum().clamp(min=torch.finfo(logits.dtype).tiny)
+
+    def _weighted_lovasz_softmax(self, logits: Tensor, target: Tensor) -> Tensor:
+        from lovasz.functional import lovasz_softmax
+
+        weight = self.class_weights
+        return lovasz_softmax(logits, target, weight=weight, ignore_index=self.ignore_index, group=self.group)
 
     def _lovasz_multilabel(self, loss: Loss, logits: Tensor, target: Tensor) -> Tensor:
         labels = torch.arange(self.num_classes, device=target.device).view(1, -1, *[1] * (target.ndim - 1))

@@ -23,7 +23,8 @@ DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
 )
 
 DEFAULT_LOSSES = "cross_entropy,lovasz_softmax"
-LOSS_NAMES = "cross_entropy, weighted_cross_entropy, lovasz_softmax, lovasz_hinge, lovasz_sigmoid, hinge, soft_jaccard"
+LOSS_NAMES = "cross_entropy, weighted_cross_entropy, lovasz_softmax, weighted_lovasz_softmax, lovasz_hinge, "
+LOSS_NAMES += "lovasz_sigmoid, hinge, soft_jaccard"
 
 
 def _either(names: Sequence[str]) -> str:

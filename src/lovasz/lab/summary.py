@@ -19,6 +19,7 @@ _LOSS_NAMES = {
     "cross_entropy": "cross-entropy",
     "weighted_cross_entropy": "weighted cross-entropy",
     "lovasz_softmax": "Lovász-Softmax",
+    "weighted_lovasz_softmax": "weighted Lovász-Softmax",
     "lovasz_hinge": "Lovász hinge",
     "lovasz_sigmoid": "Lovász-Sigmoid",
     "hinge": "hinge loss",

@@ -46,7 +46,7 @@ class Setting:
 
     classes: names of the foregrounds, None: all but the data set's first, its background. size: images are resized to
     it (height, width), None: their own. learning_rates: tried for each loss under the same budget. pretrain_epochs: of
-    cross-entropy, before, where the start is random; all losses share it.
+    cross-entropy, before, where the start is random; all losses share it. freeze_batch_norm: as in RunConfig.
     """
 
     data: str
@@ -62,6 +62,7 @@ class Setting:
     weight_decay: float = 2e-4
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
+    freeze_batch_norm: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,13 +74,21 @@ class Setting:
 
     def run(self, loss: str, learning_rate: float, device: str) -> RunConfig:
         """The configuration of one run. Half of each epoch's images hold the class: equibatch over "does, does not"."""
-        same = {name: getattr(self, name) for name in ("data", "model", "epochs", "batch_size", "optimizer", "seed")}
+        same = (
+            "data",
+            "model",
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "weight_decay",
+            "freeze_batch_norm",
+            "crop",
+            "seed",
+        )
         return RunConfig(
-            **same,
+            **{name: getattr(self, name) for name in same},
             loss=loss,
             learning_rate=learning_rate,
-            weight_decay=self.weight_decay,
-            crop=self.crop,
             sampler="equibatch",
             device=device,
             logger="none",

@@ -121,6 +121,8 @@ def _command(config: Mapping[str, Any]) -> str:
     for key in ("size", "crop"):
         if config[key]:
             words.append(f"--{key} {config[key][0]}x{config[key][1]}")
+    if config.get("freeze_batch_norm"):
+        words.append("--freeze-batch-norm")
     return " ".join(words)
 
 
@@ -132,6 +134,7 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     )
     shown = f", images resized to {config['size'][0]} x {config['size'][1]}" if config["size"] else ""
     shown += f", crops of {config['crop'][0]} x {config['crop'][1]}" if config["crop"] else ""
+    shown += ", batch normalisation as it was" if config.get("freeze_batch_norm") else ""
     steps = scores["runs"][0]["steps"]
     counts = scores["images"]
     images = ", ".join(

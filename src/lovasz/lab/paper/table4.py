@@ -14,6 +14,7 @@ LABELS = {
     "cross_entropy": "cross-entropy",
     "weighted_cross_entropy": "weighted cross-entropy",
     "lovasz_softmax": "Lovász-Softmax",
+    "weighted_lovasz_softmax": "Lovász-Softmax with class weights (Eq. 13)",
 }
 CAPTION = (
     "Figure 9: mean IoU over the batch size after fine-tuning, mean and standard deviation over seeds (left), and on "

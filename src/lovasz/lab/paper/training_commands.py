@@ -38,6 +38,7 @@ def binary(
     weight_decay: options.WeightDecay = 2e-4,
     size: options.Size = None,
     crop: Crop = "whole",
+    freeze_batch_norm: options.FreezeBatchNorm = False,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
@@ -61,6 +62,7 @@ def binary(
         weight_decay=weight_decay,
         size=options.parse_size(size),
         crop=options.parse_crop(crop),
+        freeze_batch_norm=freeze_batch_norm,
         seed=seed,
     )
     place = use_machine(device, threads)
