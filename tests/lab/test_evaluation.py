@@ -37,11 +37,11 @@ def ious(counts: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("varying", [False, True])
 def test_scores_are_those_of_a_plain_count(varying: bool) -> None:
-    dataset = TinyDataset("val", size=7, varying=varying)
+    dataset = TinyDataset("val", size=23, varying=varying)
     model = ByColour().train()
     scores = evaluate(model, dataset)
 
-    total, by_image = np.zeros((3, 3), np.int64), {}
+    total, by_image, each = np.zeros((3, 3), np.int64), {}, []
     for sample in (dataset[i] for i in range(len(dataset))):
         red, _, blue = sample.image.numpy().astype(np.float32) / 255
         predicted = np.argmax(np.stack([np.full_like(red, 0.6), red, blue]), 0)
@@ -49,11 +49,15 @@ def test_scores_are_those_of_a_plain_count(varying: bool) -> None:
         valid = sample.mask.numpy() != 255
         np.add.at(counts, (sample.mask.numpy()[valid], predicted[valid]), 1)
         total += counts
+        each.append(counts)
         by_image[sample.name] = np.nanmean(ious(counts))
     assert 0.2 < scores.dataset_miou < 0.95
     assert scores.dataset_miou == pytest.approx(np.nanmean(ious(total)), abs=1e-9)
     assert list(scores.per_class_iou.values()) == pytest.approx(list(ious(total)), abs=1e-9)
     assert scores.image_miou == pytest.approx(np.mean(list(by_image.values())), abs=1e-9)
+    order = torch.randperm(23, generator=torch.Generator().manual_seed(0)).numpy()  # batches of ten, ten and three
+    batches = [sum(each[i] for i in some) for some in (order[:10], order[10:20], order[20:])]
+    assert scores.batch_miou == pytest.approx(np.mean([np.nanmean(ious(one)) for one in batches]), abs=1e-9)
     assert scores.images == pytest.approx(by_image, abs=1e-9)
     assert scores.pixel_accuracy == pytest.approx(np.trace(total) / total.sum(), abs=1e-9)
     assert model.training

@@ -55,7 +55,8 @@ _EXPECTED: dict[Callable[[object], bool], str] = {
 }
 
 # A field is a check, a list with the check of its elements, or an object; `?` marks one that may be null or absent.
-_SCORES = {"dataset_miou?": _fraction, "image_miou?": _fraction, "pixel_accuracy?": _fraction, "per_class_iou?": dict}
+_SCORES = dict.fromkeys(("dataset_miou?", "image_miou?", "batch_miou?", "pixel_accuracy?"), _fraction)
+_SCORES |= {"per_class_iou?": dict}
 _SPLITS = {"val?": _SCORES, "test?": _SCORES}
 _SCHEMA: dict[str, Any] = {
     "command": _text,

@@ -19,6 +19,7 @@ from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import display
 from lovasz.metrics import DatasetIoU, ImageIoU, confusion_counts
 
+BATCH = 10  # images of a batch for batch_miou: a training step's, in the paper and by default here
 PIXELS_AT_ONCE = 4 * 360 * 480  # images of one size go through the network together up to this many pixels
 
 
@@ -29,7 +30,10 @@ class Scores:
     dataset_miou: mean over classes of the IoU of the whole set's counts; a class in neither truth nor prediction is
     left out.
     image_miou: mean over images of the image's own mean IoU over the classes in its truth or prediction.
-    pixel_accuracy: share of pixels that are right, void left out. per_class_iou: None where the class is nowhere.
+    batch_miou: mean over batches of BATCH images of the batch's mean IoU over the classes in its truth or prediction;
+    which images share a batch is drawn once for a number of images, and the last batch takes what is left
+    (Section 3.1: between the two above). pixel_accuracy: share of pixels that are right, void left out.
+    per_class_iou: None where the class is nowhere.
     images: mean IoU of each image by name; kept out of the JSON of the scores; None for an image that is all void.
     """
 
@@ -38,12 +42,14 @@ class Scores:
     pixel_accuracy: float
     per_class_iou: Mapping[str, float | None]
     images: Mapping[str, float | None] = field(default_factory=dict, repr=False, compare=False)
+    batch_miou: float | None = None  # where only the others are wanted
 
     def to_json(self) -> dict[str, Any]:
         """The scores as JSON holds them, without `images`."""
         return {
             "dataset_miou": self.dataset_miou,
             "image_miou": self.image_miou,
+            "batch_miou": self.batch_miou,
             "pixel_accuracy": self.pixel_accuracy,
             "per_class_iou": dict(self.per_class_iou),
         }
@@ -73,7 +79,8 @@ def evaluate(
     how: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "absent": "exclude"}
     how["distributed_available_fn"] = lambda: team.size > 1
     whole, by_image = DatasetIoU(len(classes), **how), ImageIoU(len(classes), **how)
-    images: dict[str, float | None] = {}
+    names: list[str] = []
+    counts: list[torch.Tensor] = []  # of each image: hits and union of each class, (2, C)
     if isinstance(device, str):
         device = resolve_device(device)
     was_training = model.training
@@ -87,24 +94,33 @@ def evaluate(
             bar = None
             if shown is not None:
                 bar = shown.add_task(description or f"evaluating {dataset.split}", total=len(share), note="")
-            for names, batch, masks in _batches(dataset, share):
+            for some, batch, masks in _batches(dataset, share):
                 labels = predict_labels(model, batch, device, len(classes))
                 whole.update(labels, masks)
                 by_image.update(labels, masks)
-                images |= zip(names, _image_ious(labels, masks, len(classes)), strict=True)
+                names += some
+                counts += _hits_and_unions(labels, masks, len(classes))
                 if shown is not None and bar is not None:
-                    shown.advance(bar, len(names))
+                    shown.advance(bar, len(some))
             if shown is not None and bar is not None:
                 shown.remove_task(bar)
     finally:
         model.train(was_training)
-    images = {name: iou for part in team.collect(images) for name, iou in part.items()}
+    found = [one for part in team.collect(list(zip(names, counts, strict=True))) for one in part]
     if not any(team.collect(bool(whole.confusion.any()))):
         raise LabError(
             f"data set {dataset.info.name}, split {dataset.split}: every pixel is void, there is nothing to score."
         )
     per_class = dict(zip(classes, map(_fraction, whole.per_class()), strict=True))
-    return Scores(float(whole.compute()), float(by_image.compute()), float(whole.pixel_accuracy()), per_class, images)
+    images = {name: _fraction(_mean_iou(one)) for name, one in found}
+    return Scores(
+        float(whole.compute()),
+        float(by_image.compute()),
+        float(whole.pixel_accuracy()),
+        per_class,
+        images,
+        _batch_miou([one for _, one in found]),
+    )
 
 
 def predict_labels(
@@ -120,12 +136,23 @@ def predict_labels(
     return logits.argmax(1).cpu()
 
 
-def _image_ious(labels: torch.Tensor, masks: torch.Tensor, num_classes: int) -> list[float | None]:
-    """Mean IoU of each image over the classes in its truth or prediction."""
+def _hits_and_unions(labels: torch.Tensor, masks: torch.Tensor, num_classes: int) -> list[torch.Tensor]:
+    """For each image the pixels of each class in truth and prediction, and in either: int64 (2, C)."""
     counts = confusion_counts(labels, masks, num_classes, ignore_index=IGNORE_INDEX, per_image=True)  # (n, C, C)
-    intersection = counts.diagonal(dim1=1, dim2=2).double()  # (n, C)
-    union = counts.sum(1) + counts.sum(2) - intersection
-    return [_fraction(value) for value in (intersection / union).nanmean(1)]
+    hits = counts.diagonal(dim1=1, dim2=2)  # (n, C)
+    return list(torch.stack([hits, counts.sum(1) + counts.sum(2) - hits], 1))
+
+
+def _mean_iou(counts: torch.Tensor) -> torch.Tensor:
+    """Over the classes in truth or prediction; NaN where there is none."""
+    hits, union = counts.double()
+    return (hits / union).nanmean()
+
+
+def _batch_miou(counts: list[torch.Tensor]) -> float | None:
+    order = torch.randperm(len(counts), generator=torch.Generator().manual_seed(0))
+    batches = [torch.stack([counts[i] for i in some.tolist()]).sum(0) for some in order.split(BATCH)]
+    return _fraction(torch.stack([_mean_iou(batch) for batch in batches]).nanmean())
 
 
 def _batches(dataset: SegmentationDataset, share: range):

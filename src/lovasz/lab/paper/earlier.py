@@ -34,6 +34,7 @@ def entry_of(record: Mapping[str, Any], config: RunConfig, source: str) -> dict[
             "test": {name: scores["test"][name] for name in SCORES} if scores.get("test") else None,
             "curve": _curve(record, "dataset_miou"),
             "image_curve": _curve(record, "image_miou"),
+            "batch_curve": _curve(record, "batch_miou"),
             "steps": record["steps"],
             "seconds": record["seconds"],
             "machine": machine(environment),
@@ -54,8 +55,8 @@ def entry_of(record: Mapping[str, Any], config: RunConfig, source: str) -> dict[
 
 
 def _curve(record: Mapping[str, Any], score: str) -> list[float | None]:
-    """The score on val after each epoch, None where there was no validation."""
-    return [None if entry["val"] is None else entry["val"][score] for entry in record["history"]]
+    """The score on val after each epoch, None where there was no validation or an older version left it out."""
+    return [None if entry["val"] is None else entry["val"].get(score) for entry in record["history"]]
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from lovasz.lab.progress import display
 from lovasz.sampling import image_classes
 
 NAME = "multiclass"
+KINDS = ("image", "batch", "dataset")  # of mean IoU, as the panels of Figure 6
 START = "start"  # the network before the losses, which is asked as well
 
 
@@ -128,7 +129,7 @@ def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progr
         _figure_7(pyplot, networks, setting, val, folder / "crops-figure-7.png", shown)
     picture = "paper-figure-6.png"
     draw(pyplot, training, folder / picture)
-    caption = "Figure 6: mean IoU on val over the epochs, of the data set (left) and per image (right)"
+    caption = "Figure 6: mean IoU on val over the epochs, of each image, of batches of ten and of the whole data set"
     scores = {"training": training, "answers": asked, "images": len(_chosen(len(val), setting.images))}
     return experiment.finish(scores, {picture: caption}, device=resolve_device(setting.device))
 
@@ -218,17 +219,19 @@ def _chosen(length: int, count: int | None) -> list[int]:
 
 
 def draw(pyplot: Any, training: Mapping[str, Any], path: Path) -> None:
-    """Mean IoU on val over the epochs for each loss and sampler."""
-    figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.6), dpi=110)
-    for axes, curve, score in zip(panels, ("curve", "image_curve"), ("dataset_miou", "image_miou"), strict=True):
+    """Mean IoU on val over the epochs for each loss and sampler: of images, batches and the whole."""
+    figure, panels = pyplot.subplots(1, 3, figsize=(13, 3.6), dpi=110)
+    for axes, curve, kind in zip(panels, ("image_curve", "batch_curve", "curve"), KINDS, strict=True):
         for group in (group for group in groups(training) if group["reported"]):
-            values = [100 * value for value in group["runs"][0][curve] if value is not None]
+            values = [100 * value for value in group["runs"][0].get(curve, ()) if value is not None]
             style = "--" if group["sampler"] == "equibatch" else "-"
             axes.plot(
                 range(1, len(values) + 1), values, style, marker="o", label=f"{group['loss']}, {group['sampler']}"
             )
-        axes.axhline(100 * training["start"]["val"][score], color="grey", linewidth=1, label="before")
-        axes.set(xlabel="epoch", ylabel=f"{'dataset' if score == 'dataset_miou' else 'image'}-mIoU on val, %")
+        before = training["start"]["val"].get(f"{kind}_miou")
+        if before is not None:
+            axes.axhline(100 * before, color="grey", linewidth=1, label="before")
+        axes.set(xlabel="epoch", ylabel=f"{kind}-mIoU on val, %")
     panels[0].legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})

@@ -170,7 +170,10 @@ def finetune(
     workers: options.Workers = 0,
     resume: Resume = False,
 ) -> None:
-    """Figures 8, 9: a trained network trained further, over losses, learning rates, batch sizes, seeds, equibatch."""
+    """Figures 8, 9: a trained network trained further, over losses, learning rates, batch sizes, seeds, equibatch.
+
+    On Cityscapes also Table 4; weighted_lovasz_softmax has the class weights (Eq. 13) that the paper suggests for iIoU.
+    """
     from lovasz.lab.paper.finetune import Setting, run
 
     setting = Setting(
