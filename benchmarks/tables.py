@@ -27,7 +27,9 @@ def table(
 ) -> dict[str, Any]:
     """Forward and backward of all contestants, the first of which is the yardstick.
 
-    ``slow`` ones are timed afterwards in fewer rounds, beside the yardstick again.
+    ``slow`` ones are timed afterwards in fewer rounds, beside the yardstick again. All rows are multiples of the
+    yardstick of the first rounds: in the later ones the memory that a slow contestant has given back spares the
+    yardstick its page faults, so that multiples of it could not be compared with those of the fast ones.
     """
     small = inputs.piece(scores, target)
     for contestant in (*contestants, *slow):
@@ -39,7 +41,8 @@ def table(
     rows = timed_rows(calls, yardstick, settings)
     if slow:
         calls = {c.name: _call(c, scores, target) for c in (contestants[0], *slow)}
-        rows += timed_rows(calls, yardstick, settings, slow=True)[1:]
+        base = rows[0]["median"]
+        rows += timed_rows(calls, yardstick, settings, slow=True, base=base)[1:]
     scores.grad = None
     return {"input": label, "yardstick": yardstick, "rows": rows}
 

@@ -137,7 +137,7 @@ def test_seeds_are_a_count_or_a_list(text, seeds):
     assert options.parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "a", "1,1", "1,-2", "1.5", ",", "99999999999,"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "a", "1,1", "1,-2", "1.5", ",", "99999999999,", "1001"])
 def test_bad_seeds_are_refused(text):
     with pytest.raises(LabError, match="--seeds"):
         options.parse_seeds(text)
@@ -266,17 +266,45 @@ def test_each_option_reaches_its_field_of_one_run(asked):
     assert untested == {"weights"}, "a field of RunConfig has no option in this test"
 
 
-def test_from_scratch_the_losses_share_a_first_phase_and_from_weights_they_do_not(asked):
+def test_from_scratch_the_losses_share_a_first_phase_and_from_weights_they_do_not(asked, tmp_path):
+    from lovasz.lab.models import create_model, save_weights
+
+    weights = tmp_path / "w.safetensors"
+    save_weights(create_model("unet", 2), weights, model_name="unet", classes=("a", "b"), palette=((0, 0, 0),) * 2)
     invoke("compare", "--data", "shapes")
     scratch = asked["config"].run
-    invoke("compare", "--data", "shapes", "--weights", "w.safetensors")
+    invoke("compare", "--data", "shapes", "--weights", str(weights))
     tuned = asked["config"].run
     assert scratch.weights is None
     assert scratch.pretrain_epochs == scratch.epochs > tuned.epochs
-    assert (tuned.weights, tuned.pretrain_epochs) == ("w.safetensors", 0)
+    assert (tuned.weights, tuned.pretrain_epochs) == (str(weights), 0)
 
 
 # --- failures
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (("compare", "--losses", "lovasz_sofmax"), "Did you mean 'lovasz_softmax'"),
+        (("compare", "--seeds", "no"), "--seeds 'no'"),
+        (("compare", "--model", "unett"), "model 'unett' is unknown"),
+        (("compare", "--weights", "none.safetensors"), "none.safetensors"),
+        (("compare", "--optimizer", "adamw"), "optimizer: got 'adamw'"),
+        (("train", "--loss", "hing"), "there is no loss 'hing'"),
+        (("train", "--crop", "3"), "--crop '3'"),
+    ],
+)
+def test_a_wrong_option_is_told_before_the_data_are_read(monkeypatch, line, message):
+    from lovasz.lab import data
+
+    def read(*_, **__):
+        raise AssertionError("the data were read first")
+
+    monkeypatch.setattr(data, "open_dataset", read)
+    result = invoke(*line, "--data", "folder:anywhere")
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
 
 
 def test_an_error_is_one_paragraph_on_stderr_with_exit_code_2(monkeypatch):

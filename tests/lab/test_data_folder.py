@@ -111,6 +111,13 @@ def test_list_files_decide_the_splits_in_their_order(tmp_path: Path) -> None:
     assert "from train.txt, val.txt, test.txt; 6 images are in no list" in open_dataset(spec, "val").describe()
 
 
+def test_lists_without_that_of_the_training_images_are_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    lists(root, val="001")
+    with pytest.raises(LabError, match=r"val\.txt: there, but no .*train\.txt. List the training images too"):
+        open_dataset(f"folder:{root}", "train")
+
+
 def test_lists_of_pascal_voc_are_found(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {n: labels(0, 1) for n in "abc"}, images="JPEGImages", to="SegmentationClass")
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)

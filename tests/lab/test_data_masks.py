@@ -91,15 +91,47 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_image(tmp_path / "gone.png")
 
 
-def huge_png(path: Path, width: int, height: int) -> Path:
-    """A few hundred bytes that claim to be a picture of this size."""
+def png(path: Path, width: int, height: int, pixels: bytes, *, bits: int = 8, colours: int = 0) -> Path:
+    """A PNG by hand: Pillow writes no grey of 4 bits and no colours of 16. colours: 0 grey, 2 RGB, 4 grey and alpha."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b""))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b""))
     return path
+
+
+def huge_png(path: Path, width: int, height: int) -> Path:
+    """A few hundred bytes that claim to be a picture of this size."""
+    return png(path, width, height, b"\0" * 99)
+
+
+@pytest.mark.parametrize(("colours", "channels"), [(2, 3), (4, 2)])
+def test_colours_of_16_bits_are_refused_and_never_cut_to_their_high_byte(
+    tmp_path: Path, colours: int, channels: int
+) -> None:
+    path = png(
+        tmp_path / "deep.png", 1, 1, b"\0" + struct.pack(f">{channels}H", *[199] * channels), bits=16, colours=colours
+    )
+    with pytest.raises(LabError, match=r"deep\.png: the image has more than 8 bits a channel"):
+        read_image(path)
+    with pytest.raises(LabError, match=r"deep\.png: a colour mask of 16 bits a channel"):
+        read_mask(path)
+
+
+def test_a_ppm_of_16_bits_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.ppm"
+    path.write_bytes(b"P6 1 1 65535\n" + struct.pack(">3H", 1, 2, 3))
+    with pytest.raises(LabError, match="more than 8 bits a channel"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("bits", "pixels", "expected"), [(4, b"\x01\x2f", [0, 1, 2, 15]), (2, b"\x1b", [0, 1, 2, 3])])
+def test_labels_of_less_than_8_bits_are_those_of_the_file(
+    tmp_path: Path, bits: int, pixels: bytes, expected: list[int]
+) -> None:
+    assert read_mask(png(tmp_path / "small.png", 4, 1, b"\0" + pixels, bits=bits)).values.tolist() == [expected]
 
 
 @pytest.mark.parametrize("side", [10_000, 60_000])  # above Pillow's warning, above its error

@@ -168,6 +168,7 @@ def test_a_right_prediction_costs_less_than_a_wrong_one(name: str) -> None:
         ("0*hinge", ["positive number"]),
         ("a*hinge", ["positive number"]),
         ("hinge>1.5>cross_entropy", ["between 0 and 1"]),
+        ("cross_entropy+0.5*cross_entropy", ["'cross_entropy' stands twice", "sum of its factors"]),
         ("hinge>0.5", ["between two losses"]),
         ("0.5>hinge", ["between two losses"]),
         ("hinge>0.5>0.6>cross_entropy", ["between two losses"]),

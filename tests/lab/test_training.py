@@ -281,3 +281,13 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale(tiny, tmp_p
         for part in ("running_mean", "running_var"):
             assert torch.equal(after[norm + part], before[norm + part]) == frozen
         assert not torch.equal(after[norm + "weight"], before[norm + "weight"])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_random_weights_have_no_statistics_to_keep_but_a_first_phase_learns_some(tmp_path) -> None:
+    with pytest.raises(LabError, match=r"freeze_batch_norm: a network of random weights.*--pretrain-epochs"):
+        train(config(tmp_path, model="unet", freeze_batch_norm=True))
+    path = train(config(tmp_path / "2", model="unet", freeze_batch_norm=True, pretrain_epochs=1))
+    means = [t for name, t in load_file(path.with_name("model.safetensors")).items() if name.endswith("running_mean")]
+    assert means
+    assert all(mean.abs().sum() > 0 for mean in means)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,14 +131,15 @@ def compare(
     Writes comparison.json, report.html (one file, no network needed), and each run's weights and curves.
     """
     names = options.parse_losses(losses)
-    run = _run_config(locals(), loss=names[0])
+    chosen = options.parse_seeds(seeds)
+    run = _run_config(locals(), names)
     from lovasz.lab.defaults import default_folder
 
     folder = out or default_folder(data, model, names)
     config = ComparisonConfig(
         run=run,
         losses=names,
-        seeds=options.parse_seeds(seeds),
+        seeds=chosen,
         out=str(folder),
         resume=resume,
         examples=examples,
@@ -196,7 +198,7 @@ def train(
     from lovasz.lab.defaults import default_folder
 
     folder = out or default_folder(data, model, (loss, f"seed-{seed}"))
-    run = _run_config(locals(), loss=loss, seed=seed, out=str(folder))
+    run = _run_config(locals(), (loss,), seed=seed, out=str(folder))
     from lovasz.lab.progress import speaks
     from lovasz.lab.training import train as run_training
 
@@ -211,43 +213,50 @@ def train(
     typer.echo(f"Weights: {path.with_name('model.safetensors')}")
 
 
-def _run_config(given: dict[str, Any], **changes: Any) -> RunConfig:
-    """The run that the options of `compare` and `train` describe; defaults differ with and without --weights."""
+def _run_config(given: dict[str, Any], losses: Sequence[str], **changes: Any) -> RunConfig:
+    """The run that the options of `compare` and `train` describe; defaults differ with and without --weights.
+
+    What can be wrong without the data is found before they are read, which may take minutes.
+    """
+    from lovasz.lab.losses import LossSpec
+    from lovasz.lab.models import check_name, describe_weights
+    from lovasz.lab.processes import launched
+
     weights: Path | None = given["weights"]
-    data_options = options.parse_data_options(given["data_option"])
-    epochs, crop, devices = given["epochs"], given["crop"], given["devices"]
-    if devices is None:
-        from lovasz.lab.processes import launched
-
-        devices = launched() or 1
-    if epochs is None or crop is None:
-        from lovasz.lab import defaults
-        from lovasz.lab.data import open_dataset
-
-        images = open_dataset(given["data"], "train", seed=given["data_seed"], **data_options)
-        if epochs is None:
-            epochs = defaults.default_epochs(images, devices * given["batch_size"], from_weights=weights is not None)
-        crop = defaults.default_crop(images) if crop is None else options.parse_crop(crop)
-    else:
-        crop = options.parse_crop(crop)
-    pretrain_epochs = given["pretrain_epochs"]
-    if pretrain_epochs is None:
-        pretrain_epochs = epochs if weights is None else 0
+    for loss in losses:
+        LossSpec.parse(loss)
+    check_name(given["model"])
     same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
     same += ("poly_power", "validate_every", "keep", "flip", "sampler", "freeze_batch_norm", "precision", "device")
     same += ("threads", "global_batch", "logger")
-    return RunConfig(
+    run = RunConfig(
         **{name: given[name] for name in same},
         weights=None if weights is None else str(weights),
-        epochs=epochs,
-        pretrain_epochs=pretrain_epochs,
-        crop=crop,
+        loss=losses[0],
+        epochs=given["epochs"] or 1,
+        pretrain_epochs=given["pretrain_epochs"] or 0,
+        crop=None if given["crop"] is None else options.parse_crop(given["crop"]),
         scale=options.parse_scale(given["scale"]),
         num_workers=given["workers"],
-        devices=devices,
-        data_options=data_options,
+        devices=given["devices"] or launched() or 1,
+        data_options=options.parse_data_options(given["data_option"]),
         **changes,
     )
+    if weights is not None:
+        describe_weights(weights)
+    if given["epochs"] is None or given["crop"] is None:
+        from lovasz.lab import defaults
+        from lovasz.lab.data import open_dataset
+
+        images = open_dataset(run.data, "train", seed=run.data_seed, **run.data_options)
+        if given["epochs"] is None:
+            size = run.devices * run.batch_size
+            run = run.replace(epochs=defaults.default_epochs(images, size, from_weights=weights is not None))
+        if given["crop"] is None:
+            run = run.replace(crop=defaults.default_crop(images))
+    if given["pretrain_epochs"] is None and weights is None:
+        run = run.replace(pretrain_epochs=run.epochs)
+    return run
 
 
 @app.command(epilog=help_examples("evaluate"))

@@ -112,7 +112,7 @@ def print_predictions(done: Predictions) -> None:
     if done.other_files:
         console.print(Text(f"Left out, no images by their ending: {_first_of(done.other_files)}"), highlight=False)
     if done.unreadable:
-        reasons = "\n".join(f"  {path}: {reason}" for path, reason in done.unreadable.items())
+        reasons = "\n".join(f"  {reason}" for reason in done.unreadable.values())  # each names its file
         many = "1 image has" if len(done.unreadable) == 1 else f"{len(done.unreadable)} images have"
         raise LabError(f"{many} no mask, because the file could not be read:\n{reasons}")
 

@@ -3,8 +3,8 @@
 EXAMPLES = {
     "lovasz": (
         "lovasz compare --data shapes",
-        "lovasz compare --data folder:my_images",
-        "lovasz predict new_photos --weights runs/my_images/lovasz_softmax/seed-0/model.safetensors",
+        "lovasz compare --data folder:my_images --out runs/mine",
+        "lovasz predict new_photos --weights runs/mine/lovasz_softmax/seed-0/model.safetensors",
         "lovasz doctor",
     ),
     "compare": (

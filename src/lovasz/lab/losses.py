@@ -281,6 +281,8 @@ def _parse_sum(part: str, text: str) -> tuple[tuple[float, str], ...]:
             nearest = difflib.get_close_matches(name, NAMES, 1, 0.4)
             hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
             raise LabError(f"loss {text!r}: there is no loss {name!r}.{hint} Losses: {', '.join(NAMES)}.")
+        if any(name == earlier for _, earlier in terms):
+            raise LabError(f"loss {text!r}: {name!r} stands twice in a sum; give it once, with the sum of its factors.")
         terms.append((factor, name))
     return tuple(terms)
 

@@ -49,7 +49,7 @@ DataOption = Annotated[
     typer.Option(
         "--data-option",
         metavar="NAME=VALUE",
-        help="A setting of the data set, such as void=255; may be repeated.",
+        help="A setting of the data set; repeatable. Of folder: classes, palette, values, void, coding, images, masks.",
         rich_help_panel=DATA,
         show_default=False,
     ),
@@ -317,10 +317,10 @@ def parse_scale(text: str | None) -> tuple[float, float]:
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """A count `"3"` -> `(0, 1, 2)`; a list `"7,"` or `"0,5,9"` -> those seeds. Raises LabError."""
-    remedy = "expected how many (--seeds 3) or a list of different whole numbers (--seeds 0,1,2; one seed: --seeds 7,)."
+    remedy = "expected how many, at most 1000 (--seeds 3), or a list of different whole numbers (--seeds 0,1,2 or 7,)."
     try:
         if "," not in text:
-            seeds = tuple(range(min(int(text), 1000)))
+            seeds = tuple(range(int(text))) if int(text) <= 1000 else ()
         else:
             seeds = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:

@@ -173,8 +173,15 @@ def find_start(
     if not config.pretrain_epochs and brings_weights(config.model):
         return Start("weights", config.model, random)
     if not config.pretrain_epochs:
+        if config.freeze_batch_norm:
+            raise LabError(
+                "freeze_batch_norm: a network of random weights has no statistics to keep. Start from --weights or "
+                "from --pretrain-epochs of cross-entropy, or leave --freeze-batch-norm out."
+            )
         return Start("random", f"seed {config.seed}", random)
-    first = config.replace(loss="cross_entropy", epochs=config.pretrain_epochs, pretrain_epochs=0, keep="last")
+    first = config.replace(
+        loss="cross_entropy", epochs=config.pretrain_epochs, pretrain_epochs=0, keep="last", freeze_batch_norm=False
+    )
     place = folder / "pretraining" / f"seed-{config.seed}"
     finished = place / "run.json"
     if team.tell(finished.is_file()):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -51,9 +52,9 @@ def read_image(path: Path) -> np.ndarray:
     missing, damaged, larger than Pillow's limit on pixels, or of 16 or 32 bits (which to stretch is not ours to guess).
     """
     with _opened(path, "image") as image:
-        if image.mode in (*SIXTEEN_BITS, "F"):
+        if image.mode in (*SIXTEEN_BITS, "F") or _cut_to_eight_bits(image):
             raise LabError(
-                f"{path}: the image has more than 8 bits a channel (mode {image.mode}); expected 8. "
+                f"{path}: the image has more than 8 bits a channel (mode {_stored_mode(image)}); expected 8. "
                 "Save it as 8-bit grey or RGB, stretched as you want the network to see it."
             )
         image = ImageOps.exif_transpose(image)
@@ -84,13 +85,19 @@ def read_mask(path: Path) -> RawMask:
                 f"{path}: a JPEG mask. Its compression changes labels along every edge; expected a lossless file. "
                 "Save masks as PNG."
             )
-        palette = None
+        palette, stored = None, _stored_mode(image)
+        if _cut_to_eight_bits(image):
+            raise LabError(
+                f"{path}: a colour mask of 16 bits a channel (mode {stored}); expected 8. Save it as 8-bit RGB, or as "
+                "grey, which may have 16."
+            )
         if image.mode == "P":
             colours = image.getpalette("RGB")
             palette = np.array(colours, np.uint8).reshape(-1, 3) if colours else None
             values = np.array(image)
         elif image.mode in ("1", "L"):
             values = np.array(image, np.uint8)  # 1-bit: 0 and 1
+            values //= {"L;2": 85, "L;4": 17}.get(stored, 1)  # which Pillow stretches to 0..255
         elif image.mode in SIXTEEN_BITS:
             wide = np.array(image).astype(np.int64)
             if wide.min() < 0 or wide.max() > 65535:
@@ -105,6 +112,26 @@ def read_mask(path: Path) -> RawMask:
         else:
             raise LabError(f"{path}: a mask of mode {image.mode}; expected grey, palette or RGB.")
         return RawMask(values, palette)
+
+
+def _decoding(image: Image.Image) -> tuple[Any, ...]:
+    """What Pillow tells its decoder about the pixels in the file; empty where it needs nothing."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ()
+    return arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """Pillow's name of how the pixels lie in the file, such as "RGB;16B"; its mode where the file does not say."""
+    return next((part for part in _decoding(image) if isinstance(part, str)), image.mode)
+
+
+def _cut_to_eight_bits(image: Image.Image) -> bool:
+    """Whether the file has more bits a channel than the picture that Pillow makes of it."""
+    if image.mode in SIXTEEN_BITS:
+        return False
+    largest = _decoding(image)[-1:] if image.format == "PPM" else ()
+    return ";16" in _stored_mode(image) or any(isinstance(value, int) and value > 255 for value in largest)
 
 
 @contextmanager

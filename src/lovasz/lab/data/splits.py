@@ -23,7 +23,11 @@ Split = Mapping[str, list[str]]  # stems of each split that there is
 
 
 def find_list_files(folder: Path) -> dict[str, Path]:
-    """The list files train.txt, val.txt, test.txt (or their other usual names) of a folder; empty without train."""
+    """The list files train.txt, val.txt, test.txt (or their other usual names) of a folder, if any.
+
+    Raises LabError for two lists of one split, and for lists without that of the training images: a random split
+    beside them would train on images that they hold back.
+    """
     found: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
         paths = [path for name in names if (path := folder / f"{name}.txt").is_file()]
@@ -31,7 +35,10 @@ def find_list_files(folder: Path) -> dict[str, Path]:
             raise LabError(f"{paths[0]} and {paths[1]}: two lists of the {split} images; keep one.")
         if paths:
             found[split] = paths[0]
-    return found if "train" in found else {}
+    if found and "train" not in found:
+        some = " and ".join(str(path) for path in found.values())
+        raise LabError(f"{some}: there, but no {folder / 'train.txt'}. List the training images too, or remove them.")
+    return found
 
 
 def read_list_files(files: Mapping[str, Path], stems: Collection[str], images: Path) -> dict[str, list[str]]:

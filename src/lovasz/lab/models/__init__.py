@@ -19,6 +19,7 @@ from lovasz.lab.models.weights import describe_weights, load_exported, load_weig
 __all__ = [
     "MODELS",
     "brings_weights",
+    "check_name",
     "create_model",
     "describe_weights",
     "load_exported",
@@ -41,11 +42,14 @@ def create_model(name: str, num_classes: int) -> nn.Module:
     Or one of another library, see `lovasz.lab.models.hub.create_foreign`, with the weights of its folder if it has any.
     Raises LabError for an unknown name or fewer than one class.
     """
-    if is_foreign(name):
-        return create_foreign(name, num_classes)
-    if name not in MODELS:
+    check_name(name)
+    return create_foreign(name, num_classes) if is_foreign(name) else MODELS[name](num_classes)
+
+
+def check_name(name: str) -> None:
+    """Raise LabError for a name that is neither one of `MODELS` nor of the form of another library's."""
+    if not is_foreign(name) and name not in MODELS:
         raise LabError(
             f"model {name!r} is unknown; choose one of: {', '.join(MODELS)}; or one of another library, such as "
             f"{', '.join(EXAMPLES.values())}."
         )
-    return MODELS[name](num_classes)

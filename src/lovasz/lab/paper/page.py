@@ -73,8 +73,8 @@ def folders(results: Path) -> list[tuple[str, str]]:
 _HEAD = """# The paper's experiments
 
 What Berman, Rannen Triki and Blaschko (CVPR 2018, arXiv 1705.08790) report, and what this repository measures. Every
-number of ours is read from the JSON named beside it; `lovasz paper page` makes this page from those files alone, and
-`lovasz paper all --small --shared FOLDER` runs what is not there yet, on two cores.
+number of ours is read from the JSON named beside it, a copy of what the experiment wrote. `lovasz paper page` makes the
+page from a folder of experiments; `lovasz paper all --small --shared FOLDER` runs what is not there yet, on two cores.
 """
 
 
