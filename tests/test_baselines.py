@@ -279,3 +279,8 @@ def test_bad_arguments_are_named():
         hinge_loss(torch.zeros(5, 3), torch.zeros(5, dtype=torch.long), per_image=True)
     with pytest.raises(TypeError, match="ignore_index must be an integer"):
         hinge_loss(input, target, ignore_index=1.5)
+
+
+def test_probabilities_in_half_precision_may_be_off_by_its_rounding() -> None:
+    probabilities = torch.tensor([[1.001, 0.2]], dtype=torch.float16)  # the next number above 1
+    assert 0 <= soft_jaccard_loss(probabilities, torch.tensor([[1, 0]]), from_logits=False) <= 1

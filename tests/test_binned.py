@@ -166,6 +166,15 @@ def test_gradient_scales_with_what_comes_in_and_can_be_taken_again(impl: str) ->
     torch.testing.assert_close(thrice, 3 * once)
 
 
+@pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
+def test_a_second_derivative_is_refused_and_not_taken_to_be_zero() -> None:
+    logits = torch.randn(1, 3, 90, 90, requires_grad=True)
+    loss = lovasz_softmax(logits, torch.randint(0, 3, (1, 90, 90)), impl="numba")
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiable once.*method='exact'"):
+        (loss + gradient.square().sum()).backward()
+
+
 def test_weights_of_a_bin_add_up_to_the_increase_of_the_jaccard_loss() -> None:
     background = torch.randint(0, 5, (3, 40)) * torch.randint(0, 2, (3, 40))
     foreground = torch.randint(0, 4, (3, 40)) * torch.randint(0, 2, (3, 40))

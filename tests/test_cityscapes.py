@@ -179,3 +179,14 @@ def test_an_image_that_is_all_void_has_no_score():
     scores = CityscapesScores()
     scores.update(*(torch.zeros(1, 2, 2, dtype=torch.long) for _ in range(3)))
     assert all(math.isnan(float(value)) for value in scores.compute().values())
+
+
+def test_scores_begun_in_inference_mode_go_on_outside():
+    target, instances, preds = (torch.from_numpy(part).long()[None] for part in scene(0))
+    scores, alone = CityscapesScores(), CityscapesScores()
+    with torch.inference_mode():
+        scores(preds, target, instances)
+    for one, times in ((scores, 1), (alone, 2)):
+        for _ in range(times):
+            one.update(preds, target, instances)
+    torch.testing.assert_close(scores.compute(), alone.compute())

@@ -112,3 +112,17 @@ def test_bad_weights_are_named(options: dict, message: str) -> None:
     logits, target = draw((4, 4), None)
     with pytest.raises(ValueError, match=message):
         lovasz_cross_entropy(logits, target, **options)
+
+
+@pytest.mark.parametrize("size", [(5, 6), (70, 90)], ids=["small", "large"])
+@pytest.mark.parametrize("impl", ["auto", *IMPLS])
+def test_void_pixels_may_hold_anything(impl: str, size: tuple[int, int]) -> None:
+    logits, target = draw(size, 255)
+    void = (target == 255).unsqueeze(1).expand_as(logits)
+    clean = logits.clone().requires_grad_()
+    dirty = logits.masked_fill(void, float("nan")).requires_grad_()
+    losses = [lovasz_cross_entropy(x, target, ignore_index=255, impl=impl) for x in (clean, dirty)]
+    gradients = [torch.autograd.grad(loss, x)[0] for loss, x in zip(losses, (clean, dirty), strict=True)]
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+    assert gradients[1][void].abs().sum() == 0

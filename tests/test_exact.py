@@ -92,6 +92,14 @@ def test_compiles_to_one_graph(classes) -> None:
     torch.testing.assert_close(gradient, expected)
 
 
+def test_compiles_for_small_inputs_whose_size_changes() -> None:
+    """From the second size on torch.compile takes sizes as symbols."""
+    compiled = torch.compile(lambda logits, target: lovasz_softmax(logits, target), backend="eager", fullgraph=True)
+    for size in (10, 12, 15):
+        logits, target = torch.randn(1, 3, size, size), torch.randint(0, 3, (1, size, size))
+        torch.testing.assert_close(compiled(logits, target), lovasz_softmax(logits, target, method="exact"))
+
+
 def test_precision_does_not_fall_with_the_number_of_pixels() -> None:
     # The usual float32 cumulative sum and difference is off by per cents here.
     pixels = 2**20

@@ -437,6 +437,31 @@ def test_counts_begun_in_inference_mode_go_on_outside(kind):
     assert metric.compute() == pytest.approx({DatasetIoU: (1 / 4 + 2 / 5) / 2, ImageIoU: 1 / 2}[kind])
 
 
+@pytest.mark.parametrize("kind", [DatasetIoU, ImageIoU])
+def test_without_synchronisation_no_result_asks_the_other_processes(kind):
+    asked = []
+
+    def gather(tensor, group=None):
+        asked.append(tensor)
+        return [tensor]
+
+    metric = kind(2, sync_on_compute=False, dist_sync_fn=gather, distributed_available_fn=lambda: True)
+    metric.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]))
+    metric.compute()
+    metric.per_class()
+    assert not asked
+
+
+def test_a_collection_keeps_metrics_of_other_settings_apart():
+    """torchmetrics lets metrics share states that are alike after the first batch, whatever the second brings."""
+    collection = torchmetrics.MetricCollection(
+        {"exclude": ImageIoU(2, classes=[1]), "one": ImageIoU(2, classes=[1], absent="one")}
+    )
+    collection.update(torch.tensor([[[1, 1]]]), torch.tensor([[[0, 1]]]))
+    collection.update(torch.tensor([[[0, 0]]]), torch.tensor([[[0, 0]]]))
+    assert {name: float(value) for name, value in collection.compute().items()} == {"exclude": 0.5, "one": 0.75}
+
+
 def test_importing_the_library_does_not_load_torchmetrics_and_its_absence_is_explained():
     program = (
         "import sys, lovasz\n"

@@ -183,6 +183,8 @@ def test_a_wrong_argument_is_named(arguments, message):
 
 
 def test_classes_that_are_no_integers_are_refused():
+    with pytest.raises(TypeError, match=r"classes holds .*expected class indices as plain int"):
+        EquibatchSampler([[0], [1]], classes=torch.arange(2))
     with pytest.raises(TypeError, match=r"image_classes\[1\] holds 'cat'"):
         EquibatchSampler([[0], ["cat"]])
 
@@ -204,7 +206,7 @@ class Masks:
 
 
 def read(data, **keywords):
-    return image_classes(data, lambda item: item["mask"], ignore_index=255, **keywords)
+    return image_classes(data, lambda item: item["mask"], **({"ignore_index": 255} | keywords))
 
 
 def test_the_classes_of_each_image_are_found_with_progress():
@@ -222,7 +224,23 @@ def test_they_are_read_once_and_again_only_for_other_data(tmp_path):
     assert read(data, cache=cache, key="b") == [[9], [1], []]
     data.masks.append(torch.tensor([4]))
     assert read(data, cache=cache, key="b") == [[9], [1], [], [4]]
+    assert read(data, cache=cache, key="b", ignore_index=9) == [[], [1], [255], [4]]
     assert [path.name for path in cache.parent.iterdir()] == ["images.json"]
+
+
+def test_processes_that_write_one_cache_together_do_not_disturb_each_other(tmp_path, monkeypatch):
+    import os
+
+    cache, replace = tmp_path / "c.json", os.replace
+
+    def while_another_writes(source, destination):
+        monkeypatch.setattr(os, "replace", replace)
+        read(Masks(), cache=cache)
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", while_another_writes)
+    assert read(Masks(), cache=cache) == [[0, 2], [1], []]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.json"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 9, "key": "", "classes": []}', "[" * 9999])

@@ -85,3 +85,8 @@ def test_dice_extension_equals_its_set_function_at_the_corners() -> None:
         expected = (missed + alarms) / max(1, 4 - missed + alarms)
         value = lovasz_extension(wrong.double(), foreground, set_function=dice).item()
         assert value == pytest.approx(expected)
+
+
+def test_a_void_label_among_the_foreground_is_named() -> None:
+    with pytest.raises(ValueError, match="foreground holds 255, expected 0 and 1"):
+        lovasz_extension(torch.tensor([0.9, 0.2, 0.4]), torch.tensor([1, 0, 255]))

@@ -159,6 +159,23 @@ def test_the_choice_of_kernel_gives_its_reason() -> None:
         choose("binned", "numba", torch.device("cuda"), 10**7)
 
 
+def test_numba_that_cannot_be_imported_is_told_and_passed_over(monkeypatch) -> None:
+    def refuse(name):
+        raise ImportError("Numba needs NumPy 2.0 or less")
+
+    pytest.importorskip("numba")
+    numba_problem.cache_clear()
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr("lovasz.kernels.importlib.import_module", refuse)
+            assert "cannot be imported (Numba needs NumPy 2.0 or less)" in numba_problem()
+        assert choose("binned", "auto", torch.device("cpu"), 10**7).kernel == "portable"
+        with pytest.raises(ImportError, match="Numba needs NumPy"):
+            choose("binned", "numba", torch.device("cpu"), 10**7)
+    finally:
+        numba_problem.cache_clear()
+
+
 def test_numba_that_is_missing_is_named_with_its_extra(monkeypatch) -> None:
     monkeypatch.setattr("lovasz.kernels.numba_problem", lambda: 'numba is not installed; pip install "lovasz[cpu]"')
     with pytest.raises(ImportError, match=r"lovasz\[cpu\]"):

@@ -97,15 +97,15 @@ def soft_jaccard_loss(
         0.3636
     """
     scores, foreground, valid, binary = _masks(input, target, per_image, ignore_index)
+    if not from_logits:
+        validation.check_probabilities(input)  # before it is widened: its own type decides what is rounding
     if binary and not (isinstance(classes, str) and classes == "present"):
         raise TypeError(
             "classes belongs to input with a channel per class; a binary input has one class, the foreground"
         )
     only_present, chosen = validation.resolve_classes(classes, scores.shape[1])
-    if not from_logits:
-        validation.check_probabilities(scores)
-        probabilities = scores
-    else:
+    probabilities = scores
+    if from_logits:
         probabilities = scores.sigmoid() if binary else scores.softmax(1)
     if chosen is not None:
         probabilities, foreground = probabilities[:, list(chosen)], foreground[:, list(chosen)]

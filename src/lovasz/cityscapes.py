@@ -159,12 +159,16 @@ class CityscapesScores(Metric):
                 raise ValueError(f"{name} holds {wrong}; expected 0..{most - 1} (label ids, not train ids).")
         count = len(NAMES)
         cells = torch.bincount((target * count + preds).flatten(), minlength=count * count)
-        self.confusion += cells.view(count, count)
+        # Not in place: the states may stem from torch.inference_mode.
+        self.confusion = self.confusion + cells.view(count, count)
+        weighted, weighted_category = torch.zeros_like(self.weighted), torch.zeros_like(self.weighted_category)
         for labels, objects in zip(preds, instances, strict=True):
-            self._add_objects(labels.flatten(), objects.flatten())
+            self._add_objects(labels.flatten(), objects.flatten(), weighted, weighted_category)
+        self.weighted = self.weighted + weighted
+        self.weighted_category = self.weighted_category + weighted_category
 
-    def _add_objects(self, labels: Tensor, objects: Tensor) -> None:
-        """The weighted pixels of one image's objects."""
+    def _add_objects(self, labels: Tensor, objects: Tensor, weighted: Tensor, weighted_category: Tensor) -> None:
+        """Adds the weighted pixels of one image's objects, by class and by category."""
         inside = objects > _PER_INSTANCE
         values, which, sizes = torch.unique(objects[inside], return_inverse=True, return_counts=True)  # (K,)
         if not len(values):
@@ -180,11 +184,11 @@ class CityscapesScores(Metric):
                 continue
             size = int(sizes[i])
             weight = MEAN_SIZES[NAMES[label]] / size
-            self.weighted[label, 0] += int(right[i]) * weight
-            self.weighted[label, 1] += (size - int(right[i])) * weight
+            weighted[label, 0] += int(right[i]) * weight
+            weighted[label, 1] += (size - int(right[i])) * weight
             category = INSTANCE_CATEGORIES.index(_LABELS[label][1])
-            self.weighted_category[category, 0] += int(right_category[i]) * weight
-            self.weighted_category[category, 1] += (size - int(right_category[i])) * weight
+            weighted_category[category, 0] += int(right_category[i]) * weight
+            weighted_category[category, 1] += (size - int(right_category[i])) * weight
 
     @staticmethod
     def _categories(device: torch.device) -> Tensor:
@@ -204,13 +208,13 @@ class CityscapesScores(Metric):
 
     def per_class(self) -> dict[str, tuple[float, float]]:
         """IoU and iIoU of the 19 classes by name. All processes must call it together."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             rows = self._class_scores().tolist()
         return {NAMES[label]: (row[0], row[1]) for label, row in zip(EVALUATED, rows, strict=True)}
 
     def per_category(self) -> dict[str, tuple[float, float]]:
         """IoU and iIoU of the 7 categories by name. All processes must call it together."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             rows = self._category_scores().tolist()
         return {name: (row[0], row[1]) for name, row in zip(CATEGORIES, rows, strict=True)}
 

@@ -56,8 +56,8 @@ def lovasz_softmax(
 
     Returns:
         A scalar in [0, 1], float64 for float64 input, else float32. It is 0, attached to the graph with zero gradient,
-        if all pixels are void or no class to average over is present. NaN or infinite logits of a valid pixel
-        propagate: the loss is NaN, as with F.cross_entropy.
+        if all pixels are void or no class to average over is present. A logit of NaN or +inf at a valid pixel
+        makes the loss NaN, as with F.cross_entropy; one of -inf is a probability of 0.
 
     Raises:
         TypeError: dtypes that are not as above.
@@ -112,7 +112,7 @@ def lovasz_cross_entropy(
 
     Returns:
         A scalar, float64 for float64 input, else float32; 0 with zero gradient if all pixels are void, where
-        F.cross_entropy is NaN. NaN or infinite logits of a valid pixel propagate.
+        F.cross_entropy is NaN. A logit of NaN or +inf at a valid pixel makes the loss NaN.
 
     Raises:
         TypeError, ValueError, ImportError: as :func:`lovasz_softmax`; ValueError also for a negative weight of a term
@@ -292,8 +292,8 @@ def lovasz_extension(
         (...) one value per row; differentiable in ``errors``.
 
     Raises:
-        TypeError, ValueError: dtypes or shapes that do not match, an unknown name, a set function that is not 0 at no
-        error.
+        TypeError, ValueError: dtypes or shapes that do not match, a foreground of other values than 0 and 1, an unknown
+        name, a set function that is not 0 at no error.
 
     Example:
         >>> errors = torch.tensor([0.9, 0.2, 0.4])
@@ -313,6 +313,7 @@ def lovasz_extension(
     if errors.dim() == 0:
         raise ValueError("errors must be (..., P), got a scalar")
     validation.require_not_empty(errors)
+    validation.check_zero_or_one("foreground", foreground)
     function = set_functions.resolve(set_function, errors.shape[-1])
     rows = (errors if errors.dtype == torch.float64 else errors.float()).reshape(-1, errors.shape[-1])
     mask = (foreground != 0).reshape(rows.shape)

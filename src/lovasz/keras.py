@@ -68,6 +68,8 @@ class _LovaszLoss(keras.losses.Loss):
             if weight is None:
                 continue
             weight = ops.cast(ops.convert_to_tensor(weight), "float32")
+            if len(weight.shape) and weight.shape[0] != 1 and input.shape[0] == 1:
+                weight = ops.reshape(weight, (1, -1))  # of a flat input, whose pixels are one image
             if len(weight.shape) == 0 or (problem.per_image and _is_of_images(weight)):
                 of_images.append(ops.reshape(weight, (-1,)))  # (N,) or (1,)
             else:

@@ -5,6 +5,7 @@ Apart from the losses because it needs torchmetrics, which `import lovasz` must 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -70,6 +71,9 @@ class _ConfusionIoU(Metric):
                 raise ValueError(f"classes contains {ignore_index}, which is also ignore_index.")
             counted[ignore_index] = False  # it has no true pixel, so its IoU says nothing
         self.register_buffer("_counted", counted, persistent=False)
+        # A MetricCollection lets metrics whose states are alike share them: those of other settings must differ.
+        setting = repr((ignore_index, absent, threshold, sorted(chosen))).encode()
+        self.add_state("setting", default=torch.tensor(zlib.crc32(setting)), dist_reduce_fx="max")
         self._add_states()
 
     def _add_states(self) -> None:
@@ -163,12 +167,12 @@ class DatasetIoU(_ConfusionIoU):
 
     def per_class(self) -> Tensor:
         """IoU of every class, float64 (C,), NaN where a class is left out. All processes must call it together."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             return self._class_iou(self.confusion)
 
     def pixel_accuracy(self) -> Tensor:
         """Share of the valid pixels predicted right, float64 scalar. All processes must call it together."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             if not self.confusion.any():
                 return self._no_pixels()
             return self.confusion.diagonal().sum().double() / self.confusion.sum().double()
@@ -244,7 +248,7 @@ class ImageIoU(_ConfusionIoU):
 
         All processes must call it together.
         """
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=not self._is_synced):
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             return self.class_steps.double() / self.class_count.double() / _STEPS
 
 

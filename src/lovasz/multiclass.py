@@ -80,6 +80,8 @@ def _cross_entropy(
     logits = input if input.dtype == torch.float64 else input.float()
     class_weights = None if weight is None else weight.to(logits.dtype)
     void = -100 if ignore_index is None else ignore_index
+    if ignore_index is not None:  # a void pixel may hold NaN, which its gradient of 0 would take up
+        logits = logits.masked_fill((target == void).unsqueeze(1), 0.0)
     total = F.cross_entropy(logits, target, class_weights, ignore_index=void, label_smoothing=terms[1], reduction="sum")
     valid = target != void
     each = torch.ones_like(logits[0, :, 0]) if class_weights is None else class_weights

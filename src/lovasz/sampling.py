@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ class EquibatchSampler(Sampler[int]):
                 if not members or members[-1] != index:
                     members.append(index)
         chosen = sorted(images) if classes is None else list(classes)
+        for label in chosen:
+            if not isinstance(label, int) or isinstance(label, bool):
+                raise TypeError(f"classes holds {label!r}; expected class indices as plain int, such as [0, 7].")
         if not chosen:
             raise ValueError(
                 "image_classes names no class for any image; expected class indices, such as [[0, 7], [0]]."
@@ -203,7 +207,7 @@ def image_classes(
         progress: called with (images done, images of all) after each image.
         cache: a JSON file that is read instead where it exists, and written after the pass.
         key: any text that says which data these are, and in which state (a path, a split, a date); a cache with
-            another key, or of another number of images, is made anew.
+            another key or ignore_index, or of another number of images, is made anew.
 
     Raises ValueError for a cache that is not readable as such (delete it), TypeError for a target that is not of
     integers.
@@ -214,7 +218,8 @@ def image_classes(
     path = None if cache is None else Path(cache)
     if path is not None and path.is_file():
         kept = _read_cache(path)
-        if kept["key"] == key and len(kept["classes"]) == len(dataset):
+        same = kept["key"] == key and kept.get("ignore_index", "not said") == ignore_index
+        if same and len(kept["classes"]) == len(dataset):
             return kept["classes"]
     found: list[list[int]] = []
     for index in range(len(dataset)):
@@ -227,8 +232,10 @@ def image_classes(
             progress(index + 1, len(dataset))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps({"version": _CACHE_VERSION, "key": key, "classes": found}), encoding="utf-8")
+        content = {"version": _CACHE_VERSION, "key": key, "ignore_index": ignore_index, "classes": found}
+        # A name of its own, for the processes of one training may all write the same cache.
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+        partial.write_text(json.dumps(content), encoding="utf-8")
         os.replace(partial, path)
     return found
 

@@ -152,6 +152,19 @@ def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> 
         raise label_error(int(target[wrong][0]), num_classes)
 
 
+def check_zero_or_one(name: str, tensor: Tensor) -> None:
+    """Raise ValueError naming a value that is neither 0 nor 1; an accelerator is not waited for."""
+    if tensor.dtype == torch.bool:
+        return
+    wrong = (tensor != 0) & (tensor != 1)
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        _assert_later(~wrong.any(), f"{name} holds a value that is neither 0 nor 1")
+    elif bool(wrong.any()):
+        raise ValueError(
+            f"{name} holds {int(tensor[wrong][0])}, expected 0 and 1, or bool; leave void pixels out of both tensors"
+        )
+
+
 def label_error(label: int, num_classes: int) -> ValueError:
     """The error for a label beyond the classes."""
     what = "0 or 1" if num_classes == 2 else f"0 to {num_classes - 1}"

@@ -90,6 +90,17 @@ def weights() -> None:
         criterion = port.LovaszSoftmaxLoss(method=method)
         weighted = criterion(labels, scores, sample_weight=counts.astype(np.float32))
         report(f"pixel weights {method}", actual=float(weighted), expected=expected)
+    flat = {"y_true": labels[0].ravel(), "y_pred": scores[0].reshape(-1, 3)}
+    weight = counts[0].astype(np.float32).ravel()
+    alone = port.LovaszSoftmaxLoss()(labels[:1], scores[:1], sample_weight=counts[:1].astype(np.float32))
+    for shape in ((-1,), (-1, 1)):
+        weighted = port.LovaszSoftmaxLoss()(**flat, sample_weight=weight.reshape(shape))
+        report(f"flat weights {len(shape)}", actual=float(weighted), expected=float(alone))
+    chosen = weight > 0
+    binary = {"y_true": labels[0].ravel() > 0, "y_pred": scores[0, ..., 0].ravel()}
+    weighted = port.LovaszHingeLoss()(**binary, sample_weight=chosen.astype(np.float32))
+    subset = port.LovaszHingeLoss()(*(part[chosen] for part in binary.values()))
+    report("flat hinge weights", actual=float(weighted), expected=float(subset))
     for reduction in ("sum_over_batch_size", "sum", "mean_with_sample_weight"):
         criterion = port.LovaszHingeLoss(reduction=reduction)
         single = [float(port.lovasz_hinge(labels[i : i + 1] > 0, scores[i : i + 1, ..., 0])) for i in range(2)]

@@ -51,6 +51,11 @@ def test_a_pixel_of_weight_two_is_two_pixels(rows: dict[str, dict], method: str)
     assert row["actual"] == pytest.approx(row["expected"], rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["flat weights 1", "flat weights 2", "flat hinge weights"])
+def test_weights_of_flat_inputs_are_those_of_pixels(rows: dict[str, dict], name: str) -> None:
+    assert rows[name]["actual"] == pytest.approx(rows[name]["expected"], rel=1e-5)
+
+
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
 def test_a_weight_of_an_image_multiplies_its_loss(rows: dict[str, dict], reduction: str) -> None:
     row = rows[f"image weights {reduction}"]

@@ -109,3 +109,24 @@ def test_shapes_and_dtypes_that_do_not_fit_are_named() -> None:
         tf.function(port.lovasz_softmax).get_concrete_function(
             tf.TensorSpec((None, None, None, None)), tf.TensorSpec((None, None, None), tf.int32)
         )
+
+
+def test_a_graph_for_any_number_of_images_has_tables_for_each_that_stay_small() -> None:
+    """The finest bins of one class are 110,000; as many for each class of each image would fill the memory."""
+    from lovasz.ports import bins
+
+    fine, coarse = (bins.layout("softmax", groups, None).size for groups in (1, 21 * bins.UNKNOWN_IMAGES))
+    assert coarse < fine / 20
+    graph = tf.function(
+        lambda logits, target: port.lovasz_softmax(logits, target, per_image=True),
+        input_signature=[tf.TensorSpec((None, 32, 32, 21)), tf.TensorSpec((None, 32, 32), tf.int64)],
+    )
+    sizes = [
+        dimension
+        for node in graph.get_concrete_function().graph.get_operations()
+        for output in node.outputs
+        for dimension in (output.shape.as_list() if output.shape.rank is not None else ())
+        if dimension is not None
+    ]
+    assert fine not in sizes
+    assert coarse in sizes

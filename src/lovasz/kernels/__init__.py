@@ -38,9 +38,13 @@ class Choice:
 
 @functools.cache
 def numba_problem() -> str:
-    """Empty if the Numba kernel can run, else what is missing and the remedy."""
+    """Empty if the Numba kernel can run, else what is missing and the remedy. Imports numba."""
     if importlib.util.find_spec("numba") is None:
         return 'numba is not installed; pip install "lovasz[cpu]"'
+    try:
+        importlib.import_module("numba")
+    except (ImportError, AttributeError, OSError, RuntimeError, SystemError) as error:  # a NumPy that does not suit it
+        return f'numba is installed but cannot be imported ({error}); pip install --upgrade "lovasz[cpu]"'
     return ""
 
 
@@ -109,7 +113,9 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
     if impl == "torch":
         return Choice("portable", "asked for by impl='torch'")
     if errors <= SMALL and not shared:
-        return Choice("exact", f"small input ({errors:,} errors, at most {SMALL:,}): a sort is as quick, and exact")
+        # Under torch.compile the number may be symbolic, which no text can hold.
+        count = "" if torch.compiler.is_compiling() else f"{errors:,} errors, "
+        return Choice("exact", f"small input ({count}at most {SMALL:,}): a sort is as quick, and exact")
     if device.type == "cuda" and (torch.compiler.is_compiling() or not triton_problem()):
         return Choice("gpu", "CUDA tensors and triton is installed")
     if device.type == "cuda":

@@ -18,6 +18,7 @@ OCTAVE = 1 << 23  # places in one octave of a float32
 FAR = 32 * OCTAVE  # beyond this distance from the centre 16 bins to the octave do
 LARGEST = 0x7F800000  # bits of infinity
 
+UNKNOWN_IMAGES = 16  # taken for the images of a batch whose size is not known when the graph is made
 SLOTS = 1 << 20  # bins that all groups together may have in any case
 # Finest first, as (near, dropped) of a layout: 110,000, 40,000, 28,000, 14,000, 7,000 and 3,500 bins.
 FINENESS = ((11, 13), (10, 15), (9, 15), (8, 16), (7, 17), (6, 18))
@@ -62,19 +63,19 @@ def _bits(value: int) -> int:
     return ((127 + exponent) << 23) + (mantissa << 23 >> exponent)
 
 
-def layout(errors: str, groups: int | None, elements: int | None) -> Layout:
+def layout(errors: str, groups: int, elements: int | None) -> Layout:
     """The finest layout whose tables stay small beside the errors themselves.
 
     Args:
         errors: "softmax", "sigmoid", "probability", "hinge" or "elu".
-        groups: groups of pixels, each of which has its own bins; None if not known.
+        groups: groups of pixels, each of which has its own bins.
         elements: errors in all; None if not known.
     """
     mirrored = errors not in ("hinge", "elu")
     centre = 0x40000000 if errors == "elu" else 0x3F800000  # the error at score 0: 2 or 1
     room = max(SLOTS, (elements or 0) // 16)
     layouts = [Layout(mirrored, centre, near, dropped) for near, dropped in FINENESS]
-    fitting = [found for found in layouts if 2 * (groups or 1) * found.size <= room]
+    fitting = [found for found in layouts if 2 * groups * found.size <= room]
     return fitting[0] if fitting else layouts[-1]
 
 

@@ -83,7 +83,8 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
         slopes, totals = _by_sort(arrays, fixed, foreground, valid, problem.per_image, pixel_weight)
     else:
         elements = _product(arrays.static_shape(input))
-        layout = bins.layout(problem.errors, _product((images, classes)) if problem.per_image else classes, elements)
+        groups = classes * (bins.UNKNOWN_IMAGES if images is None else images) if problem.per_image else classes
+        layout = bins.layout(problem.errors, groups, elements)
         places = bins.bin_of(arrays, arrays.cast(fixed, "float32"), arrays.cast(complement, "float32"), layout)
         slopes, totals = _by_bins(arrays, places, foreground, valid, problem.per_image, layout.size, pixel_weight)
     shares = _shares(arrays, arrays.reshape(totals, (-1, classes)), problem)  # (R, C)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from lovasz import validation
 from lovasz.kernels import bins
@@ -59,12 +58,23 @@ class _Binned(torch.autograd.Function):
         return torch.tensor(value, dtype=torch.promote_types(input.dtype, torch.float32))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore
         input, target = ctx.saved_tensors
-        passes = _Passes(input, target, ctx.problem, ctx.group)
-        passes.lut, passes.weights, passes.head, passes.shares, passes.entropy = ctx.known
-        return passes.gradient(float(grad_outputs[0])), None, None, None, None
+        return _Gradient.apply(grad_outputs[0], input, target, ctx), None, None, None, None  # pyright: ignore
+
+
+class _Gradient(torch.autograd.Function):
+    """The second pass. A function of its own, so that a second derivative is refused and not taken to be 0."""
+
+    @staticmethod
+    def forward(ctx: Any, factor: Tensor, input: Tensor, target: Tensor, first: Any) -> Tensor:  # noqa: ARG004
+        passes = _Passes(input.detach(), target, first.problem, first.group)
+        passes.lut, passes.weights, passes.head, passes.shares, passes.entropy = first.known
+        return passes.gradient(float(factor))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: ARG004
+        raise RuntimeError("the binned loss is differentiable once; for second derivatives use method='exact'")
 
 
 class _Passes:
