@@ -39,7 +39,7 @@ def page(results: dict[str, Part], gpu: str = "") -> str:
         "Written by `make bench` (`python -m benchmarks`, or `python -m benchmarks PART ...`) from",
         "`benchmarks/results.json`. Every contestant is first checked on a piece of the input against its definition",
         "in float64. Times are medians of interleaved rounds with their quartiles, and the last column divides by the",
-        "yardstick's median in the same rounds: compare that, for the milliseconds change with the machine's load.",
+        "yardstick's median in the same table: compare that, for the milliseconds change with the machine's load.",
         "",
         "## Where ours loses",
         "",
