@@ -166,3 +166,12 @@ _run = surfaces.run
 
 def _drawn(folder: Path, resume: bool) -> Path:
     return _run(folder, points=5, resume=resume)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_grid_that_was_stopped_is_not_taken_for_finished(tmp_path, complete):
+    part = Part({"seeds": [0]}, lambda folder, resume, progress: folder)
+    document = {"version": 1, "name": "finetune", "config": {"seeds": [0]}, "environment": {}, "seconds": 1.0}
+    document |= {"scores": {"runs": [], "complete": complete}, "pictures": {}}
+    (tmp_path / "result.json").write_text(json.dumps(document))
+    assert everything.finished(tmp_path, part) is complete

@@ -290,8 +290,8 @@ def test_the_learning_rate_is_chosen_on_val_alone(start):
         entry("lovasz_softmax", 1e-4, 0.4, 0.1),
     ]
     assert finetune.choose(entries, grid(start, batch_sizes=(4,))) == [
-        {"loss": "cross_entropy", "batch_size": 4, "learning_rate": 1e-3},
-        {"loss": "lovasz_softmax", "batch_size": 4, "learning_rate": 1e-4},
+        {"loss": "cross_entropy", "batch_size": 4, "learning_rate": 1e-3, "epochs": 1},
+        {"loss": "lovasz_softmax", "batch_size": 4, "learning_rate": 1e-4, "epochs": 1},
     ]
 
 
@@ -394,7 +394,7 @@ def test_gains_are_those_of_the_means_over_seeds():
         scored("cross_entropy", 0, 0.99, learning_rate=1e-2),  # tried, not kept
         scored("lovasz_softmax", 0, 0.60, sampler="equibatch"),
     ]
-    chosen = [{"loss": "cross_entropy", "batch_size": 10, "learning_rate": 1e-3}]
+    chosen = [{"loss": "cross_entropy", "batch_size": 10, "learning_rate": 1e-3, "epochs": 5}]
     config = grid(Path("w")).to_json("camvid")
     section = table4.section({"config": config, "scores": {"start": start, "chosen": chosen, "runs": runs}})
     ours = {row.what: row.ours for row in section.rows}
@@ -406,6 +406,9 @@ def test_gains_are_those_of_the_means_over_seeds():
     assert "equibatch with Lovász-Softmax, batch size 10: +3.00 points" in section.seen
     assert "6.0 h in all" in section.setting
     assert (section.seconds, section.machine) == (6 * 3600, "M")
+    shorter = [*runs, scored("cross_entropy", 0, 0.53, learning_rate=2e-4, epochs=1)]  # of another search
+    reported = [g for g in table4.groups({"chosen": chosen, "runs": shorter}) if g["reported"]]
+    assert ("cross_entropy", 2e-4, 1) in {(g["loss"], g["learning_rate"], g["epochs"]) for g in reported}
     rates, classes = section.tables
     assert rates.rows[0][1:] == ["**55.00**", "99.00"]
     assert classes.rows == [["a", "50.0", "57.0", "51.0", "55.0"], ["b", "-", "-", "-", "-"]]

@@ -156,6 +156,7 @@ def run(
                 shown.advance(bar)
         if setting.data.startswith("cityscapes:"):
             _table_4(grid, data.val, shown)
+        grid.complete = True
         if crops:
             _figure_8(grid, data.val if data.test is None else data.test, shown)
     return grid.write()
@@ -175,7 +176,7 @@ def choose(entries: Sequence[dict[str, Any]], setting: Setting) -> list[dict[str
             ]
             if kept:
                 best = max(kept, key=lambda entry: entry["val"]["dataset_miou"])
-                chosen.append({name: best[name] for name in ("loss", "batch_size", "learning_rate")})
+                chosen.append({name: best[name] for name in ("loss", "batch_size", "learning_rate", "epochs")})
     return chosen
 
 
@@ -197,6 +198,7 @@ class _Grid:
     ) -> None:
         self.experiment, self.setting, self.training, self.pyplot = experiment, setting, training, pyplot
         self.start: dict[str, Any] = {}
+        self.complete = False  # a result is written after every run
         self.cityscapes: list[dict[str, Any]] = []  # the four scores of the start and of every run trained here
         self.entries: list[dict[str, Any]] = []
         for entry in entries:
@@ -219,6 +221,7 @@ class _Grid:
     def write(self) -> Path:
         chosen = choose(self.entries, self.setting)
         scores = {"start": self.start, "chosen": chosen, "runs": self.entries, "cityscapes": self.cityscapes}
+        scores["complete"] = self.complete
         name = "paper-figure-9.png"
         table4.draw(self.pyplot, scores, self.experiment.folder / name)
         return self.experiment.finish(scores, {name: table4.CAPTION}, device=resolve_device(self.setting.device))

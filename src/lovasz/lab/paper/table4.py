@@ -27,17 +27,18 @@ GROUP = ("loss", "batch_size", "learning_rate", "sampler", "epochs")
 def groups(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs that differ in the seed alone, together, in the order in which they came.
 
-    Each has the fields of GROUP, `runs`, and `reported`: whether its learning rate is the one chosen for its loss and
-    batch size, or the only one tried there.
+    Each has the fields of GROUP, `runs`, and `reported`: whether its learning rate is the one chosen for its loss,
+    batch size and number of epochs, or none was chosen there.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in scores["runs"]:
         key = tuple(run[name] for name in GROUP)
         found.setdefault(key, {**dict(zip(GROUP, key, strict=True)), "runs": []})["runs"].append(run)
-    chosen = {(one["loss"], one["batch_size"]): one["learning_rate"] for one in scores["chosen"]}
+    chosen = {(one["loss"], one["batch_size"], one.get("epochs")): one["learning_rate"] for one in scores["chosen"]}
     for group in found.values():
         where = group["loss"], group["batch_size"]
-        group["reported"] = chosen.get(where, group["learning_rate"]) == group["learning_rate"]
+        of_any = chosen.get((*where, None), group["learning_rate"])  # older results do not say the epochs
+        group["reported"] = chosen.get((*where, group["epochs"]), of_any) == group["learning_rate"]
     return list(found.values())
 
 
@@ -149,7 +150,8 @@ def _seen(reported: Sequence[Mapping[str, Any]], start: float, split: str) -> st
     plain = [group for group in reported if group["sampler"] == "shuffle"]
     for group in (one for one in plain if one["loss"] == "lovasz_softmax"):
         gain = 100 * (mean(group, split) - start)
-        words = f"batch size {group['batch_size']}: Lovász-Softmax {gain:+.2f} points from the start"
+        words = f"batch size {group['batch_size']}, {_count(group['epochs'], 'epoch')}: "
+        words += f"Lovász-Softmax {gain:+.2f} points from the start"
         for other in plain:
             same = all(other[name] == group[name] for name in ("batch_size", "epochs"))
             if same and other["loss"] in ("weighted_cross_entropy", "cross_entropy"):
@@ -174,8 +176,10 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
     for group in reported:
         lines.setdefault((group["loss"], group["sampler"], group["epochs"]), []).append(group)
     largest = max((group["batch_size"] for group in reported), default=0)
-    for number, ((loss, sampler, _), found) in enumerate(lines.items()):
+    several = len({epochs for _, _, epochs in lines}) > 1
+    for number, ((loss, sampler, epochs), found) in enumerate(lines.items()):
         label = LABELS.get(loss, loss) + (", equibatch" if sampler == "equibatch" else "")
+        label += f", {_count(epochs, 'epoch')}" if several else ""
         style = {"color": f"C{number}", "linestyle": "--" if sampler == "equibatch" else "-", "marker": "o"}
         found = sorted(found, key=lambda group: group["batch_size"])
         left.errorbar(
@@ -234,4 +238,9 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
         f"(Eq. 16), weight decay {config['weight_decay']:g}; {_count(len(scores['runs']), 'run')}, {hours:.1f} h in "
         "all; the learning rate of each loss and batch size by one run of the first seed on val, where "
         "more than one was tried; test is looked at for the tables alone."
+        + (
+            ""
+            if scores.get("complete", True)
+            else " The grid is not finished: what is missing is to be run with --resume."
+        )
     )
