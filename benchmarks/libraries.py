@@ -17,7 +17,7 @@ from benchmarks import contestants, formulas, inputs
 from benchmarks.checks import Loss, fault
 from benchmarks.contestants import Contestant
 from benchmarks.settings import Settings
-from benchmarks.tables import table
+from benchmarks.tables import beside_slow, table
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,15 @@ def run(settings: Settings) -> dict[str, Any]:
         contestants.softmax(),
         Contestant("lovasz_softmax, per image, all classes", _ours_per_image, _formula_per_image_all),
     ]
-    tables = [_table(MULTICLASS, ours, scores, target, settings)]
+    found = _tables(MULTICLASS, ours, scores, target, settings)
     scores, target = inputs.binary(settings.size(8, 2), settings.size(512, 96))
     ours = [contestants.binary_cross_entropy(), contestants.hinge(), contestants.hinge_per_image()]
-    tables.append(_table(BINARY, ours, scores, target, settings))
-    return {"tables": tables}
+    return {"tables": [*found, *_tables(BINARY, ours, scores, target, settings)]}
 
 
-def _table(
+def _tables(
     libraries: list[Library], ours: list[Contestant], scores: Tensor, target: Tensor, settings: Settings
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     right, notes = [], []
     small = inputs.piece(scores, target)
     for library in libraries:
@@ -64,9 +63,11 @@ def _table(
             notes.append({"name": library.title, "note": note})
         else:
             right.append(contestant)
-    result = table(inputs.shape(scores), ours, scores, target, settings, slow=right)
-    says = [f"{library.title}: {library.says}." for library in libraries]
-    return result | {"rows": result["rows"] + notes, "note": " ".join(says)}
+    label = inputs.shape(scores)
+    found = [table(label, ours, scores, target, settings), beside_slow(label, ours, right, scores, target, settings)]
+    found[-1]["rows"] += notes
+    found[-1]["note"] = " ".join(f"{library.title}: {library.says}." for library in libraries)
+    return found
 
 
 def judged(library: Library, scores: Tensor, target: Tensor) -> tuple[Contestant | None, str]:

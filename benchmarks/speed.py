@@ -12,7 +12,7 @@ import torch
 from benchmarks import contestants, inputs
 from benchmarks.children import ask
 from benchmarks.settings import Settings
-from benchmarks.tables import table
+from benchmarks.tables import beside_slow, table
 
 # glibc gives large blocks back to the system, and every new one costs page faults; with these it keeps them.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
@@ -24,20 +24,20 @@ def run(settings: Settings) -> dict[str, Any]:
     Each is measured in a fresh process: what one table frees would spare the next one's page faults, and more of
     cross-entropy's, which takes three arrays of the logits' size where ours takes one.
     """
-    return {"tables": [_in_child(name, settings) for name in ("main", "kept", *OTHERS)]}
+    return {"tables": [found for name in ("main", "kept", *OTHERS) for found in _in_child(name, settings)]}
 
 
-def _in_child(name: str, settings: Settings) -> dict[str, Any]:
+def _in_child(name: str, settings: Settings) -> list[dict[str, Any]]:
     arguments = [name, str(settings.threads), str(settings.rounds), str(int(settings.quick))]
     if name != "kept":
         return ask("benchmarks.speed", arguments)
     label = "4 x 21 x 512 x 512 float32, freed memory kept by the allocator"
     if not sys.platform.startswith("linux"):
-        return {"input": label, "yardstick": inputs.YARDSTICK, "rows": [{"name": "all", "note": "needs glibc"}]}
-    return ask("benchmarks.speed", arguments, KEEP_FREED_MEMORY) | {"input": label}
+        return [{"input": label, "yardstick": inputs.YARDSTICK, "rows": [{"name": "all", "note": "needs glibc"}]}]
+    return [ask("benchmarks.speed", arguments, KEEP_FREED_MEMORY)[0] | {"input": label}]
 
 
-def _main(settings: Settings) -> dict[str, Any]:
+def _main(settings: Settings) -> list[dict[str, Any]]:
     scores, target = inputs.multiclass(settings.size(4, 2), 21, settings.size(512))
     ours = contestants.softmax()
     fast = [contestants.cross_entropy(), ours, *contestants.with_cross_entropy()]
@@ -46,28 +46,22 @@ def _main(settings: Settings) -> dict[str, Any]:
     if compiled is not None and not settings.quick:
         slow.append(compiled)
     slow += contestants.softmax_ways()
-    result = table(
-        inputs.shape(scores),
-        fast,
-        scores,
-        target,
-        settings,
-        slow=slow,
-        forward_only=[contestants.cross_entropy(), ours],
-    )
+    label, alone = inputs.shape(scores), [contestants.cross_entropy(), ours]
+    first = table(label, fast, scores, target, settings, forward_only=alone)
+    second = beside_slow(label, fast, slow, scores, target, settings)
     if why_not:
-        result["rows"].append({"name": "authors' formula, torch.compile", "note": why_not})
-    return result
+        second["rows"].append({"name": "authors' formula, torch.compile", "note": why_not})
+    return [first, second]
 
 
-def _multiclass(images: int, classes: int, settings: Settings, kind: str = "random") -> dict[str, Any]:
+def _multiclass(images: int, classes: int, settings: Settings, kind: str = "random") -> list[dict[str, Any]]:
     scores, target = inputs.multiclass(settings.size(images, 2), classes, settings.size(512), kind)
     label = inputs.shape(scores) + ("" if kind == "random" else f", {kind} logits")
     fast = [contestants.cross_entropy(), contestants.softmax(), *contestants.with_cross_entropy()[:1]]
-    return table(label, fast, scores, target, settings, forward_only=[contestants.softmax()])
+    return [table(label, fast, scores, target, settings, forward_only=[contestants.softmax()])]
 
 
-def _binary(settings: Settings) -> dict[str, Any]:
+def _binary(settings: Settings) -> list[dict[str, Any]]:
     scores, target = inputs.binary(settings.size(8, 2), settings.size(512, 96))
     fast = [
         contestants.binary_cross_entropy(),
@@ -75,16 +69,20 @@ def _binary(settings: Settings) -> dict[str, Any]:
         contestants.hinge_per_image(),
         contestants.sigmoid(),
     ]
-    return table(inputs.shape(scores), fast, scores, target, settings, slow=[contestants.authors_hinge()])
+    label, slow = inputs.shape(scores), [contestants.authors_hinge()]
+    first = table(label, fast, scores, target, settings)
+    return [first, beside_slow(label, fast, slow, scores, target, settings)]
 
 
-def _small(settings: Settings) -> dict[str, Any]:
+def _small(settings: Settings) -> list[dict[str, Any]]:
     scores, target = inputs.multiclass(2, 21, settings.size(64))
     fast = [contestants.cross_entropy(), contestants.softmax(), contestants.authors_softmax()]
-    return table(inputs.shape(scores), fast, scores, target, settings, slow=contestants.softmax_ways())
+    label = inputs.shape(scores)
+    first = table(label, fast, scores, target, settings)
+    return [first, beside_slow(label, fast, contestants.softmax_ways(), scores, target, settings)]
 
 
-OTHERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
+OTHERS: dict[str, Callable[[Settings], list[dict[str, Any]]]] = {
     "19 classes": lambda settings: _multiclass(4, 19, settings),
     "150 classes": lambda settings: _multiclass(1, 150, settings),
     "trained": lambda settings: _multiclass(4, 21, settings, "trained"),
@@ -99,5 +97,5 @@ if __name__ == "__main__":
     name, *numbers = sys.argv[1:]
     threads, rounds, quick = map(int, numbers)
     torch.set_num_threads(threads)
-    tables = OTHERS | {"main": _main, "kept": lambda settings: _multiclass(4, 21, settings)}
-    print(json.dumps(tables[name](Settings(threads, rounds, bool(quick)))))
+    measured = OTHERS | {"main": _main, "kept": lambda settings: _multiclass(4, 21, settings)}
+    print(json.dumps(measured[name](Settings(threads, rounds, bool(quick)))))

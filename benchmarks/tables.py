@@ -22,29 +22,42 @@ def table(
     target: Tensor,
     settings: Settings,
     *,
-    slow: Sequence[Contestant] = (),
     forward_only: Sequence[Contestant] = (),
 ) -> dict[str, Any]:
-    """Forward and backward of all contestants, the first of which is the yardstick.
-
-    ``slow`` ones are timed afterwards in fewer rounds, beside the yardstick again. All rows are multiples of the
-    yardstick of the first rounds: in the later ones the memory that a slow contestant has given back spares the
-    yardstick its page faults, so that multiples of it could not be compared with those of the fast ones.
-    """
-    small = inputs.piece(scores, target)
-    for contestant in (*contestants, *slow):
-        if contestant.formula is not None:
-            check(contestant.name, contestant.loss, contestant.formula, *small)
-    yardstick = contestants[0].name
+    """Forward and backward of all contestants, the first of which is the yardstick."""
+    _check(contestants, scores, target)
     calls = {c.name: _call(c, scores, target) for c in contestants}
     calls |= {f"{c.name}, forward only": _forward(c, scores, target) for c in forward_only}
-    rows = timed_rows(calls, yardstick, settings)
-    if slow:
-        calls = {c.name: _call(c, scores, target) for c in (contestants[0], *slow)}
-        base = rows[0]["median"]
-        rows += timed_rows(calls, yardstick, settings, slow=True, base=base)[1:]
+    rows = timed_rows(calls, contestants[0].name, settings)
     scores.grad = None
-    return {"input": label, "yardstick": yardstick, "rows": rows}
+    return {"input": label, "yardstick": contestants[0].name, "rows": rows}
+
+
+def beside_slow(
+    label: str,
+    contestants: Sequence[Contestant],
+    slow: Sequence[Contestant],
+    scores: Tensor,
+    target: Tensor,
+    settings: Settings,
+) -> dict[str, Any]:
+    """A table of fewer rounds in which those that take seconds a call take part.
+
+    Apart from the other: the memory that a slow contestant gives back spares those after it their page faults, so that
+    times of these rounds compare with one another alone.
+    """
+    _check(slow, scores, target)
+    calls = {c.name: _call(c, scores, target) for c in (*contestants, *slow)}
+    rows = timed_rows(calls, contestants[0].name, settings, slow=True)
+    scores.grad = None
+    return {"input": f"{label}, beside slow ones", "yardstick": contestants[0].name, "rows": rows}
+
+
+def _check(contestants: Sequence[Contestant], scores: Tensor, target: Tensor) -> None:
+    small = inputs.piece(scores, target)
+    for contestant in contestants:
+        if contestant.formula is not None:
+            check(contestant.name, contestant.loss, contestant.formula, *small)
 
 
 def _call(contestant: Contestant, scores: Tensor, target: Tensor) -> Callable[[], Tensor]:

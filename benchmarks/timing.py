@@ -44,16 +44,12 @@ def interleaved(contestants: Mapping[str, Callable[[], Any]], rounds: int, limit
 
 
 def timed_rows(
-    contestants: Mapping[str, Callable[[], Any]],
-    yardstick: str,
-    settings: Settings,
-    slow: bool = False,
-    base: float | None = None,
+    contestants: Mapping[str, Callable[[], Any]], yardstick: str, settings: Settings, slow: bool = False
 ) -> list[dict[str, Any]]:
-    """Rows of a table: seconds, and the median as a multiple of ``base``, None: the yardstick's in the same rounds."""
+    """Rows of a table: seconds, and the median as a multiple of the yardstick's in the same rounds."""
     rounds = settings.slow_rounds if slow else (1 if settings.quick else settings.rounds)
     result = interleaved(contestants, rounds, settings.table_seconds)
-    base = base or result[yardstick].median
+    base = result[yardstick].median
     return [{"name": name, **timing.as_json(), "ratio": timing.median / base} for name, timing in result.items()]
 
 
