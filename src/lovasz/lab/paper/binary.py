@@ -340,10 +340,10 @@ def draw(pyplot: Any, scores: Mapping[str, Any], losses: tuple[str, ...], path: 
     figure, axes = pyplot.subplots(figsize=(5.6, 3.6), dpi=110)
     for loss, style in zip(losses, (":", "--", "-.", "-") * 2, strict=False):
         kept = [r for r in scores["runs"] if r["loss"] == loss and r["learning_rate"] == scores["chosen"][loss]]
-        curves = [record["history"] for record in kept]
-        mean = [100 * sum(values) / len(values) for values in zip(*curves, strict=True)]
+        mean = [100 * sum(values) / len(values) for values in zip(*(r["history"] for r in kept), strict=True)]
         axes.plot(range(len(mean)), mean, style, marker="o", markersize=3, label=LOSSES[loss])
     axes.set(xlabel="epoch", ylabel="image-IoU on val, %")
+    axes.locator_params(axis="x", integer=True)
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
