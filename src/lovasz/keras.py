@@ -64,9 +64,8 @@ class _LovaszLoss(keras.losses.Loss):
         """The reduced loss: a scalar, or with ``reduction=None`` one for each image (one in all for the batch)."""
         input, target, problem = self._prepare(y_true, y_pred)
         of_images, of_pixels = [], []
-        for weight in (sample_weight, getattr(y_pred, "_keras_mask", None)):
-            if weight is None:
-                continue
+        given = sample_weight, getattr(y_pred, "_keras_mask", None)
+        for weight in (one for one in given if one is not None):
             weight = ops.cast(ops.convert_to_tensor(weight), "float32")
             if len(weight.shape) and weight.shape[0] != 1 and input.shape[0] == 1:
                 weight = ops.reshape(weight, (1, -1))  # of a flat input, whose pixels are one image
@@ -78,8 +77,7 @@ class _LovaszLoss(keras.losses.Loss):
         if pixel_weight is not None and not problem.labelled:
             pixel_weight = ops.expand_dims(pixel_weight, 2)  # (N, S, 1)
         values = losses(_ARRAYS, input, target, problem, pixel_weight)
-        image_weight = ops.cast(math.prod(of_images), values.dtype) if of_images else None
-        return self._reduced(values, image_weight)
+        return self._reduced(values, ops.cast(math.prod(of_images), values.dtype) if of_images else None)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The losses of the images, (N,), or the one of the batch, (1,)."""

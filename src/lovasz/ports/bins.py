@@ -18,7 +18,7 @@ OCTAVE = 1 << 23  # places in one octave of a float32
 FAR = 32 * OCTAVE  # beyond this distance from the centre 16 bins to the octave do
 LARGEST = 0x7F800000  # bits of infinity
 
-UNKNOWN_IMAGES = 16  # taken for the images of a batch whose size is not known when the graph is made
+UNKNOWN_IMAGES = 4  # taken for the images of a batch whose size is not known when the graph is made
 SLOTS = 1 << 20  # bins that all groups together may have in any case
 # Finest first, as (near, dropped) of a layout: 110,000, 40,000, 28,000, 14,000, 7,000 and 3,500 bins.
 FINENESS = ((11, 13), (10, 15), (9, 15), (8, 16), (7, 17), (6, 18))
