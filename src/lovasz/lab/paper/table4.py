@@ -169,7 +169,7 @@ def _seen(reported: Sequence[Mapping[str, Any]], start: float, split: str) -> st
 
 def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
     """Figure 9: batch sizes at the left, epochs at the right."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), dpi=110)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.4), dpi=110, layout="constrained")
     reported = [group for group in groups(scores) if group["reported"]] if scores["runs"] else []
     split = split_of(scores)
     lines: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
@@ -200,8 +200,8 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
         right.axhline(100 * scores["start"]["val"]["dataset_miou"], color="grey", linewidth=1)
     left.set(xlabel="batch size", ylabel=f"mean IoU on {split}, %")
     right.set(xlabel="epoch", ylabel="mean IoU on val, %", title=f"batch size {largest}")
-    left.legend(fontsize="small")
-    figure.tight_layout()
+    right.locator_params(axis="x", integer=True)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)
 
