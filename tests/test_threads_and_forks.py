@@ -101,3 +101,18 @@ def test_threads_get_the_same_number_of_parts_of_a_large_input() -> None:
     assert sorted(itertools.chain.from_iterable(done.values())) == list(range(9))
     assert (bounds[0], bounds[-1]) == (0, 7 * CHUNK)
     assert all(0 < b - a <= CHUNK for a, b in itertools.pairwise(bounds))
+
+
+def test_machine_code_that_cannot_be_kept_is_compiled_anew(monkeypatch) -> None:
+    """As in a container whose folders are all read-only: numba refuses to cache, and the loop must run all the same."""
+    from lovasz.kernels.cpu import arithmetic
+
+    njit = arithmetic.nb.njit
+
+    def refuses(*arguments, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*arguments, **options)
+
+    monkeypatch.setattr(arithmetic.nb, "njit", refuses)
+    assert arithmetic.compiled(lambda a, b: a + 2 * b)(1, 2) == 5

@@ -74,17 +74,8 @@ class Setting:
 
     def run(self, loss: str, learning_rate: float, device: str) -> RunConfig:
         """The configuration of one run. Half of each epoch's images hold the class: equibatch over "does, does not"."""
-        same = (
-            "data",
-            "model",
-            "epochs",
-            "batch_size",
-            "optimizer",
-            "weight_decay",
-            "freeze_batch_norm",
-            "crop",
-            "seed",
-        )
+        same = ("data", "model", "epochs", "batch_size", "optimizer", "weight_decay", "crop", "freeze_batch_norm")
+        same += ("seed",)
         return RunConfig(
             **{name: getattr(self, name) for name in same},
             loss=loss,
