@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.prelu import PReLU
 
 INITIAL_CHANNELS = 16
 DROPOUT = {"stage1": 0.01, "stage2": 0.1, "stage3": 0.1}  # Section 4: p = 0.01 before bottleneck 2.0, 0.1 afterwards
@@ -72,8 +73,8 @@ TORCH7 = Variant(
 )
 
 
-def _activation(variant: Variant, channels: int) -> nn.PReLU:
-    return nn.PReLU(channels if variant.slope_per_channel else 1)
+def _activation(variant: Variant, channels: int) -> PReLU:
+    return PReLU(channels if variant.slope_per_channel else 1)
 
 
 def _norm(variant: Variant, channels: int) -> nn.BatchNorm2d:
@@ -110,7 +111,7 @@ class Initial(nn.Module):
         self.conv = nn.Conv2d(3, INITIAL_CHANNELS - 3, 3, stride=2, padding=1, bias=bias)
         self.pool = nn.MaxPool2d(variant.pool_kernel, stride=2, padding=(variant.pool_kernel - 1) // 2)
         self.norm = _norm(variant, INITIAL_CHANNELS)
-        self.activation = nn.PReLU(INITIAL_CHANNELS)
+        self.activation = PReLU(INITIAL_CHANNELS)
 
     def forward(self, image: Tensor) -> Tensor:
         maps = torch.cat((self.conv(image), self.pool(image)), dim=1)  # (N, 16, H/2, W/2)
@@ -147,7 +148,7 @@ class ExtensionBranch(nn.Module):
             expand["activation"] = _activation(variant, out_channels)
         self.expand = nn.Sequential(expand)
         self.dropout = nn.Dropout2d(dropout)
-        self.activation = nn.PReLU(out_channels)
+        self.activation = PReLU(out_channels)
 
     def extension(self, maps: Tensor) -> Tensor:
         return self.dropout(self.expand(self.middle(self.reduce(maps))))
@@ -281,7 +282,7 @@ class ENet(nn.Module):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
-            elif isinstance(module, nn.PReLU):
+            elif isinstance(module, PReLU):
                 nn.init.constant_(module.weight, 0.25)
 
     def forward(self, image: Tensor) -> Tensor:

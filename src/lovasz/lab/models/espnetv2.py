@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.prelu import PReLU
 
 CHANNELS = (32, 128, 256, 512)  # of the four levels, at 1/2, 1/4, 1/8 and 1/16 of the size
 REPEATS = {3: 3, 4: 7}  # EESP blocks after the strided one of levels 3 and 4
@@ -35,12 +36,12 @@ def _block(
         norm=nn.BatchNorm2d(outputs),
     )
     if act:
-        layers["activation"] = nn.PReLU(outputs)
+        layers["activation"] = PReLU(outputs)
     return nn.Sequential(layers)
 
 
 def _norm(channels: int) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), activation=nn.PReLU(channels)))
+    return nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), activation=PReLU(channels)))
 
 
 class Pyramid(nn.Module):
@@ -70,7 +71,7 @@ class EESP(nn.Module):
     def __init__(self, channels: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
         self.pyramid = Pyramid(channels, channels, dilations)
-        self.activation = nn.PReLU(channels)
+        self.activation = PReLU(channels)
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.activation(self.pyramid(maps) + maps)
@@ -83,7 +84,7 @@ class StridedEESP(nn.Module):
         super().__init__()
         self.pyramid = Pyramid(inputs, outputs - inputs, DILATIONS, stride=2)
         self.image = nn.Sequential(_block(3, 3, 3), _block(3, outputs, 1, act=False))
-        self.activation = nn.PReLU(outputs)
+        self.activation = PReLU(outputs)
 
     def forward(self, maps: Tensor, image: Tensor) -> Tensor:
         return self.activation(torch.cat((_halve(maps), self.pyramid(maps)), 1) + self.image(image))
