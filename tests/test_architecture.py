@@ -23,6 +23,7 @@ FLOORS = {
     "lovasz.problem": 0,
     "lovasz.confusion": 0,
     "lovasz.sharing": 0,
+    "lovasz.loops": 0,
     "lovasz.ports": 1,
     "lovasz.kernels": 1,
     "lovasz.multiclass": 2,

@@ -80,7 +80,8 @@ def test_loader_workers_and_the_training_process_use_it_at_once() -> None:
 
 def test_threads_get_the_same_number_of_parts_of_a_large_input() -> None:
     from lovasz.kernels.bins import CHUNK
-    from lovasz.kernels.cpu.threads import in_threads, split
+    from lovasz.kernels.cpu.threads import split
+    from lovasz.loops import in_threads
 
     before = torch.get_num_threads()
     done: dict[int, list[int]] = {}
@@ -105,14 +106,14 @@ def test_threads_get_the_same_number_of_parts_of_a_large_input() -> None:
 
 def test_machine_code_that_cannot_be_kept_is_compiled_anew(monkeypatch) -> None:
     """As in a container whose folders are all read-only: numba refuses to cache, and the loop must run all the same."""
-    from lovasz.kernels.cpu import arithmetic
+    from lovasz import loops
 
-    njit = arithmetic.nb.njit
+    njit = loops.nb.njit
 
     def refuses(*arguments, cache=False, **options):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
         return njit(*arguments, **options)
 
-    monkeypatch.setattr(arithmetic.nb, "njit", refuses)
-    assert arithmetic.compiled(lambda a, b: a + 2 * b)(1, 2) == 5
+    monkeypatch.setattr(loops.nb, "njit", refuses)
+    assert loops.compiled(lambda a, b: a + 2 * b)(1, 2) == 5

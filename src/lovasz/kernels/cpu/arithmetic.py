@@ -4,7 +4,6 @@ Apart from the loops because all of them share it. Numba compiles these function
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba as nb
@@ -23,19 +22,6 @@ _CELL_MASK = np.int32((1 << CELL_BITS) - 1)
 
 # Contraction to fused multiply-add only: NaN must stay NaN, and sums keep their order.
 inlined = nb.njit(forceinline=True, fastmath={"contract"}, error_model="numpy")
-
-
-def compiled(function: Callable[..., Any], *, any_order: bool = False) -> Any:
-    """A loop that runs without the GIL; its machine code is kept for the next process where a folder can be written.
-
-    any_order: whether sums may be taken in the order that suits the processor.
-    """
-    fastmath = {"contract", "reassoc", "nsz"} if any_order else {"contract"}
-    how: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
-    try:
-        return nb.njit(cache=True, **how)(function)
-    except RuntimeError:  # neither __pycache__ nor the user's cache can be written, as in some containers
-        return nb.njit(**how)(function)
 
 
 class Scores(NamedTuple):

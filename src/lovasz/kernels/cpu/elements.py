@@ -9,7 +9,6 @@ from lovasz.kernels.cpu.arithmetic import (
     bin_of,
     bits_of,
     cell_of,
-    compiled,
     dropped,
     exp,
     inlined,
@@ -19,6 +18,7 @@ from lovasz.kernels.cpu.arithmetic import (
     store,
 )
 from lovasz.kernels.cpu.heads import NOTHING, cursors, keep_row
+from lovasz.loops import compiled
 
 MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
 WIDTH = 2048  # elements that a thread treats at a time, to stay in its cache

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lovasz.kernels.bins import CELL_BITS
-from lovasz.kernels.cpu.arithmetic import compiled
 from lovasz.kernels.cpu.tables import slope_terms
+from lovasz.loops import compiled
 
 MOST, LEAST, TOGETHER = 4096, 1024, 1 << 16  # errors of one class, and of all classes together
 DENSEST = 16  # at most one pixel of so many is kept

@@ -15,7 +15,8 @@ from lovasz import validation
 from lovasz.kernels import bins
 from lovasz.kernels.cpu import elements, heads, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
-from lovasz.kernels.cpu.threads import in_threads, split
+from lovasz.kernels.cpu.threads import split
+from lovasz.loops import in_threads
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, sum_over
 

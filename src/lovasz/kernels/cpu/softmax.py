@@ -11,7 +11,6 @@ import numpy as np
 from lovasz.kernels.cpu.arithmetic import (
     bin_of,
     cell_of,
-    compiled,
     dropped,
     exp,
     inlined,
@@ -21,6 +20,7 @@ from lovasz.kernels.cpu.arithmetic import (
     store,
 )
 from lovasz.kernels.cpu.heads import cursors, keep, keep_row
+from lovasz.loops import compiled
 
 
 class Entropy(NamedTuple):

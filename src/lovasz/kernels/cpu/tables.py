@@ -15,7 +15,8 @@ from lovasz.kernels.bins import (
     TAIL_DECAY,
     UNION_STEPS,
 )
-from lovasz.kernels.cpu.arithmetic import LOWEST, SUM_MASK, TOP, compiled, from_bits, inlined
+from lovasz.kernels.cpu.arithmetic import LOWEST, SUM_MASK, TOP, from_bits, inlined
+from lovasz.loops import compiled
 
 COARSE, FINE = UNION_STEPS
 

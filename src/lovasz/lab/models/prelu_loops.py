@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lovasz.kernels.cpu.arithmetic import compiled
-from lovasz.kernels.cpu.threads import in_threads
+from lovasz.loops import compiled, in_threads
 
 _GRAIN = 1 << 14  # values for which a further thread pays
 _summing = functools.partial(compiled, any_order=True)
