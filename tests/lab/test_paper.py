@@ -250,6 +250,23 @@ def test_the_page_is_made_from_the_results_alone(results, tmp_path):
         assert word in text
 
 
+def test_the_page_can_be_made_again_from_the_copies_beside_it(results, tmp_path):
+    first = page.write_page(results, tmp_path / "docs" / "paper.md").read_text()
+    kept = tmp_path / "docs" / "results" / "paper"
+    (tmp_path / "docs" / "paper.md").unlink()
+    assert page.write_page(kept, tmp_path / "docs" / "paper.md").read_text() == first  # in its place
+    assert page.write_page(kept, tmp_path / "other" / "paper.md").read_text() == first
+    for folder in ("pictures", "results/paper"):
+        names = {path.name for path in (tmp_path / "docs" / folder).iterdir()}
+        assert {path.name for path in (tmp_path / "other" / folder).iterdir()} == names
+
+
+def test_the_page_of_this_repository_is_what_its_results_say(tmp_path):
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    again = page.write_page(docs / "results" / "paper", tmp_path / "paper.md")
+    assert again.read_text(encoding="utf-8") == (docs / "paper.md").read_text(encoding="utf-8")
+
+
 def test_a_page_without_results_or_with_a_broken_one_says_which(results, tmp_path):
     with pytest.raises(LabError, match="no results here"):
         page.write_page(tmp_path, tmp_path / "paper.md")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +28,33 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
 
 
 def write_page(results: Path, path: Path) -> Path:
-    """Write the page at `path` from RESULTS/NAME/result.json of every section that is there; returns `path`.
+    """Write the page at `path` from every result in the folder `results`; returns `path`.
 
-    A section may be there several times, on other data, as NAME-SOMETHING. The pictures go to the folder pictures/
-    beside the page, the results to results/paper/NAME.json.
+    A result is RESULTS/NAME/result.json with its pictures beside it, as `lovasz paper` writes them, or else
+    RESULTS/NAME.json with the pictures in RESULTS/../../pictures, as the page keeps them. A section may be there
+    several times, on other data, as NAME-SOMETHING. The pictures go to the folder pictures/ beside the page, the
+    results to results/paper/NAME.json.
     Raises LabError when no result is there, or one is not readable, naming the file.
     """
-    parts, found = [_HEAD], 0
-    for folder, name in folders(results):
-        place = results / folder / RESULT
-        found += 1
-        result = read_result(place)
-        if result["name"] != name:
-            raise LabError(f"{place}: a result of `lovasz paper {result['name']}`, expected one of {name}.")
+    parts = [_HEAD]
+    for source in sources(results):
+        result = read_result(source.result)
+        if result["name"] != source.section:
+            raise LabError(
+                f"{source.result}: a result of `lovasz paper {result['name']}`, expected one of {source.section}."
+            )
         try:
-            section = SECTIONS[name](result)
+            section = SECTIONS[source.section](result)
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise LabError(f"{place}: a score is missing or not a number ({error!r}); run it again.") from error
+            raise LabError(f"{source.result}: a score is missing or not a number ({error!r}); run it again.") from error
         for picture in result["pictures"]:
-            if Path(picture).name != picture or not (place.parent / picture).is_file():
-                raise LabError(f"{place}: its picture {picture!r} is not there; run the experiment again.")
-            (path.parent / "pictures").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(place.parent / picture, path.parent / "pictures" / picture)
-        kept = path.parent / "results" / "paper" / f"{folder}.json"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(place, kept)
-        parts.append(render(section, result, f"results/paper/{folder}.json"))
-    if not found:
+            if Path(picture).name != picture or not (source.pictures / picture).is_file():
+                raise LabError(f"{source.result}: its picture {picture!r} is not there; run the experiment again.")
+            _copy(source.pictures / picture, path.parent / "pictures" / picture)
+        kept = f"results/paper/{source.name}.json"
+        _copy(source.result, path.parent / kept)
+        parts.append(render(section, result, kept))
+    if len(parts) == 1:
         wanted = ", ".join(f"{name}/{RESULT}" for name in SECTIONS)
         raise LabError(f"{results}: no results here; expected {wanted}. Run `lovasz paper surfaces` first.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,20 +62,42 @@ def write_page(results: Path, path: Path) -> Path:
     return path
 
 
-def folders(results: Path) -> list[tuple[str, str]]:
-    """The folders with a result and the section of each, in the order of the page."""
+@dataclass(frozen=True)
+class Source:
+    """Where one result is: its name, the section that it belongs to, its JSON and the folder of its pictures."""
+
+    name: str
+    section: str
+    result: Path
+    pictures: Path
+
+
+def sources(results: Path) -> list[Source]:
+    """The results in a folder, in the order of the page."""
     found = []
-    for name in SECTIONS:
-        places = [results / name, *sorted(results.glob(f"{name}-*"))]
-        found += [(place.name, name) for place in places if (place / RESULT).is_file()]
+    for section in SECTIONS:
+        for place in (results / section, *sorted(results.glob(f"{section}-*"))):
+            if (place / RESULT).is_file():
+                found.append(Source(place.name, section, place / RESULT, place))
+        for file in (results / f"{section}.json", *sorted(results.glob(f"{section}-*.json"))):
+            if file.is_file() and all(source.name != file.stem for source in found):
+                found.append(Source(file.stem, section, file, results.absolute().parents[1] / "pictures"))
     return found
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists() and target.samefile(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 _HEAD = """# The paper's experiments
 
 What Berman, Rannen Triki and Blaschko (CVPR 2018, arXiv 1705.08790) report, and what this repository measures. Every
 number of ours is read from the JSON named beside it, a copy of what the experiment wrote. `lovasz paper page` makes the
-page from a folder of experiments; `lovasz paper all --small --shared FOLDER` runs what is not there yet, on two cores.
+page from a folder of experiments, or again from these copies with `--results docs/results/paper`; `lovasz paper all
+--small --shared FOLDER` runs what is not there yet, on two cores.
 """
 
 
