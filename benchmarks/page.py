@@ -232,7 +232,7 @@ SECTIONS = {
         ],
         _accuracy,
     ),
-    "scaling": ("Pixels", ["Forward and backward from 64 k to 64 M pixels of 21 classes."], _beside),
+    "scaling": ("Pixels", ["Forward and backward from 64 k to 64 M pixels of 21 and of 5 classes."], _beside),
     "classes": ("Classes", ["Forward and backward on one image."], _beside),
     "dtypes": ("Number formats", ["Cross-entropy has the same format each time."], _beside),
     "layouts": ("Memory layouts", ["Cross-entropy reads the same layout each time."], _beside),

@@ -92,11 +92,14 @@ def _accuracy(axes: Axes, part: dict[str, Any]) -> None:
 
 
 def _scaling(axes: Axes, part: dict[str, Any]) -> None:
-    for name, colour in ((YARDSTICK, THEIR_COLOUR), (OURS, OUR_COLOUR)):
-        found = [(t["pixels"], row) for t in part["tables"] for row in t["rows"] if row["name"] == name]
-        _band(axes, name, colour, [x for x, _ in found], [row for _, row in found], [1e9 / x for x, _ in found])
+    for classes, line in zip(dict.fromkeys(t["classes"] for t in part["tables"]), ("-", "--"), strict=True):
+        for name, colour in ((YARDSTICK, THEIR_COLOUR), (OURS, OUR_COLOUR)):
+            tables = [t for t in part["tables"] if t["classes"] == classes]
+            found = [(t["pixels"], row) for t in tables for row in t["rows"] if row["name"] == name]
+            places, scales = [x for x, _ in found], [1e9 / x for x, _ in found]
+            _band(axes, f"{name}, {classes} classes", colour, places, [row for _, row in found], scales, line)
     axes.set_xscale("log", base=2)
-    ticks = [table["pixels"] for table in part["tables"]]
+    ticks = sorted({table["pixels"] for table in part["tables"]})
     axes.set_xticks(ticks, [f"{t / 2**20:g} M" if t >= 2**20 else f"{t / 2**10:g} k" for t in ticks])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("pixels")
@@ -120,13 +123,19 @@ def _classes(axes: Axes, part: dict[str, Any]) -> None:
 
 
 def _band(
-    axes: Axes, name: str, colour: str, places: list[int], rows: list[dict[str, Any]], scales: list[float]
+    axes: Axes,
+    name: str,
+    colour: str,
+    places: list[int],
+    rows: list[dict[str, Any]],
+    scales: list[float],
+    line: str = "-",
 ) -> None:
     """A line through the medians, and the quartiles as a band."""
     median, low, high = (
         [row[key] * scale for row, scale in zip(rows, scales, strict=True)] for key in ("median", "low", "high")
     )
-    axes.plot(places, median, marker="o", markersize=3, color=colour, label=name)
+    axes.plot(places, median, marker="o", markersize=3, linestyle=line, color=colour, label=name)
     axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
 
 

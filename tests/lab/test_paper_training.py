@@ -370,6 +370,10 @@ def test_tables_are_made_of_earlier_runs_without_training(start, trained, tmp_pa
     theirs, ours = (read_result(p)["scores"] for p in (trained / "result.json", path))
     assert ours["chosen"] == theirs["chosen"]
     assert len(ours["runs"]) == 6
+    assert ours["complete"]
+    more = grid(start, batch_sizes=(4,), seeds=(0, 7))
+    path = finetune.run(tmp_path / "more", more, earlier=[trained / "runs"], training=False)
+    assert not read_result(path)["scores"]["complete"]  # seed 7 is still to be trained
     with pytest.raises(LabError, match="a run with optimizer 'adam', this grid has 'sgd'"):
         finetune.run(tmp_path / "g", grid(start, optimizer="sgd"), earlier=[trained / "runs"], training=False)
     with pytest.raises(LabError, match="nothing is trained here"):
@@ -412,6 +416,30 @@ def test_gains_are_those_of_the_means_over_seeds():
     rates, classes = section.tables
     assert rates.rows[0][1:] == ["**55.00**", "99.00"]
     assert classes.rows == [["a", "50.0", "57.0", "51.0", "55.0"], ["b", "-", "-", "-", "-"]]
+
+
+def test_a_rate_that_was_not_kept_is_shown_where_several_seeds_ran_and_compared_with_its_like():
+    start = {split: {"dataset_miou": 0.5, "per_class_iou": {"a": 0.5}} for split in ("val", "test")}
+    runs = [
+        *(scored("lovasz_softmax", seed, 0.56 + 0.02 * seed, learning_rate=5e-4) for seed in (0, 1)),
+        *(scored("cross_entropy", seed, 0.54, learning_rate=5e-4) for seed in (0, 1)),
+        scored("lovasz_softmax", 0, 0.60, learning_rate=1e-3),
+        scored("cross_entropy", 0, 0.55, learning_rate=2e-4),
+    ]
+    kept = {"batch_size": 10, "epochs": 5}
+    chosen = [
+        {"loss": "lovasz_softmax", "learning_rate": 1e-3, **kept},
+        {"loss": "cross_entropy", "learning_rate": 2e-4, **kept},
+    ]
+    config = grid(Path("w")).to_json("camvid")
+    section = table4.section({"config": config, "scores": {"start": start, "chosen": chosen, "runs": runs}})
+    notes = {row.note: row.ours for row in section.rows if row.what.startswith("Lovász")}
+    assert notes == {
+        "+7.00; learning rate 0.0005, 2 seeds, 5 epochs; the search kept another rate": "57.00 ± 1.41",
+        "+10.00; learning rate 0.001, 1 seed, 5 epochs": "60.00",
+    }
+    assert "all at 0.0005: Lovász-Softmax +7.00 points from the start, +3.00 from cross-entropy" in section.seen
+    assert "each at the rate kept: Lovász-Softmax +10.00 points from the start, +5.00 from cross" in section.seen
 
 
 def test_table_4_is_that_of_the_cityscapes_files(tmp_path):

@@ -156,7 +156,7 @@ def run(
                 shown.advance(bar)
         if setting.data.startswith("cityscapes:"):
             _table_4(grid, data.val, shown)
-        grid.complete = True
+        grid.complete = all(map(grid.has, [*setting.searched(), *jobs]))  # without training, some may be missing
         if crops:
             _figure_8(grid, data.val if data.test is None else data.test, shown)
     return grid.write()
@@ -206,7 +206,7 @@ class _Grid:
 
     def take(self, config: RunConfig, shown: Progress | None) -> None:
         """The entry of one run: from the earlier ones, from its folder, or trained now."""
-        if any(_key(entry) == _key(_flat(config)) for entry in self.entries):
+        if self.has(config):
             return
         folder = self.experiment.folder / "runs" / _name(config)
         if not (folder / "run.json").is_file():
@@ -217,6 +217,10 @@ class _Grid:
         self._add(entry_of(read_json(folder / "run.json"), config, name))
         self.experiment.keep()
         self.write()  # a grid takes days: what is there can be looked at
+
+    def has(self, config: RunConfig) -> bool:
+        """Whether the entry of one run is there."""
+        return any(_key(entry) == _key(_flat(config)) for entry in self.entries)
 
     def write(self) -> Path:
         chosen = choose(self.entries, self.setting)

@@ -63,13 +63,14 @@ def section(result: Mapping[str, Any]) -> Section:
     config, scores = result["config"], result["scores"]
     split = split_of(scores)
     start = scores["start"][split]["dataset_miou"]
-    reported = [group for group in groups(scores) if group["reported"]]
+    reported = [group for group in groups(scores) if group["reported"] or len(group["runs"]) > 1]
     rows = [Row(f"before, mean IoU on {split}, %", "58.3 (ENet, Cityscapes test)", f"{100 * start:.2f}")]
     for group in reported:
         paper = "63.06 (Cityscapes test)" if group["loss"] == "lovasz_softmax" and group["batch_size"] == 10 else ""
         seeds = len(group["runs"])
         note = f"{100 * (mean(group, split) - start):+.2f}; learning rate {group['learning_rate']:g}, "
         note += f"{_count(seeds, 'seed')}, {_count(group['epochs'], 'epoch')}"
+        note += "" if group["reported"] else "; the search kept another rate"
         rows.append(Row(f"{line_of(group)}, mean IoU on {split}, %", paper, _percent(group, split), note))
     tables = _table_4(scores), _rates(scores), _classes(reported, scores, split)
     return Section(
@@ -140,8 +141,14 @@ def _classes(reported: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], s
             values = [run[split]["per_class_iou"][name] for run in group["runs"]]
             cells.append("-" if None in values else f"{100 * statistics.fmean(values):.1f}")
         lines.append([name, *cells])
-    labels = [f"{LABELS.get(g['loss'], g['loss'])}, {_count(g['epochs'], 'epoch')}" for g in shown]
-    return Table(f"IoU of each class on {split}, batch size {size}, %.", ["class", "before", *labels], lines)
+    labels = [
+        f"{LABELS.get(g['loss'], g['loss'])}, {g['learning_rate']:g}, {_count(g['epochs'], 'epoch')}" for g in shown
+    ]
+    return Table(
+        f"IoU of each class on {split}, batch size {size}, by loss and learning rate, %.",
+        ["class", "before", *labels],
+        lines,
+    )
 
 
 def _seen(reported: Sequence[Mapping[str, Any]], start: float, split: str) -> str:
@@ -150,17 +157,19 @@ def _seen(reported: Sequence[Mapping[str, Any]], start: float, split: str) -> st
     plain = [group for group in reported if group["sampler"] == "shuffle"]
     for group in (one for one in plain if one["loss"] == "lovasz_softmax"):
         gain = 100 * (mean(group, split) - start)
-        words = f"batch size {group['batch_size']}, {_count(group['epochs'], 'epoch')}: "
+        words = f"batch size {group['batch_size']}, {_count(group['epochs'], 'epoch')}, "
+        words += "each at the rate kept: " if group["reported"] else f"all at {group['learning_rate']:g}: "
         words += f"Lovász-Softmax {gain:+.2f} points from the start"
         for other in plain:
             same = all(other[name] == group[name] for name in ("batch_size", "epochs"))
-            if same and other["loss"] in ("weighted_cross_entropy", "cross_entropy"):
+            fair = other["reported"] if group["reported"] else other["learning_rate"] == group["learning_rate"]
+            if same and fair and other["loss"] in ("weighted_cross_entropy", "cross_entropy"):
                 difference = 100 * (mean(group, split) - mean(other, split))
                 words += f", {difference:+.2f} from {LABELS[other['loss']]}"
         parts.append(words)
     for group in (one for one in reported if one["sampler"] == "equibatch"):
         for other in plain:
-            if all(other[name] == group[name] for name in ("loss", "batch_size", "epochs")):
+            if all(other[name] == group[name] for name in ("loss", "batch_size", "epochs", "learning_rate")):
                 difference = 100 * (mean(group, split) - mean(other, split))
                 label = LABELS.get(group["loss"], group["loss"])
                 parts.append(f"equibatch with {label}, batch size {group['batch_size']}: {difference:+.2f} points")
