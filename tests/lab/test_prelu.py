@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lovasz.lab.models import prelu_loops
 from lovasz.lab.models.prelu import PReLU
 
 SHAPES = [(2, 5, 7, 9), (1, 16, 33, 40), (3, 1, 4, 4), (2, 64, 1, 1), (1, 3, 1, 200)]
@@ -43,6 +44,18 @@ def test_both_gradients_are_those_of_torch_in_float64(shape: tuple[int, ...], on
     expected_x, expected_slopes = in_float64(module.weight, x, incoming)
     torch.testing.assert_close(of_x.double(), expected_x, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(of_slopes.double(), expected_slopes, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("slopes", [1, 5])
+def test_maps_of_both_layouts_are_served_by_the_loops(slopes: int, layout: str, monkeypatch) -> None:
+    """Else the comparisons with torch here would be of torch with itself."""
+    module, x, incoming = scene((2, 5, 7, 9), layout, slopes)
+    served = []
+    real = prelu_loops.backward
+    monkeypatch.setattr(prelu_loops, "backward", lambda *given: served.append(given) or real(*given))
+    gradients(module, x, incoming)
+    assert len(served) == 1
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -25,7 +25,8 @@ GROUP = ("loss", "batch_size", "learning_rate", "sampler", "epochs")
 
 
 def groups(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The runs that differ in the seed alone, together, in the order in which they came.
+    """The runs that differ in the seed alone, together: the longest first, then by sampler, by loss in the order in
+    which these came, and from the largest batch down.
 
     Each has the fields of GROUP, `runs`, and `reported`: whether its learning rate is the one chosen for its loss,
     batch size and number of epochs, or none was chosen there.
@@ -39,7 +40,13 @@ def groups(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
         where = group["loss"], group["batch_size"]
         of_any = chosen.get((*where, None), group["learning_rate"])  # older results do not say the epochs
         group["reported"] = chosen.get((*where, group["epochs"]), of_any) == group["learning_rate"]
-    return list(found.values())
+    losses = list(dict.fromkeys(run["loss"] for run in scores["runs"]))
+
+    def place(group: Mapping[str, Any]) -> tuple[Any, ...]:
+        plain_first = group["sampler"] != "shuffle"
+        return -group["epochs"], plain_first, losses.index(group["loss"]), -group["batch_size"], group["learning_rate"]
+
+    return sorted(found.values(), key=place)
 
 
 def split_of(scores: Mapping[str, Any]) -> str:
@@ -240,6 +247,9 @@ def _command(config: Mapping[str, Any]) -> str:
 
 
 def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    grid = {name: config[key] for name, key in (("batch_size", "batch_sizes"), ("sampler", "samplers"))}
+    grid["epochs"] = [config["epochs"]]
+    earlier = any(run[name] not in allowed for run in scores["runs"] for name, allowed in grid.items())
     hours = sum(run["seconds"] for run in scores["runs"]) / 3600
     seen = "whole images" if config["crop"] is None else f"crops of {config['crop'][0]} x {config['crop'][1]}"
     return (
@@ -247,6 +257,7 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
         f"(Eq. 16), weight decay {config['weight_decay']:g}; {_count(len(scores['runs']), 'run')}, {hours:.1f} h in "
         "all; the learning rate of each loss and batch size by one run of the first seed on val, where "
         "more than one was tried; test is looked at for the tables alone."
+        + (" Lengths, batch sizes and samplers that the command does not name are of earlier calls." if earlier else "")
         + (
             ""
             if scores.get("complete", True)
