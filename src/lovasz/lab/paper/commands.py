@@ -137,7 +137,9 @@ def everything(
 
 @paper_app.command(epilog=examples("page"))
 def page(
-    results: Annotated[Path, typer.Option("--results", help="Folder with one folder for each experiment.")] = RESULTS,
+    results: Annotated[
+        Path, typer.Option("--results", help="Folder with a folder, or a NAME.json, for each.")
+    ] = RESULTS,
     out: Annotated[Path, typer.Option("--out", help="The page; pictures/ and results/ go beside it.")] = Path(
         "docs/paper.md"
     ),
