@@ -201,8 +201,10 @@ SECTIONS = {
     "speed": (
         "Time",
         [
-            'Forward and backward. "Freed memory kept": glibc told to keep freed blocks (`MALLOC_MMAP_THRESHOLD_`,',
-            "`MALLOC_TRIM_THRESHOLD_`), so that the page faults of new ones drop out.",
+            "Forward and backward; each pays for giving the gradient's memory back. Ours writes its gradient into the",
+            "memory of the last one (`lovasz.release_memory`), which spares it that and the page faults of new memory.",
+            'With `LOVASZ_KEEP_MEMORY=0` it does not. "Freed memory kept": glibc told to keep freed blocks',
+            "(`MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_`), so that page faults drop out for all.",
         ],
         _whole,
     ),
@@ -220,7 +222,7 @@ SECTIONS = {
         "Memory",
         [
             "Resident memory that one call adds at its peak, beyond the input, in a fresh process; the gradient",
-            "counts.",
+            "counts. Between two calls ours keeps the gradient's block, no more than it needs within each.",
         ],
         _memory,
     ),

@@ -29,7 +29,6 @@ def table(
     calls = {c.name: _call(c, scores, target) for c in contestants}
     calls |= {f"{c.name}, forward only": _forward(c, scores, target) for c in forward_only}
     rows = timed_rows(calls, contestants[0].name, settings)
-    scores.grad = None
     return {"input": label, "yardstick": contestants[0].name, "rows": rows}
 
 
@@ -49,7 +48,6 @@ def beside_slow(
     _check(slow, scores, target)
     calls = {c.name: _call(c, scores, target) for c in (*contestants, *slow)}
     rows = timed_rows(calls, contestants[0].name, settings, slow=True)
-    scores.grad = None
     return {"input": f"{label}, beside slow ones", "yardstick": contestants[0].name, "rows": rows}
 
 

@@ -24,6 +24,7 @@ FLOORS = {
     "lovasz.confusion": 0,
     "lovasz.sharing": 0,
     "lovasz.loops": 0,
+    "lovasz.memory": 0,
     "lovasz.ports": 1,
     "lovasz.kernels": 1,
     "lovasz.multiclass": 2,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lovasz.functional import lovasz_cross_entropy, lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+    from lovasz.memory import release_memory
     from lovasz.modules import LovaszCrossEntropyLoss, LovaszHingeLoss, LovaszSigmoidLoss, LovaszSoftmaxLoss
     from lovasz.sampling import EquibatchSampler
 
@@ -25,6 +26,7 @@ __all__ = [
     "lovasz_hinge",
     "lovasz_sigmoid",
     "lovasz_softmax",
+    "release_memory",
 ]
 
 
@@ -32,9 +34,9 @@ def __getattr__(name: str) -> Any:
     """A public name, from the module that has it (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lovasz import functional, modules, sampling
+    from lovasz import functional, memory, modules, sampling
 
-    home = next(module for module in (functional, modules, sampling) if hasattr(module, name))
+    home = next(module for module in (functional, modules, sampling, memory) if hasattr(module, name))
     globals()[name] = value = getattr(home, name)
     return value
 

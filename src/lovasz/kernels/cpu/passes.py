@@ -17,6 +17,7 @@ from lovasz.kernels.cpu import elements, heads, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
 from lovasz.kernels.cpu.threads import split
 from lovasz.loops import in_threads
+from lovasz.memory import reused_empty_like
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
@@ -304,7 +305,7 @@ class _Passes:
         """Second pass: the gradient of the loss times what comes in, laid out as the input."""
         if self.process_group is not None:
             incoming *= self.process_group.size()  # which averaging over the processes takes off again
-        out = torch.empty_like(self.input)
+        out = reused_empty_like(self.input)
         flat = _storage(out)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = split(units, units * (self.classes if self.softmax else 1))
