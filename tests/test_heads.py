@@ -1,0 +1,46 @@
+"""What the CPU kernel keeps of the largest errors of a class, against a sort of all of them."""
+
+import numpy as np
+import pytest
+
+from lovasz.kernels import numba_problem
+
+pytestmark = pytest.mark.skipif(bool(numba_problem()), reason="numba is missing")
+WANTED = 50
+LEAST, MOST = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+STREAMS = {
+    "random": lambda random, n: random.integers(LEAST, MOST, n),
+    "rising": lambda _, n: np.arange(n) - n // 2,
+    "falling": lambda _, n: n // 2 - np.arange(n),
+    "few values": lambda random, n: random.integers(-2, 3, n),
+    "both ends": lambda random, n: random.choice([LEAST + 1, MOST - 1], n),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("n", [1, WANTED, 2 * WANTED, 2 * WANTED + 1, 5000])
+def test_what_is_kept_is_all_that_lies_beyond_a_threshold_and_enough(name: str, n: int) -> None:
+    from lovasz.kernels.cpu import heads
+
+    keys = STREAMS[name](np.random.default_rng(n), n).astype(np.int32)
+    kept = heads.room(1, 1, WANTED, np.full(1, LEAST, np.int32)).part(0)
+    for owner, key in enumerate(keys):
+        heads.keep(kept, 0, key, np.int64(owner))
+    threshold, count = kept.thresholds[0], kept.counts[0]
+    beyond = np.flatnonzero(keys > threshold)
+    assert np.array_equal(kept.owners[0, :count], beyond)
+    assert np.array_equal(kept.keys[0, :count], keys[beyond])
+    # It rises no further than the largest ones wanted reach: equal keys are kept or dropped together.
+    assert (keys >= threshold).sum() >= min(n, WANTED)
+
+
+@pytest.mark.parametrize("length", [2, 3, 100, 101])
+def test_the_middle_is_that_of_a_sort(length: int) -> None:
+    from lovasz.kernels.cpu import heads
+
+    for seed, draw in enumerate(STREAMS.values()):
+        keys = draw(np.random.default_rng(seed), length).astype(np.int32)
+        assert heads._middle(keys) == np.sort(keys)[length // 2]
+    ends = np.array([LEAST] * length + [MOST] * (length - 1), np.int32)
+    assert heads._middle(ends) == LEAST
+    assert heads._middle(-1 - ends) == MOST
