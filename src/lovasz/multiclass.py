@@ -51,7 +51,7 @@ def softmax(
     if input.dim() == 2:
         input, target = input.t().unsqueeze(0), target.unsqueeze(0)  # (1, C, P), (1, P)
     input, target = input.flatten(2), target.reshape(target.shape[0], -1)  # (N, C, S), (N, S)
-    fused = choice.kernel == "cpu" and from_logits
+    fused = choice.kernel in ("cpu", "operator") and from_logits
     problem = Problem(
         errors="softmax" if from_logits else "probability",
         labelled=True,

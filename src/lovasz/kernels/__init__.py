@@ -25,7 +25,17 @@ SMALL = 16384
 
 
 # These check the labels while they count.
-CHECK_LABELS = ("cpu", "gpu")
+CHECK_LABELS = ("cpu", "operator", "gpu")
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # someone keeps it from being found
+        return False
+
+
+_NUMBA_INSTALLED = _installed("numba")  # here, for torch.compile cannot follow the search
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Choice:
 @functools.cache
 def numba_problem() -> str:
     """Empty if the Numba kernel can run, else what is missing and the remedy. Imports numba."""
-    if importlib.util.find_spec("numba") is None:
+    if not _installed("numba"):
         return 'numba is not installed; pip install "lovasz[cpu]"'
     try:
         importlib.import_module("numba")
@@ -55,7 +65,7 @@ def interpreted() -> bool:
 
 def triton_problem() -> str:
     """Empty if the Triton kernel can run, else what is missing and the remedy."""
-    if importlib.util.find_spec("triton") is None:
+    if not _installed("triton"):
         return 'triton is not installed; pip install "lovasz[gpu]" (Linux)'
     if interpreted():
         return ""
@@ -107,6 +117,8 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
     if impl == "numba":
         if device.type != "cpu":
             raise ValueError(f"impl='numba' needs tensors on the CPU, got {device}; use impl='torch' or 'auto'")
+        if torch.compiler.is_compiling() and _NUMBA_INSTALLED and not shared:
+            return Choice("operator", "asked for by impl='numba', inside torch.compile")
         if numba_problem():
             raise ImportError(f"impl='numba': {numba_problem()}")
         return Choice("cpu", "asked for by impl='numba'")
@@ -120,6 +132,8 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         return Choice("gpu", "CUDA tensors and triton is installed")
     if device.type == "cuda":
         return Choice("portable", f"CUDA tensors, but the Triton kernel cannot run: {triton_problem()}")
+    if device.type == "cpu" and torch.compiler.is_compiling() and _NUMBA_INSTALLED and not shared:
+        return Choice("operator", "inside torch.compile: the Numba kernel as one operator")
     if torch.compiler.is_compiling():
         return Choice("portable", "inside torch.compile: bins in plain torch operations keep one graph")
     if device.type == "cpu" and not numba_problem():
@@ -139,4 +153,8 @@ def load(choice: Choice) -> ModuleType:
         import lovasz.kernels.gpu as gpu  # this form torch.compile follows
 
         return gpu
+    if choice.kernel == "operator":
+        import lovasz.kernels.cpu.operator as operator
+
+        return operator
     return importlib.import_module("lovasz.kernels.cpu")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lovasz import validation
 from lovasz.kernels import bins
-from lovasz.kernels.cpu import elements, heads, softmax, tables
+from lovasz.kernels.cpu import elements, heads, layout, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
 from lovasz.kernels.cpu.threads import split
 from lovasz.loops import in_threads
@@ -34,13 +34,16 @@ def loss(
     input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None = None
 ) -> Tensor:
     """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks."""
-    if input.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
-        input = input.float()
-    if target.dtype == torch.bool:
-        target = target.view(torch.uint8)
-    elif target.dtype not in (torch.uint8, torch.int64):
-        target = target.long()
-    return _Binned.apply(input, target.contiguous(), problem, weight, group)  # pyright: ignore[reportReturnType]
+    return _Binned.apply(layout.computable(input), layout.readable(target), problem, weight, group)  # pyright: ignore[reportReturnType]
+
+
+def value_and_gradient(
+    input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, differentiable: bool
+) -> tuple[Tensor, Tensor]:
+    """Both passes at once, outside autograd; without the second one the gradient is empty."""
+    passes = _Passes(input.detach(), layout.readable(target), problem, None)
+    value = passes.value(weight)
+    return value, passes.gradient(1.0) if differentiable else input.new_empty(0)
 
 
 class _Binned(torch.autograd.Function):
@@ -51,13 +54,11 @@ class _Binned(torch.autograd.Function):
         ctx: Any, input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None
     ) -> Tensor:
         passes = _Passes(input, target, problem, group)
-        value = passes.count(weight)
-        if passes.nan:
-            value = float("nan")
+        value = passes.value(weight)
         ctx.save_for_backward(input, target)
         ctx.known = passes.lut, passes.weights, passes.head, passes.shares, passes.entropy
         ctx.problem, ctx.group = problem, group
-        return torch.tensor(value, dtype=torch.promote_types(input.dtype, torch.float32))
+        return value
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore
@@ -94,7 +95,7 @@ class _Passes:
         self.process_group = group
         self.images, self.classes, self.pixels = input.shape
         self.groups = self.classes * (self.images if problem.per_image else 1)
-        self.x = _storage(input)
+        self.x = layout.storage(input)
         self.work = np.empty(0, np.float64 if input.dtype == torch.float64 else np.float32)
         self.target = target.view(-1).numpy()
         self.mirrored = problem.errors not in ("hinge", "elu")
@@ -106,6 +107,12 @@ class _Passes:
         whole = group is None and self.groups == self.classes
         self.head_size = heads.size(self.classes, self.images * self.pixels) if whole else 0
         self.width = min(1024, max(256, _TILE // (4 * self.classes) // 16 * 16))
+
+    def value(self, weight: Tensor | None) -> Tensor:
+        """First pass: the loss as a tensor, NaN where an error is."""
+        value = self.count(weight)
+        dtype = torch.promote_types(self.input.dtype, torch.float32)
+        return torch.tensor(float("nan") if self.nan else value, dtype=dtype, device="cpu")
 
     def count(self, weight: Tensor | None) -> float:
         """First pass: deal the bins, count, weigh. Returns the loss."""
@@ -306,7 +313,7 @@ class _Passes:
         if self.process_group is not None:
             incoming *= self.process_group.size()  # which averaging over the processes takes off again
         out = reused_empty_like(self.input)
-        flat = _storage(out)
+        flat = layout.storage(out)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = split(units, units * (self.classes if self.softmax else 1))
         scores = self._scores()
@@ -325,12 +332,3 @@ class _Passes:
 
         in_threads(run, len(bounds) - 1)
         return out
-
-
-def _storage(tensor: Tensor) -> np.ndarray:
-    """The memory under a tensor as a flat array that begins at its first element."""
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    flat = tensor.detach().as_strided((extent,), (1,))
-    if tensor.dtype == torch.bfloat16:
-        return flat.view(torch.int16).numpy()
-    return flat.numpy().view(np.uint16) if tensor.dtype == torch.float16 else flat.numpy()

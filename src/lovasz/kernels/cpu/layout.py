@@ -1,0 +1,30 @@
+"""How torch's tensors are given to the loops, which read numpy arrays of the types that they are compiled for."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def computable(input: Tensor) -> Tensor:
+    """The scores in a type that the loops compute from."""
+    return input if input.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16) else input.float()
+
+
+def readable(target: Tensor) -> Tensor:
+    """The target in a type that the loops read, without gaps."""
+    if target.dtype == torch.bool:
+        target = target.view(torch.uint8)
+    elif target.dtype not in (torch.uint8, torch.int64):
+        target = target.long()
+    return target.contiguous()
+
+
+def storage(tensor: Tensor) -> np.ndarray:
+    """The memory under a tensor as a flat array that begins at its first element."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    flat = tensor.detach().as_strided((extent,), (1,))
+    if tensor.dtype == torch.bfloat16:
+        return flat.view(torch.int16).numpy()
+    return flat.numpy().view(np.uint16) if tensor.dtype == torch.float16 else flat.numpy()

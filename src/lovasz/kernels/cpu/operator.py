@@ -1,0 +1,81 @@
+"""The CPU kernel inside torch.compile: one operator to the compiler, which sees shapes and keeps one graph.
+
+The operator gives the gradient together with the loss, for what the two passes share is not made of tensors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lovasz.kernels.cpu import layout
+from lovasz.kernels.cpu.passes import value_and_gradient
+from lovasz.problem import Problem
+from lovasz.sharing import ProcessGroup
+
+# Declared plainly: torch.library.custom_op would load the compiler for those who never compile.
+_LIBRARY = torch.library.Library("lovasz", "FRAGMENT")
+_LIBRARY.define(
+    "binned_on_cpu(Tensor input, Tensor target, Tensor? weight, str errors, bool labelled, bool per_image, "
+    "int? ignore_index, bool only_present, int[]? chosen, float scale, float[]? cross_entropy, bool differentiable) "
+    "-> (Tensor, Tensor)"
+)
+
+
+def loss(
+    input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None = None
+) -> Tensor:
+    """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks, as a node of a graph."""
+    assert group is None, "choose() has another kernel for a batch that is spread over processes"
+    chosen = None if problem.chosen is None else list(problem.chosen)
+    cross_entropy = None if problem.cross_entropy is None else list(problem.cross_entropy)
+    asked = (
+        *(problem.errors, problem.labelled, problem.per_image, problem.ignore_index, problem.only_present),
+        *(chosen, problem.scale, cross_entropy),
+    )
+    input = layout.computable(input)
+    if input.requires_grad and torch.is_grad_enabled():
+        return _Loss.apply(input, target, weight, *asked)  # pyright: ignore[reportReturnType]
+    return torch.ops.lovasz.binned_on_cpu(input, target, weight, *asked, False)[0]
+
+
+class _Loss(torch.autograd.Function):
+    """The gradient waits from forward to backward, which follows at once."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, *asked: Any) -> Tensor:
+        value, gradient = torch.ops.lovasz.binned_on_cpu(input, target, weight, *asked, True)
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        (gradient,) = ctx.saved_tensors
+        return (grad_outputs[0] * gradient, *[None] * 10)
+
+
+@torch.library.impl(_LIBRARY, "binned_on_cpu", "CompositeExplicitAutograd")
+def _binned(
+    input: Tensor, target: Tensor, weight: Tensor | None, errors: str, labelled: bool, per_image: bool,
+    ignore_index: int | None, only_present: bool, chosen: list[int] | None, scale: float,
+    cross_entropy: list[float] | None, differentiable: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    problem = Problem(
+        errors,
+        labelled,
+        per_image,
+        ignore_index,
+        only_present,
+        None if chosen is None else tuple(chosen),
+        scale,
+        None if cross_entropy is None else (cross_entropy[0], cross_entropy[1]),
+    )
+    return value_and_gradient(input, target, problem, weight, differentiable)
+
+
+@torch.library.register_fake("lovasz::binned_on_cpu")
+def _(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    value = input.new_empty((), dtype=torch.promote_types(input.dtype, torch.float32))
+    return value, torch.empty_like(input) if rest[-1] else input.new_empty(0)
