@@ -143,6 +143,7 @@ def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> 
     """Raise ValueError naming a label outside ``0..num_classes-1``; an accelerator is not waited for."""
     if target.dtype == torch.bool:
         return
+    target = _beneath(target)
     wrong = (target < 0) | (target >= num_classes)
     if ignore_index is not None:
         wrong = wrong & (target != ignore_index)
@@ -156,6 +157,7 @@ def check_zero_or_one(name: str, tensor: Tensor) -> None:
     """Raise ValueError naming a value that is neither 0 nor 1; an accelerator is not waited for."""
     if tensor.dtype == torch.bool:
         return
+    tensor = _beneath(tensor)
     wrong = (tensor != 0) & (tensor != 1)
     if torch.compiler.is_compiling() or tensor.device.type != "cpu":
         _assert_later(~wrong.any(), f"{name} holds a value that is neither 0 nor 1")
@@ -176,6 +178,7 @@ def label_error(label: int, num_classes: int) -> ValueError:
 
 def check_probabilities(input: Tensor) -> None:
     """Raise ValueError if values lie outside [0, 1], up to rounding; NaN passes, an accelerator is not waited for."""
+    input = _beneath(input)
     # Interpolated probabilities leave [0, 1] by a rounding or two.
     slack = 8 * torch.finfo(input.dtype).eps
     wrong = (input < -slack) | (input > 1 + slack)
@@ -187,6 +190,15 @@ def check_probabilities(input: Tensor) -> None:
             f"input holds {value:g} though from_logits=False promises probabilities in [0, 1]; "
             "pass logits with from_logits=True, or apply softmax or sigmoid first",
         )
+
+
+def _beneath(tensor: Tensor) -> Tensor:
+    """The values that torch.func's transforms have wrapped: all of them, where vmap shows one sample."""
+    if not torch.compiler.is_compiling():
+        functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _assert_later(condition: Tensor, message: str) -> None:

@@ -58,6 +58,13 @@ def numba_problem() -> str:
     return ""
 
 
+def transformed() -> bool:
+    """Whether transforms of torch.func (grad, vmap, ...) are at work outside torch.compile."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def interpreted() -> bool:
     """Whether Triton runs its kernels on the CPU, number by number, for tests: it reads the variable when imported."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -108,6 +115,8 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         if impl in ("auto", "torch"):
             return Choice("exact", "method='exact' sorts")
         raise ValueError(f"impl={impl!r} bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
+    if impl in ("numba", "triton") and transformed():
+        raise ValueError(f"impl={impl!r} cannot run inside torch.func's transforms; use impl='auto', which sorts there")
     if impl == "triton":
         if not torch.compiler.is_compiling() and importlib.util.find_spec("triton") is None:
             raise ImportError(f"impl='triton': {triton_problem()}")
@@ -124,6 +133,8 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         return Choice("cpu", "asked for by impl='numba'")
     if impl == "torch":
         return Choice("portable", "asked for by impl='torch'")
+    if transformed() and not shared:
+        return Choice("exact", "inside torch.func: grad, vmap and their like can follow a sort")
     if errors <= SMALL and not shared:
         # Under torch.compile the number may be symbolic, which no text can hold.
         count = "" if torch.compiler.is_compiling() else f"{errors:,} errors, "

@@ -1,0 +1,75 @@
+"""Losses under torch.func: gradients of functions, of each sample, and what bad input says there."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import lovasz
+from lovasz.kernels import SMALL, numba_problem
+
+LOSSES = {
+    "softmax": lambda z, t: lovasz.lovasz_softmax(z, t, ignore_index=255),
+    "softmax of probabilities": lambda z, t: lovasz.lovasz_softmax(
+        z.softmax(1), t, ignore_index=255, from_logits=False
+    ),
+    "softmax, per image, all classes": lambda z, t: lovasz.lovasz_softmax(
+        z, t, classes="all", per_image=True, ignore_index=255
+    ),
+    "cross-entropy": lambda z, t: lovasz.lovasz_cross_entropy(z, t, ignore_index=255, label_smoothing=0.1),
+    "hinge": lambda z, t: lovasz.lovasz_hinge(z[:, 0], t.clamp(max=1)),
+    "sigmoid": lambda z, t: lovasz.lovasz_sigmoid(z[:, 0], t.clamp(max=1)),
+}
+SIZE = 80  # 3 classes of 80 x 80 pixels are more than what is sorted anyway
+assert 3 * SIZE * SIZE > SMALL
+
+
+def draw(samples: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(samples, 1, 3, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 3, (samples, 1, SIZE, SIZE), generator=generator)
+    target[:, :, :5] = 255
+    return scores, target
+
+
+def by_autograd(loss, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = scores.detach().requires_grad_()
+    value = loss(leaf, target)
+    return value.detach(), torch.autograd.grad(value, leaf)[0]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_gradient_of_the_function_is_that_of_autograd(name: str) -> None:
+    scores, target = (tensor[0] for tensor in draw())
+    gradient, value = torch.func.grad_and_value(LOSSES[name])(scores, target)
+    expected, slope = by_autograd(LOSSES[name], scores, target)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert (gradient - slope).norm() <= 1e-3 * slope.norm()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_of_samples_are_those_of_a_loop(name: str) -> None:
+    scores, target = draw()
+    gradients, values = torch.func.vmap(torch.func.grad_and_value(LOSSES[name]))(scores, target)
+    for i in range(len(scores)):
+        gradient, value = torch.func.grad_and_value(LOSSES[name])(scores[i], target[i])
+        torch.testing.assert_close(values[i], value)
+        torch.testing.assert_close(gradients[i], gradient)
+
+
+def test_a_wrong_label_of_one_sample_is_named() -> None:
+    scores, target = draw()
+    target[2, 0, 40, 40] = 9
+    with pytest.raises(ValueError, match="target holds the label 9, but there are 3 classes"):
+        torch.func.vmap(LOSSES["softmax"])(scores, target)
+    with pytest.raises(ValueError, match=r"input holds 1\.5 though from_logits=False"):
+        torch.func.vmap(lambda z: lovasz.lovasz_softmax(z, target[0], ignore_index=255, from_logits=False))(
+            torch.full_like(scores, 1.5)
+        )
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason="numba is missing")
+def test_a_kernel_that_cannot_follow_says_what_can() -> None:
+    scores, target = (tensor[0] for tensor in draw())
+    loss = torch.func.grad(lambda z: lovasz.lovasz_softmax(z, target, ignore_index=255, impl="numba"))
+    with pytest.raises(ValueError, match=r"impl='numba' cannot run inside torch\.func's transforms; use impl='auto'"):
+        loss(scores)
