@@ -10,10 +10,7 @@ from torch import Tensor
 from lovasz import lovasz_cross_entropy, lovasz_hinge
 from lovasz.kernels import choose, numba_problem
 
-pytestmark = [
-    pytest.mark.skipif(bool(numba_problem()), reason="numba is missing"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = pytest.mark.skipif(bool(numba_problem()), reason="numba is missing")
 SOFTMAX = Case("softmax", "softmax", 5, {"ignore_index": 255})
 
 
@@ -127,6 +124,12 @@ def test_a_training_step_compiles_with_its_network() -> None:
         torch.testing.assert_close(inside, outside)
 
 
+def test_a_gradient_by_torch_func_compiles() -> None:
+    scores, target = SOFTMAX.draw(size=(70, 90))
+    loss = torch.func.grad(lambda z: SOFTMAX.package(z, target))
+    torch.testing.assert_close(compiled(loss)(scores), loss(scores))
+
+
 def test_impl_torch_is_obeyed_inside_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     place = torch.device("cpu")
@@ -137,6 +140,7 @@ def test_impl_torch_is_obeyed_inside_a_graph(monkeypatch: pytest.MonkeyPatch) ->
     assert choose("exact", "auto", place, 1 << 20).kernel == "exact"
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's own backend needs g++")
 def test_generated_code_calls_the_kernel() -> None:
     scores, target = SOFTMAX.draw(size=(70, 90))

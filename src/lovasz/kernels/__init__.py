@@ -59,9 +59,7 @@ def numba_problem() -> str:
 
 
 def transformed() -> bool:
-    """Whether transforms of torch.func (grad, vmap, ...) are at work outside torch.compile."""
-    if torch.compiler.is_compiling():
-        return False
+    """Whether transforms of torch.func (grad, vmap, ...) are at work."""
     return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -36,24 +36,8 @@ def loss(
         *(chosen, problem.scale, cross_entropy),
     )
     input = layout.computable(input)
-    if input.requires_grad and torch.is_grad_enabled():
-        return _Loss.apply(input, target, weight, *asked)  # pyright: ignore[reportReturnType]
-    return torch.ops.lovasz.binned_on_cpu(input, target, weight, *asked, False)[0]
-
-
-class _Loss(torch.autograd.Function):
-    """The gradient waits from forward to backward, which follows at once."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor, weight: Tensor | None, *asked: Any) -> Tensor:
-        value, gradient = torch.ops.lovasz.binned_on_cpu(input, target, weight, *asked, True)
-        ctx.save_for_backward(gradient)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        (gradient,) = ctx.saved_tensors
-        return (grad_outputs[0] * gradient, *[None] * 10)
+    differentiable = input.requires_grad and torch.is_grad_enabled()
+    return torch.ops.lovasz.binned_on_cpu(input, target, weight, *asked, differentiable)[0]
 
 
 @torch.library.impl(_LIBRARY, "binned_on_cpu", "CompositeExplicitAutograd")
@@ -79,3 +63,16 @@ def _binned(
 def _(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     value = input.new_empty((), dtype=torch.promote_types(input.dtype, torch.float32))
     return value, torch.empty_like(input) if rest[-1] else input.new_empty(0)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ARG001
+    """The gradient waits from forward to backward, which follows at once."""
+    ctx.save_for_backward(output[1])
+
+
+def _backward(ctx: Any, incoming: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    (gradient,) = ctx.saved_tensors
+    return (incoming * gradient, *[None] * 11)
+
+
+torch.library.register_autograd("lovasz::binned_on_cpu", _backward, setup_context=_save, lib=_LIBRARY)
