@@ -15,7 +15,7 @@ from lovasz.kernels.cpu.passes import value_and_gradient
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup
 
-# Declared plainly: torch.library.custom_op would load the compiler for those who never compile.
+# Declared plainly, as the GPU kernel's are; only torch.compile's graphs come here.
 _LIBRARY = torch.library.Library("lovasz", "FRAGMENT")
 _LIBRARY.define(
     "binned_on_cpu(Tensor input, Tensor target, Tensor? weight, str errors, bool labelled, bool per_image, "
