@@ -22,9 +22,9 @@ _idle: deque[Tensor] = deque(maxlen=2)
 def release_memory() -> None:
     """Give the memory that the CPU kernel keeps between calls back to the system.
 
-    The kernel keeps the blocks of at most the last two gradients that are gone, and writes the next ones into them.
-    Between two steps that is as much memory as the loss needs within each; it is freed when a call of another size
-    comes. Call this after a training whose process lives on, or set the environment variable LOVASZ_KEEP_MEMORY=0
+    The kernel keeps the blocks of at most the last two gradients that are gone, and writes the next ones into them: in
+    training, what the loss needs within each step stays with the process between steps. All of it is freed when a
+    gradient comes that fits none of them. Call this after a training whose process lives on, or set the environment variable LOVASZ_KEEP_MEMORY=0
     and nothing is kept.
     """
     _idle.clear()
@@ -34,7 +34,7 @@ def reused_empty_like(input: Tensor) -> Tensor:
     """``torch.empty_like`` of a CPU tensor, in idle memory where some fits.
 
     The block comes back when the last tensor or array that shares the storage is gone. Where nothing idle fits, all
-    of it is freed first, so that idle memory never adds to the peak of a call. Such a storage cannot be resized.
+    of it is freed before the new block is taken. Such a storage cannot be resized.
     """
     size = input.numel() * input.element_size()
     if size < _LEAST or os.environ.get(VARIABLE) == "0":
