@@ -24,8 +24,8 @@ def release_memory() -> None:
 
     The kernel keeps the blocks of at most the last two gradients that are gone, and writes the next ones into them: in
     training, what the loss needs within each step stays with the process between steps. All of it is freed when a
-    gradient comes that fits none of them. Call this after a training whose process lives on, or set the environment variable LOVASZ_KEEP_MEMORY=0
-    and nothing is kept.
+    gradient comes that fits none of them. Call this after a training whose process lives on, or set the environment
+    variable LOVASZ_KEEP_MEMORY=0 and nothing is kept.
     """
     _idle.clear()
 
