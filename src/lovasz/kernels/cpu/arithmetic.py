@@ -16,9 +16,9 @@ from lovasz.kernels.bins import CELL_BITS, FLOOR, HALF_RANGE, SUM_BITS
 
 TOP = np.int32(2 * HALF_RANGE - 1)  # the last place of a mirrored error
 LOWEST = np.int32(FLOOR)
+_HIGHEST = np.int32(2 * HALF_RANGE - 1 + FLOOR)
 ONE = np.int64(1) << SUM_BITS  # one count of a packed bin
 SUM_MASK = ONE - np.int64(1)
-_CELL_MASK = np.int32((1 << CELL_BITS) - 1)
 
 # Contraction to fused multiply-add only: NaN must stay NaN, and sums keep their order.
 inlined = nb.njit(forceinline=True, fastmath={"contract"}, error_model="numpy")
@@ -142,8 +142,7 @@ def _store_overload(memory, i, value):
 def _exp32(x):
     """exp of a float32 that is not positive, to about one unit in the last place; it vectorises, math.exp does not."""
     shifted = x * np.float32(1.4426950408889634) + np.float32(12582912.0)  # 1.5 * 2^23: rounds to an integer
-    k = bits_of(shifted) - np.int32(0x4B400000)
-    kf = np.float32(k)
+    kf = shifted - np.float32(12582912.0)
     r = x - kf * np.float32(0.693359375)
     r = r - kf * np.float32(-2.12194440e-4)
     y = np.float32(1.9875691500e-4)
@@ -153,7 +152,8 @@ def _exp32(x):
     y = y * r + np.float32(1.6666665459e-1)
     y = y * r + np.float32(5.0000001201e-1)
     y = y * (r * r) + r + np.float32(1.0)
-    scaled = y * from_bits((k + np.int32(127)) << np.int32(23))  # a product, so that NaN stays NaN
+    power = np.int32(np.int32(bits_of(shifted) << np.int32(23)) + np.int32(0x3F800000))  # of the integer's low bits
+    scaled = y * from_bits(power)  # a product, so that NaN stays NaN
     return np.float32(0.0) if x < np.float32(-87.0) else scaled
 
 
@@ -172,34 +172,13 @@ def _exp_overload(x):
 @inlined
 def mirrored_place(error, complement):
     """The place of an error in [0, 1]: its bits up to 1/2; beyond, those of 1 - error counted from the top."""
-    low = bits_of(np.float32(error)) - LOWEST
-    high = TOP - (bits_of(np.float32(complement)) - LOWEST)
+    low = np.int32(bits_of(np.float32(error)) - LOWEST)
+    high = np.int32(_HIGHEST - bits_of(np.float32(complement)))
     place = low if error <= 0.5 else high
     return min(max(place, np.int32(0)), TOP)
 
 
-# Unsigned indices spare the loops the question whether an index counts from the end.
-
-
 @inlined
 def cell_of(place):
-    """The cell of a place."""
+    """The cell of a place, unsigned: that spares a loop the question whether it counts from the end."""
     return np.uint32(place) >> np.uint32(CELL_BITS)
-
-
-@inlined
-def bin_of(place, entry):
-    """The bin of a place, by its cell's entry ``first bin << 5 | bits dropped``."""
-    return np.uint64((entry >> np.int32(5)) + ((place & _CELL_MASK) >> (entry & np.int32(31))))
-
-
-@inlined
-def dropped(place, entry):
-    """The bits of a place that its bin drops: where in the bin it lies."""
-    return place & ((np.int32(1) << (entry & np.int32(31))) - np.int32(1))
-
-
-@inlined
-def packed(place, entry):
-    """One count, and the bits that the bin drops: their sum gives the exact sum of the errors in the bin."""
-    return ONE + np.int64(dropped(place, entry))

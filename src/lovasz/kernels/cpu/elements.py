@@ -3,26 +3,15 @@
 import numpy as np
 
 from lovasz.kernels.bins import CELL_BITS, UNBOUNDED_CELLS
-from lovasz.kernels.cpu.arithmetic import (
-    LOWEST,
-    TOP,
-    bin_of,
-    bits_of,
-    cell_of,
-    dropped,
-    exp,
-    inlined,
-    load,
-    mirrored_place,
-    packed,
-    store,
-)
+from lovasz.kernels.cpu.arithmetic import LOWEST, ONE, TOP, bits_of, exp, inlined, load, mirrored_place, store
 from lovasz.kernels.cpu.heads import NOTHING, cursors, keep_row
+from lovasz.kernels.cpu.vectors import find, weigh
 from lovasz.loops import compiled
 
 MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
 WIDTH = 2048  # elements that a thread treats at a time, to stay in its cache
 _LAST = np.int32((UNBOUNDED_CELLS << CELL_BITS) - 1)
+_MIRROR = np.int32(TOP + 1)
 _VOID = np.int32(-1)
 
 # The loops over one stretch stand apart, one for each kind of errors and without branches, so that they vectorise. They
@@ -31,7 +20,7 @@ _VOID = np.int32(-1)
 
 @inlined
 def _unbounded_place(error):
-    return min(max(bits_of(np.float32(error)) - LOWEST, np.int32(0)), _LAST)
+    return min(max(np.int32(bits_of(np.float32(error)) - LOWEST), np.int32(0)), _LAST)
 
 
 @compiled
@@ -41,11 +30,12 @@ def _sigmoid(z, kind, count, place, slope):
         e = exp(-abs(z[i]))
         inverse = one / (one + e)
         small = e * inverse
-        near = bits_of(np.float32(small)) - LOWEST
+        near = np.int32(bits_of(np.float32(small)) - LOWEST)
         # All ones where the score lies on the wrong side: then 1 - small is the error.
-        wrong = (bits_of(np.float32(z[i])) >> np.int32(31)) ^ (kind[i] - np.int32(1))
-        place[i] = min(max((near ^ wrong) + (wrong & (TOP + np.int32(1))), np.int32(0)), TOP)
-        slope[i] = small * inverse * np.float32(np.int32(1) - np.int32(2) * kind[i])
+        wrong = np.int32(np.int32(bits_of(np.float32(z[i])) >> np.int32(31)) ^ np.int32(kind[i] - np.int32(1)))
+        spot = np.int32(np.int32(near ^ wrong) + np.int32(wrong & _MIRROR))
+        place[i] = min(max(spot, np.int32(0)), TOP)
+        slope[i] = small * inverse * np.float32(np.int32(np.int32(1) - np.int32(np.int32(2) * kind[i])))
 
 
 @compiled
@@ -194,7 +184,9 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, st
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
-    place = np.empty(WIDTH, np.int32)
+    place = np.zeros(WIDTH, np.int32)
+    found = np.empty(WIDTH, np.int32)
+    rest = np.empty(WIDTH, np.int32)
     kind = np.empty(WIDTH, np.int32)
     key = np.empty(WIDTH, np.int32)
     size = hist.shape[1] // (scores.shape[0] if scores.per_image else 1)
@@ -210,14 +202,14 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, st
         position += count
         if not active[group]:
             continue
-        found, wrong, label = _read(scores, image, c, first, count, z, kind)
+        members, wrong, label = _read(scores, image, c, first, count, z, kind)
         if wrong:
             status[0] = 1
             status[1] = label
         _treat(mode, z, kind, count, place, slope)
         if _unfit(mode, z, kind, count):
             status[2] = 1
-        totals[group] += found
+        totals[group] += members
         if kept.thresholds[c] != NOTHING:
             _order(mode, z, kind, count, place, key)
             largest = key[0]
@@ -225,12 +217,11 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, st
                 largest = max(largest, key[i])
             if largest > kept.thresholds[c]:
                 keep_row(kept, c, key, kind, count, start)
-        entries = lut[c]
         offset = np.uint64(image * size if scores.per_image else 0)
+        find(place, None, lut[c], count, found, rest)
         for i in range(count):
             if kind[i] >= 0:
-                entry = entries[cell_of(place[i])]
-                hist[np.uint32(kind[i]), offset + bin_of(place[i], entry)] += packed(place[i], entry)
+                hist[np.uint32(kind[i]), offset + np.uint64(found[i])] += ONE + np.int64(rest[i])
 
 
 @compiled
@@ -239,7 +230,12 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out,
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
-    place = np.empty(WIDTH, np.int32)
+    place = np.zeros(WIDTH, np.int32)
+    found = np.empty(WIDTH, np.int32)
+    rest = np.empty(WIDTH, np.int32)
+    value = np.empty(WIDTH, scores.work.dtype)
+    lines = weights.reshape(2 * weights.shape[1], 2)
+    foreground = np.int32(weights.shape[1])
     kind = np.empty(WIDTH, np.int32)
     size = weights.shape[1] // (scores.shape[0] if scores.per_image else 1)
     stride = out_strides[2]
@@ -256,15 +252,13 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out,
         if active[row if scores.per_image else c]:
             _read(scores, image, c, first, count, z, kind)
             _treat(mode, z, kind, count, place, slope)
-            entries = lut[c]
-            offset = np.uint64(image * size if scores.per_image else 0)
+            find(place, None, lut[c], count, found, rest)
+            offset = np.int32(image * size if scores.per_image else 0)
             for i in range(count):
-                if kind[i] >= 0:
-                    entry = entries[cell_of(place[i])]
-                    line = weights[np.uint32(kind[i]), offset + bin_of(place[i], entry)]
-                    z[i] = slope[i] * (line[0] + line[1] * np.float32(dropped(place[i], entry)))
-                else:
-                    z[i] = 0
+                found[i] += np.int32(offset + (foreground if kind[i] == 1 else np.int32(0)))
+            weigh(found, rest, lines, count, value)
+            for i in range(count):
+                z[i] = slope[i] * value[i] if kind[i] >= 0 else 0
             k = following[c]
             while k < head.starts[c + 1] and head.owners[k] < position + count:
                 i = head.owners[k] - position

@@ -8,19 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lovasz.kernels.cpu.arithmetic import (
-    bin_of,
-    cell_of,
-    dropped,
-    exp,
-    inlined,
-    load,
-    mirrored_place,
-    packed,
-    store,
-)
+from lovasz.kernels.cpu.arithmetic import ONE, cell_of, exp, inlined, load, mirrored_place, store
 from lovasz.kernels.cpu.heads import cursors, keep, keep_row
+from lovasz.kernels.cpu.vectors import find, prefetch, prefetch_to_write, weigh
 from lovasz.loops import compiled
+
+_VOID = np.int32(-1)
 
 
 class Entropy(NamedTuple):
@@ -68,11 +61,11 @@ def count_labels(scores, begin, end, totals, surplus, status):
 
 
 @inlined
-def _exponentials(scores, image, first, count, tile, right, others, peak):
+def _exponentials(scores, image, first, count, tile, right, others, peak, label):
     """exp(logits - max) of ``count`` pixels into ``tile`` (C, T), with 0 in place of the target class.
 
     ``right`` receives the target's share of the sum and ``others`` the sum of the rest; a void pixel is 0 throughout.
-    ``peak`` receives the largest logit.
+    ``peak`` receives the largest logit, ``label`` the target, -1 for void.
     """
     _, class_stride, stride = scores.strides
     at = image * scores.strides[0] + first * stride
@@ -86,7 +79,7 @@ def _exponentials(scores, image, first, count, tile, right, others, peak):
             row = scores.x[at + c * class_stride : at + c * class_stride + count]
             for i in range(count):
                 v = load(row, i)
-                peak[i] = v if v > peak[i] else peak[i]
+                peak[i] = peak[i] if peak[i] > v else v
         for c in range(classes):
             row = scores.x[at + c * class_stride : at + c * class_stride + count]
             for i in range(count):
@@ -98,19 +91,21 @@ def _exponentials(scores, image, first, count, tile, right, others, peak):
             for c in range(classes):
                 v = load(pixel, c * class_stride)
                 tile[c, i] = v
-                peak[i] = v if v > peak[i] else peak[i]
+                peak[i] = peak[i] if peak[i] > v else v
         for c in range(classes):
             for i in range(count):
                 tile[c, i] = exp(tile[c, i] - peak[i])
     for i in range(count):
         t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
-        if scores.has_void and t == scores.void:
+        label[i] = _VOID if scores.has_void & (t == scores.void) else np.int32(t)
+    for i in range(count):
+        if label[i] >= 0:
+            right[i] = tile[np.uint32(label[i]), i]
+            tile[np.uint32(label[i]), i] = 0
+        else:
+            right[i] = 0
             for c in range(classes):
                 tile[c, i] = 0
-            right[i] = 0
-        else:
-            right[i] = tile[t, i]
-            tile[t, i] = 0
     for i in range(count):
         others[i] = 0
     for c in range(classes):
@@ -119,21 +114,19 @@ def _exponentials(scores, image, first, count, tile, right, others, peak):
 
 
 @inlined
-def _cross_entropy(scores, image, first, count, right, others, peak, entropy):
+def _cross_entropy(scores, image, first, count, right, others, peak, label, entropy):
     """The cross-entropy of ``count`` pixels, weighted and divided as ``entropy`` says."""
     _, class_stride, stride = scores.strides
     at = image * scores.strides[0] + first * stride
-    target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
     classes = len(entropy.class_weights)
     each = entropy.smoothing / classes
     result = 0.0
     for i in range(count):
-        total = others[i] + right[i]
-        if total == 0:  # void
+        if label[i] < 0:
             continue
-        t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
+        t = np.uint32(label[i])
         pixel = scores.x[at + i * stride :]
-        log = math.log(total)
+        log = math.log(others[i] + right[i])
         result += (
             (1.0 - entropy.smoothing) * entropy.class_weights[t] * (log + (peak[i] - load(pixel, t * class_stride)))
         )
@@ -159,18 +152,26 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
     right = np.empty(width, scores.work.dtype)
     scale = np.empty(width, scores.work.dtype)
     peak = np.empty(width, scores.work.dtype)
-    place = np.empty(width, np.int32)
+    place = np.zeros(width, np.int32)
+    cell = np.zeros(width, np.int32)
+    label = np.empty(width, np.int32)
+    entries = lut.reshape(lut.size)
+    cells = np.int32(lut.shape[1])
+    found = np.empty(width, np.int32)
+    own_bin = np.empty(width, np.int32)
+    own_rest = np.empty(width, np.int32)
+    rest = np.empty(width, np.int32)
     size = hist.shape[1] // (images if scores.per_image else 1)
     thresholds = kept.thresholds
+    keeping = kept.keys.shape[1] > 0
     position = begin
     while position < end:
         image = position // pixels
         first = position - image * pixels
         count = min(width, end - position, pixels - first)
-        target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
-        _exponentials(scores, image, first, count, tile, right, scale, peak)
+        _exponentials(scores, image, first, count, tile, right, scale, peak, label)
         if entropy is not None:
-            sums[0] += _cross_entropy(scores, image, first, count, right, scale, peak, entropy)
+            sums[0] += _cross_entropy(scores, image, first, count, right, scale, peak, label, entropy)
         group = image * classes if scores.per_image else 0
         start = image * size if scores.per_image else 0
         wrong_bins = hist[0, start : start + size]
@@ -179,18 +180,23 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
         for i in range(count):
             total = scale[i] + right[i]
             poisoned |= total != total
-            if total == 0:  # void
-                continue
             inverse = 1 / total
-            right[i] *= inverse  # the target's probability
+            probability = right[i] * inverse
             wrong = scale[i] * inverse
-            scale[i] = inverse
-            t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
-            spot = mirrored_place(wrong, right[i])
-            entry = lut[t, cell_of(spot)]
-            right_bins[bin_of(spot, entry)] += packed(spot, entry)
-            if spot > thresholds[t] and active[group + t]:
-                keep(kept, t, spot, 2 * (position + i) + 1)
+            void = label[i] < 0
+            right[i] = 0 if void else probability
+            scale[i] = 0 if void else inverse
+            spot = mirrored_place(wrong, probability)
+            place[i] = 0 if void else spot
+            cell[i] = np.int32(0 if void else np.int32(label[i] * cells + np.int32(cell_of(spot))))
+        find(place, cell, entries, count, own_bin, own_rest)
+        for i in range(count):
+            prefetch(right_bins, own_bin[i])
+        if keeping:
+            for i in range(count):
+                t = label[i]
+                if t >= 0 and place[i] > thresholds[t] and active[group + t]:
+                    keep(kept, t, place[i], 2 * (position + i) + 1)
         if poisoned:
             status[2] = 1
         for c in range(classes):
@@ -203,10 +209,12 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
                 largest = max(largest, place[i])
             if largest > thresholds[c]:
                 keep_row(kept, c, place, None, count, position)
-            entries = lut[c]
+            find(place, None, lut[c], count, found, rest)
             for i in range(count):
-                entry = entries[cell_of(place[i])]
-                wrong_bins[bin_of(place[i], entry)] += packed(place[i], entry)
+                wrong_bins[np.uint32(found[i])] += ONE + np.int64(rest[i])
+        for i in range(count):
+            if label[i] >= 0:
+                right_bins[np.uint32(own_bin[i])] += ONE + np.int64(own_rest[i])
         position += count
 
 
@@ -231,7 +239,15 @@ def gradient_softmax(
     own = np.empty(width, scores.work.dtype)
     share = np.empty(width, scores.work.dtype)
     peak = np.empty(width, scores.work.dtype)
-    place = np.empty(width, np.int32)
+    place = np.zeros(width, np.int32)
+    cell = np.zeros(width, np.int32)
+    label = np.empty(width, np.int32)
+    entries = lut.reshape(lut.size)
+    cells = np.int32(lut.shape[1])
+    found = np.empty(width, np.int32)
+    own_bin = np.empty(width, np.int32)
+    own_rest = np.empty(width, np.int32)
+    rest = np.empty(width, np.int32)
     size = weights.shape[1] // (images if scores.per_image else 1)
     wrong_next = cursors(wrong_head, begin)
     right_next = cursors(right_head, begin)
@@ -240,46 +256,39 @@ def gradient_softmax(
         image = position // pixels
         first = position - image * pixels
         count = min(width, end - position, pixels - first)
-        target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
-        _exponentials(scores, image, first, count, tile, right, scale, peak)
+        _exponentials(scores, image, first, count, tile, right, scale, peak, label)
         group = image * classes if scores.per_image else 0
         start = image * size if scores.per_image else 0
         wrong_lines = weights[0, start : start + size]
         right_lines = weights[1, start : start + size]
         for i in range(count):
-            mean[i] = 0
-            own[i] = 0
-            share[i] = 0
             total = scale[i] + right[i]
-            if total == 0:  # void
-                continue
             inverse = 1 / total
-            right[i] *= inverse
+            probability = right[i] * inverse
             wrong = scale[i] * inverse
-            scale[i] = inverse
-            t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
-            if active[group + t]:
-                spot = mirrored_place(wrong, right[i])
-                entry = lut[t, cell_of(spot)]
-                line = right_lines[bin_of(spot, entry)]
-                q = line[0] + line[1] * np.float32(dropped(spot, entry))
-                k = right_next[t]
-                if k < right_head.starts[t + 1] and right_head.owners[k] == position + i:
-                    q = right_head.weights[k]
-                    right_next[t] = k + 1
-                own[i] = -right[i] * wrong * q
-                share[i] = right[i] * q
+            void = label[i] < 0
+            right[i] = 0 if void else probability
+            scale[i] = 0 if void else inverse
+            spot = mirrored_place(wrong, probability)
+            place[i] = 0 if void else spot
+            cell[i] = np.int32(0 if void else np.int32(label[i] * cells + np.int32(cell_of(spot))))
+            own[i] = 0 if void else -probability * wrong
+            mean[i] = 0
+        find(place, cell, entries, count, own_bin, own_rest)
+        for i in range(count):
+            prefetch(right_lines, own_bin[i])
         for c in range(classes):
+            if out_strides[2] == 1:
+                row = out[image * out_strides[0] + first * out_strides[2] + c * out_strides[1] :]
+                for i in range(0, count, 16):
+                    prefetch_to_write(row, i)
             if active[group + c]:
                 for i in range(count):
                     p = tile[c, i] * scale[i]
                     tile[c, i] = p
                     place[i] = mirrored_place(p, 1 - p)
-                entries = lut[c]
-                for i in range(count):
-                    entry = entries[cell_of(place[i])]
-                    line = wrong_lines[bin_of(place[i], entry)]
-                    slopes[c, i] = line[0] + line[1] * np.float32(dropped(place[i], entry))
+                find(place, None, lut[c], count, found, rest)
+                weigh(found, rest, wrong_lines, count, slopes[c])
                 k = wrong_next[c]
                 while k < wrong_head.starts[c + 1] and wrong_head.owners[k] < position + count:
                     slopes[c, wrong_head.owners[k] - position] = wrong_head.weights[k]
@@ -291,14 +300,21 @@ def gradient_softmax(
                 for i in range(count):
                     tile[c, i] *= scale[i]
                     slopes[c, i] = 0
+        weigh(own_bin, own_rest, right_lines, count, share)
+        for c in range(classes):
+            k = right_next[c]
+            while k < right_head.starts[c + 1] and right_head.owners[k] < position + count:
+                share[right_head.owners[k] - position] = right_head.weights[k]
+                k += 1
+            right_next[c] = k
         for i in range(count):
-            own[i] -= right[i] * mean[i]
-            mean[i] -= share[i]
+            own[i] = own[i] * share[i] - right[i] * mean[i]
+            mean[i] -= right[i] * share[i]
         if entropy is not None:
             each = factor * entropy.smoothing / classes
             for i in range(count):
-                t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
-                if not (scores.has_void and t == scores.void):
+                if label[i] >= 0:
+                    t = np.uint32(label[i])
                     straight = factor * (1 - entropy.smoothing) * entropy.class_weights[t]
                     pull = straight + each * entropy.total
                     own[i] += pull * right[i] - straight - each * entropy.class_weights[t]
@@ -314,14 +330,15 @@ def gradient_softmax(
                 pixel = out[at + i * out_strides[2] :]
                 for c in range(classes):
                     store(pixel, c * out_strides[1], tile[c, i] * (slopes[c, i] - mean[i]))
-        for i in range(count):
-            t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
-            if not (scores.has_void and t == scores.void):
-                pixel = out[at + i * out_strides[2] :]
-                if entropy is not None and entropy.smoothing > 0:
-                    each = factor * entropy.smoothing / classes
+        if entropy is not None and entropy.smoothing > 0:
+            each = factor * entropy.smoothing / classes
+            for i in range(count):
+                if label[i] >= 0:
+                    pixel = out[at + i * out_strides[2] :]
                     for c in range(classes):
                         value = tile[c, i] * (slopes[c, i] - mean[i]) - each * entropy.class_weights[c]
                         store(pixel, c * out_strides[1], value)
-                store(pixel, t * out_strides[1], own[i])
+        for i in range(count):
+            if label[i] >= 0:
+                store(out, np.uint64(at + i * out_strides[2] + np.int64(label[i]) * out_strides[1]), own[i])
         position += count
