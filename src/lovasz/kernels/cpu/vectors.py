@@ -7,7 +7,6 @@ import sys
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.ir.instructions import GEPInstr
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -41,17 +40,35 @@ def _store(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=4)
 
 
-def _gather(builder: Any, base: Any, index: Any, kind: ir.Type) -> Any:
-    """The elements of ``kind`` at ``base`` that the lanes of ``index`` count from there."""
-    addresses = GEPInstr(builder.block, base, [index], True, "", source_etype=kind)
-    addresses.type = ir.VectorType(base.type, LANES)  # llvmlite knows addresses of one element only
-    builder._insert(addresses)
-    of = "" if base.type.is_opaque else f"i{kind.width}"  # pyright: ignore[reportAttributeAccessIssue]
+class _Addresses(ir.Instruction):
+    """The addresses that the lanes of ``index`` count from ``base``; llvmlite's own instruction knows no lanes."""
+
+    def __init__(self, builder: Any, base: Any, index: Any, kind: ir.Type) -> None:
+        super().__init__(builder.block, ir.VectorType(base.type, LANES), "getelementptr", [base, index])
+        self.kind = kind
+        builder._insert(self)
+
+    def descr(self, buf: list[str]) -> None:
+        base, index = self.operands
+        of = f"{self.kind}, {base.type} {base.get_reference()}, {index.type} {index.get_reference()}"
+        buf.append(f"getelementptr inbounds {of}\n")
+
+
+def _suffix(address: Any, kind: str) -> str:
+    """How the names of LLVM's own functions call an address: what it points to is said by old versions only."""
+    return "p0" if str(address.type) == "ptr" else f"p0{kind}"
+
+
+def _gather(builder: Any, base: Any, index: Any, kind: ir.IntType) -> Any:
+    """The integers at ``base`` that the lanes of ``index`` count from there."""
+    base = builder.bitcast(base, kind.as_pointer())
+    addresses = _Addresses(builder, base, index, kind)
+    each = f"i{kind.width}"
     yes, nothing = ir.VectorType(ir.IntType(1), LANES), ir.Constant(_lanes(kind), ir.Undefined)
     function = cgutils.get_or_insert_function(
         builder.module,
         ir.FunctionType(_lanes(kind), [addresses.type, _INT, yes, _lanes(kind)]),
-        f"llvm.masked.gather.v{LANES}i{kind.width}.v{LANES}p0{of}",  # pyright: ignore[reportAttributeAccessIssue]
+        f"llvm.masked.gather.v{LANES}{each}.v{LANES}{_suffix(base, each)}",
     )
     mask = ir.Constant(yes, [ir.Constant(ir.IntType(1), 1)] * LANES)
     return builder.call(function, [addresses, ir.Constant(_INT, 4), mask, nothing])
@@ -86,7 +103,7 @@ def _weigh_lanes(typing_context, found, rest, i, lines, weights):  # noqa: ARG00
         bins, low, table, out = (_data(context, builder, signature, arguments, k) for k in (0, 1, 3, 4))
         at = arguments[2]
         index = _load(builder, builder.gep(bins, [at]), _INT)
-        both = _gather(builder, builder.bitcast(table, _LONG.as_pointer()), index, _LONG)
+        both = _gather(builder, table, index, _LONG)
         half = ir.Constant(_lanes(_LONG), [ir.Constant(_LONG, 32)] * LANES)
         first, second = both, builder.lshr(both, half)
         if sys.byteorder == "big":
@@ -111,11 +128,10 @@ def _prefetch(to_write: bool) -> Any:
             row = builder.extract_value(context.make_array(kind)(context, builder, value=arguments[0]).strides, 0)
             offset = builder.mul(row, arguments[1])
             address = builder.inttoptr(builder.add(builder.ptrtoint(data, _LONG), offset), ir.IntType(8).as_pointer())
-            of = "" if address.type.is_opaque else "i8"
             function = cgutils.get_or_insert_function(
                 builder.module,
                 ir.FunctionType(ir.VoidType(), [address.type, _INT, _INT, _INT]),
-                f"llvm.prefetch.p0{of}",
+                f"llvm.prefetch.{_suffix(address, 'i8')}",
             )
             how = (int(to_write), 3, 1)  # to be used soon and again; data
             builder.call(function, [address, *(ir.Constant(_INT, k) for k in how)])
