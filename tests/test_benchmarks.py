@@ -100,6 +100,21 @@ def test_contestants_take_turns_and_warm_up_once() -> None:
     assert all(timing.low <= timing.median <= timing.high for timing in result.values())
 
 
+def test_a_quick_contestant_beside_a_slow_one_is_called_thrice(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def call(name: str, seconds: float) -> None:
+        calls.append(name)
+        clock[0] += seconds
+
+    result = interleaved({"a": lambda: call("a", 0.1), "b": lambda: call("b", 5.0)}, rounds=2, limit=60)
+    assert "".join(calls) == "ab" + "aaab" * 2
+    assert (result["a"].rounds, result["b"].rounds) == (6, 2)
+    assert (result["a"].median, result["b"].median) == pytest.approx((0.1, 5.0))
+
+
 def test_a_slow_table_stops_after_two_rounds() -> None:
     calls: list[int] = []
     assert interleaved({"a": lambda: calls.append(0)}, rounds=50, limit=-1)["a"].rounds == 2

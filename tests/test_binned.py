@@ -51,6 +51,16 @@ def test_half_precision_errs_no_more_than_its_own_rounding(name: str, dtype: tor
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+def test_minus_zero_is_a_probability_of_zero(impl: str) -> None:
+    target = torch.arange(60).view(1, 60) % 3 == 0
+    probabilities = torch.rand(1, 60, generator=torch.Generator().manual_seed(0))
+    probabilities[:, 10:40] = 0.0
+    expected = lovasz_sigmoid(probabilities.double(), target, from_logits=False, method="exact")
+    probabilities[:, 10:40] *= -1.0
+    assert relative(lovasz_sigmoid(probabilities, target, from_logits=False, impl=impl), expected) < 1e-6
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_layouts_are_read_where_they_lie(impl: str) -> None:
     scores, target = SOFTMAX.draw(size=(16, 24))
     scores = scores.float()

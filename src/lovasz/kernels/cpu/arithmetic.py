@@ -16,7 +16,6 @@ from lovasz.kernels.bins import CELL_BITS, FLOOR, HALF_RANGE, SUM_BITS
 
 TOP = np.int32(2 * HALF_RANGE - 1)  # the last place of a mirrored error
 LOWEST = np.int32(FLOOR)
-_HIGHEST = np.int32(2 * HALF_RANGE - 1 + FLOOR)
 ONE = np.int64(1) << SUM_BITS  # one count of a packed bin
 SUM_MASK = ONE - np.int64(1)
 
@@ -169,13 +168,21 @@ def _exp_overload(x):
     return lambda x: math.exp(x)
 
 
+# Differences of int32 are int64 to Numba; cast back at once, they stay in vectors of 32 bits.
+
+
+@inlined
+def above_floor(error):
+    """By how much the bits of an error exceed those of the lowest place: 0 below it, for -0.0 and negative ones too."""
+    return np.int32(max(bits_of(np.float32(error)), LOWEST) - LOWEST)
+
+
 @inlined
 def mirrored_place(error, complement):
     """The place of an error in [0, 1]: its bits up to 1/2; beyond, those of 1 - error counted from the top."""
-    low = np.int32(bits_of(np.float32(error)) - LOWEST)
-    high = np.int32(_HIGHEST - bits_of(np.float32(complement)))
-    place = low if error <= 0.5 else high
-    return min(max(place, np.int32(0)), TOP)
+    high = np.int32(TOP - above_floor(complement))
+    place = above_floor(error) if error <= 0.5 else high
+    return max(place, np.int32(0))  # NaN
 
 
 @inlined

@@ -3,7 +3,18 @@
 import numpy as np
 
 from lovasz.kernels.bins import CELL_BITS, UNBOUNDED_CELLS
-from lovasz.kernels.cpu.arithmetic import LOWEST, ONE, TOP, bits_of, exp, inlined, load, mirrored_place, store
+from lovasz.kernels.cpu.arithmetic import (
+    LOWEST,
+    ONE,
+    TOP,
+    above_floor,
+    bits_of,
+    exp,
+    inlined,
+    load,
+    mirrored_place,
+    store,
+)
 from lovasz.kernels.cpu.heads import NOTHING, cursors, keep_row
 from lovasz.kernels.cpu.vectors import find, weigh
 from lovasz.loops import compiled
@@ -20,7 +31,7 @@ _VOID = np.int32(-1)
 
 @inlined
 def _unbounded_place(error):
-    return min(max(np.int32(bits_of(np.float32(error)) - LOWEST), np.int32(0)), _LAST)
+    return min(above_floor(error), _LAST)
 
 
 @compiled
@@ -30,7 +41,7 @@ def _sigmoid(z, kind, count, place, slope):
         e = exp(-abs(z[i]))
         inverse = one / (one + e)
         small = e * inverse
-        near = np.int32(bits_of(np.float32(small)) - LOWEST)
+        near = above_floor(small)
         # All ones where the score lies on the wrong side: then 1 - small is the error.
         wrong = np.int32(np.int32(bits_of(np.float32(z[i])) >> np.int32(31)) ^ np.int32(kind[i] - np.int32(1)))
         spot = np.int32(np.int32(near ^ wrong) + np.int32(wrong & _MIRROR))
@@ -218,7 +229,7 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, st
             if largest > kept.thresholds[c]:
                 keep_row(kept, c, key, kind, count, start)
         offset = np.uint64(image * size if scores.per_image else 0)
-        find(place, None, lut[c], count, found, rest)
+        find(place, None, lut[c], count, found, rest, None)
         for i in range(count):
             if kind[i] >= 0:
                 hist[np.uint32(kind[i]), offset + np.uint64(found[i])] += ONE + np.int64(rest[i])
@@ -252,11 +263,11 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out,
         if active[row if scores.per_image else c]:
             _read(scores, image, c, first, count, z, kind)
             _treat(mode, z, kind, count, place, slope)
-            find(place, None, lut[c], count, found, rest)
+            find(place, None, lut[c], count, found, rest, None)
             offset = np.int32(image * size if scores.per_image else 0)
             for i in range(count):
                 found[i] += np.int32(offset + (foreground if kind[i] == 1 else np.int32(0)))
-            weigh(found, rest, lines, count, value)
+            weigh(found, rest, lines, count, value, None)
             for i in range(count):
                 z[i] = slope[i] * value[i] if kind[i] >= 0 else 0
             k = following[c]

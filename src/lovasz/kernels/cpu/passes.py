@@ -27,7 +27,7 @@ _MODES = {
     "hinge": elements.MODE_HINGE,
     "elu": elements.MODE_ELU,
 }
-_TILE = 32768  # bytes of a tile of pixels with all their classes
+_TILE = 65536  # bytes of a tile of pixels with all their classes
 
 
 def loss(

@@ -10,7 +10,7 @@ import numpy as np
 
 from lovasz.kernels.cpu.arithmetic import ONE, cell_of, exp, inlined, load, mirrored_place, store
 from lovasz.kernels.cpu.heads import cursors, keep, keep_row
-from lovasz.kernels.cpu.vectors import find, prefetch, prefetch_to_write, weigh
+from lovasz.kernels.cpu.vectors import find, prefetch, weigh
 from lovasz.loops import compiled
 
 _VOID = np.int32(-1)
@@ -137,6 +137,13 @@ def _cross_entropy(scores, image, first, count, right, others, peak, label, entr
     return result
 
 
+@inlined
+def _after(scores, image, c, first):
+    """The logits of class c from pixel ``first`` on, which may lie beyond the image: what the next tile will read."""
+    image_stride, class_stride, stride = scores.strides
+    return scores.x[min(image * image_stride + c * class_stride + first * stride, len(scores.x)) :]
+
+
 @compiled
 def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, sums, status):
     """First pass: the bins of the errors of pixels ``begin`` to ``end``, from logits.
@@ -189,7 +196,7 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
             spot = mirrored_place(wrong, probability)
             place[i] = 0 if void else spot
             cell[i] = np.int32(0 if void else np.int32(label[i] * cells + np.int32(cell_of(spot))))
-        find(place, cell, entries, count, own_bin, own_rest)
+        find(place, cell, entries, count, own_bin, own_rest, None)
         for i in range(count):
             prefetch(right_bins, own_bin[i])
         if keeping:
@@ -209,7 +216,7 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
                 largest = max(largest, place[i])
             if largest > thresholds[c]:
                 keep_row(kept, c, place, None, count, position)
-            find(place, None, lut[c], count, found, rest)
+            find(place, None, lut[c], count, found, rest, _after(scores, image, c, first + count))
             for i in range(count):
                 wrong_bins[np.uint32(found[i])] += ONE + np.int64(rest[i])
         for i in range(count):
@@ -274,21 +281,18 @@ def gradient_softmax(
             cell[i] = np.int32(0 if void else np.int32(label[i] * cells + np.int32(cell_of(spot))))
             own[i] = 0 if void else -probability * wrong
             mean[i] = 0
-        find(place, cell, entries, count, own_bin, own_rest)
+        find(place, cell, entries, count, own_bin, own_rest, None)
         for i in range(count):
             prefetch(right_lines, own_bin[i])
         for c in range(classes):
-            if out_strides[2] == 1:
-                row = out[image * out_strides[0] + first * out_strides[2] + c * out_strides[1] :]
-                for i in range(0, count, 16):
-                    prefetch_to_write(row, i)
             if active[group + c]:
                 for i in range(count):
                     p = tile[c, i] * scale[i]
                     tile[c, i] = p
                     place[i] = mirrored_place(p, 1 - p)
-                find(place, None, lut[c], count, found, rest)
-                weigh(found, rest, wrong_lines, count, slopes[c])
+                row = out[image * out_strides[0] + first * out_strides[2] + c * out_strides[1] :]
+                find(place, None, lut[c], count, found, rest, row)
+                weigh(found, rest, wrong_lines, count, slopes[c], _after(scores, image, c, first + count))
                 k = wrong_next[c]
                 while k < wrong_head.starts[c + 1] and wrong_head.owners[k] < position + count:
                     slopes[c, wrong_head.owners[k] - position] = wrong_head.weights[k]
@@ -300,7 +304,7 @@ def gradient_softmax(
                 for i in range(count):
                     tile[c, i] *= scale[i]
                     slopes[c, i] = 0
-        weigh(own_bin, own_rest, right_lines, count, share)
+        weigh(own_bin, own_rest, right_lines, count, share, None)
         for c in range(classes):
             k = right_next[c]
             while k < right_head.starts[c + 1] and right_head.owners[k] < position + count:

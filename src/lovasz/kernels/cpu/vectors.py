@@ -119,49 +119,49 @@ def _weigh_lanes(typing_context, found, rest, i, lines, weights):  # noqa: ARG00
     return types.void(found, rest, types.int64, lines, weights), codegen
 
 
-def _prefetch(to_write: bool) -> Any:
-    def declaration(typing_context, array, i):  # noqa: ARG001
-        """Have element i of a flat array brought into the cache, or row i of one of two dimensions."""
+def _prefetch_line(typing_context, array, i):  # noqa: ARG001
+    """Have element i of a flat array brought into the cache, or row i of one of two dimensions."""
 
-        def codegen(context, builder, signature, arguments):
-            data, kind = _data(context, builder, signature, arguments, 0), signature.args[0]
-            row = builder.extract_value(context.make_array(kind)(context, builder, value=arguments[0]).strides, 0)
-            offset = builder.mul(row, arguments[1])
-            address = builder.inttoptr(builder.add(builder.ptrtoint(data, _LONG), offset), ir.IntType(8).as_pointer())
-            function = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(ir.VoidType(), [address.type, _INT, _INT, _INT]),
-                f"llvm.prefetch.{_suffix(address, 'i8')}",
-            )
-            how = (int(to_write), 3, 1)  # to be used soon and again; data
-            builder.call(function, [address, *(ir.Constant(_INT, k) for k in how)])
-            return context.get_dummy_value()
+    def codegen(context, builder, signature, arguments):
+        data, kind = _data(context, builder, signature, arguments, 0), signature.args[0]
+        row = builder.extract_value(context.make_array(kind)(context, builder, value=arguments[0]).strides, 0)
+        offset = builder.mul(row, arguments[1])
+        address = builder.inttoptr(builder.add(builder.ptrtoint(data, _LONG), offset), ir.IntType(8).as_pointer())
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [address.type, _INT, _INT, _INT]),
+            f"llvm.prefetch.{_suffix(address, 'i8')}",
+        )
+        builder.call(function, [address, *(ir.Constant(_INT, how) for how in (0, 3, 1))])  # to read, soon again, data
+        return context.get_dummy_value()
 
-        return types.void(array, types.int64), codegen
-
-    return declaration
+    return types.void(array, types.int64), codegen
 
 
-prefetch_to_write: Any = intrinsic(_prefetch(True))
-prefetch: Any = intrinsic(_prefetch(False))
+prefetch: Any = intrinsic(_prefetch_line)
 _find: Any = intrinsic(_find_lanes)
 _weigh: Any = intrinsic(_weigh_lanes)
 
 
 @inlined
-def find(place, cell, entries, count, found, rest):
+def find(place, cell, entries, count, found, rest, ahead):
     """The bins of ``count`` places, and the bits of each that its bin drops: where in the bin it lies.
 
     The entry of a cell is ``first bin << 5 | bits dropped``. place, found, rest: int32, each with room for a multiple
     of LANES; cell: the same, where in ``entries`` that of each place stands, or None for the place's own cell. All must
-    lie within ``entries``, also those beyond ``count``.
+    lie within ``entries``, also those beyond ``count``. ahead: None, or flat memory whose first ``count`` elements are
+    to be in the cache when they are needed; between look-ups a request costs nothing.
     """
     for i in range(0, count, LANES):
         _find(place, cell, i, entries, found, rest)
+        if ahead is not None:
+            prefetch(ahead, i)
 
 
 @inlined
-def weigh(found, rest, lines, count, weights):
-    """The weight ``start + rise * rest`` of each bin that was found, from lines (bins, 2) of float32."""
+def weigh(found, rest, lines, count, weights, ahead):
+    """The weight ``start + rise * rest`` of each bin found, from lines (bins, 2) of float32; ahead: see ``find``."""
     for i in range(0, count, LANES):
         _weigh(found, rest, i, lines, weights)
+        if ahead is not None:
+            prefetch(ahead, i)
