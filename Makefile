@@ -39,7 +39,7 @@ lint: $(VENV)/dev ## ruff (rules and format) and pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 pytest: $(VENV)/dev ## the tests alone; PYTEST_ARGS="-k word" chooses
-	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-minimal: $(VENV)-minimal/ready ## the library's tests with torch, numpy and pytest only
 	$(VENV)-minimal/bin/python -m pytest --ignore=tests/lab --ignore=src/lovasz/lab $(PYTEST_ARGS)
