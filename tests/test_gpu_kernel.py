@@ -71,7 +71,7 @@ def test_equals_the_exact_kernel(case: Case) -> None:
 
 
 @runs
-@pytest.mark.parametrize("classes", [40, 150])
+@pytest.mark.parametrize("classes", [40, 150 if DEVICE == "cuda" else 43])  # whole blocks of eight, and a part of one
 def test_many_classes_are_walked_in_blocks(classes: int) -> None:
     case = Case("softmax", "softmax", classes, {"ignore_index": 255})
     scores, target = case.draw(size=(12, 20), images=2)
