@@ -138,6 +138,29 @@ def _cross_entropy(scores, image, first, count, right, others, peak, label, entr
 
 
 @inlined
+def _normalise(label, count, cells, right, scale, wrong, place, cell):
+    """From sums to probabilities: ``right`` becomes the target's, ``wrong`` receives that of all others; ``scale``, the
+    sum of the others before, becomes what to multiply the tile by. place, cell: of the target's error, the latter in
+    all classes' entries. Void pixels are 0 throughout. Returns whether a sum is NaN.
+    """
+    poisoned = False
+    for i in range(count):
+        total = scale[i] + right[i]
+        poisoned |= total != total
+        inverse = 1 / total
+        probability = right[i] * inverse
+        others = scale[i] * inverse
+        void = label[i] < 0
+        right[i] = 0 if void else probability
+        wrong[i] = 0 if void else others
+        scale[i] = 0 if void else inverse
+        spot = mirrored_place(others, probability)
+        place[i] = 0 if void else spot
+        cell[i] = np.int32(0 if void else np.int32(label[i] * cells + np.int32(cell_of(spot))))
+    return poisoned
+
+
+@inlined
 def _after(scores, image, c, first):
     """The logits of class c from pixel ``first`` on, which may lie beyond the image: what the next tile will read."""
     image_stride, class_stride, stride = scores.strides
@@ -183,19 +206,8 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
         start = image * size if scores.per_image else 0
         wrong_bins = hist[0, start : start + size]
         right_bins = hist[1, start : start + size]
-        poisoned = False
-        for i in range(count):
-            total = scale[i] + right[i]
-            poisoned |= total != total
-            inverse = 1 / total
-            probability = right[i] * inverse
-            wrong = scale[i] * inverse
-            void = label[i] < 0
-            right[i] = 0 if void else probability
-            scale[i] = 0 if void else inverse
-            spot = mirrored_place(wrong, probability)
-            place[i] = 0 if void else spot
-            cell[i] = np.int32(0 if void else np.int32(label[i] * cells + np.int32(cell_of(spot))))
+        if _normalise(label, count, cells, right, scale, peak, place, cell):
+            status[2] = 1
         find(place, cell, entries, count, own_bin, own_rest, None)
         for i in range(count):
             prefetch(right_bins, own_bin[i])
@@ -204,8 +216,6 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
                 t = label[i]
                 if t >= 0 and place[i] > thresholds[t] and active[group + t]:
                     keep(kept, t, place[i], 2 * (position + i) + 1)
-        if poisoned:
-            status[2] = 1
         for c in range(classes):
             if not active[group + c]:
                 continue
@@ -268,18 +278,9 @@ def gradient_softmax(
         start = image * size if scores.per_image else 0
         wrong_lines = weights[0, start : start + size]
         right_lines = weights[1, start : start + size]
+        _normalise(label, count, cells, right, scale, peak, place, cell)
         for i in range(count):
-            total = scale[i] + right[i]
-            inverse = 1 / total
-            probability = right[i] * inverse
-            wrong = scale[i] * inverse
-            void = label[i] < 0
-            right[i] = 0 if void else probability
-            scale[i] = 0 if void else inverse
-            spot = mirrored_place(wrong, probability)
-            place[i] = 0 if void else spot
-            cell[i] = np.int32(0 if void else np.int32(label[i] * cells + np.int32(cell_of(spot))))
-            own[i] = 0 if void else -probability * wrong
+            own[i] = -right[i] * peak[i]
             mean[i] = 0
         find(place, cell, entries, count, own_bin, own_rest, None)
         for i in range(count):
