@@ -26,20 +26,25 @@ class Timing:
         return {"median": self.median, "low": self.low, "high": self.high, "rounds": self.rounds}
 
 
-def interleaved(contestants: Mapping[str, Callable[[], Any]], rounds: int, limit: float) -> dict[str, Timing]:
+def interleaved(
+    contestants: Mapping[str, Callable[[], Any]], rounds: int, limit: float | None, quick_calls: int = 3
+) -> dict[str, Timing]:
     """Call each contestant once to warm up, then all of them in turn, ``rounds`` times.
 
-    Beside a slow one those that are quick are called three times in a row: after seconds of other work the first call
-    finds cold caches, as it would not in a training step. After ``limit`` seconds no further round starts, but two are
-    always finished if two were asked for.
+    Beside a slow one those that are quick are called ``quick_calls`` times in a row: after seconds of other work the
+    first call finds cold caches, as it would not in a training step. After ``limit`` seconds no further round starts,
+    but two are always finished if two were asked for.
+
+    With ``quick_calls=1`` and no limit the number of calls depends on no clock: processes that wait for one another
+    within a call need that, or one of them waits for a call that the other never makes.
     """
     began = time.perf_counter()
     first = {name: _seconds(call) for name, call in contestants.items()}
     slow = max(first.values()) > SLOW
-    times = {name: 3 if slow and once < QUICK else 1 for name, once in first.items()}
+    times = {name: quick_calls if slow and once < QUICK else 1 for name, once in first.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for done in range(rounds):
-        if done >= 2 and time.perf_counter() - began > limit:
+        if limit is not None and done >= 2 and time.perf_counter() - began > limit:
             break
         for name, call in contestants.items():
             seconds[name] += [_seconds(call) for _ in range(times[name])]

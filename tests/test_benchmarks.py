@@ -115,6 +115,23 @@ def test_a_quick_contestant_beside_a_slow_one_is_called_thrice(monkeypatch: pyte
     assert (result["a"].median, result["b"].median) == pytest.approx((0.1, 5.0))
 
 
+@pytest.mark.parametrize("seconds", [0.1, 5.0])
+def test_processes_that_wait_for_one_another_make_as_many_calls_whatever_their_clocks_say(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    calls: list[str] = []
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def call(name: str, seconds: float) -> None:
+        calls.append(name)
+        clock[0] += seconds
+
+    contestants = {"a": lambda: call("a", 0.1), "b": lambda: call("b", seconds)}
+    interleaved(contestants, rounds=3, limit=None, quick_calls=1)
+    assert "".join(calls) == "ab" * 4
+
+
 def test_a_slow_table_stops_after_two_rounds() -> None:
     calls: list[int] = []
     assert interleaved({"a": lambda: calls.append(0)}, rounds=50, limit=-1)["a"].rounds == 2
