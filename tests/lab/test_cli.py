@@ -223,6 +223,7 @@ GIVEN = {  # every option with a value that is not its default, and the field it
     "--crop": ("32x48", "crop", (32, 48)),
     "--scale": ("0.5,2", "scale", (0.5, 2.0)),
     "--no-flip": (None, "flip", False),
+    "--color-jitter": ("0.4", "color_jitter", 0.4),
     "--precision": ("bf16-mixed", "precision", "bf16-mixed"),
     "--device": ("cpu", "device", "cpu"),
     "--threads": ("2", "threads", 2),

@@ -7,10 +7,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance
 from torch.utils.data import DataLoader
 
+from lovasz.lab.config import RunConfig
 from lovasz.lab.data import IGNORE_INDEX, Augmentation, DatasetInfo, Sample, SegmentationDataset, TrainingView
-from lovasz.lab.data.transforms import PADDING_COLOUR, augment
+from lovasz.lab.data.transforms import PADDING_COLOUR, _in_other_light, augment
 from lovasz.lab.errors import LabError
 
 
@@ -243,3 +245,45 @@ def test_wrong_settings_are_named(wrong: dict, message: str) -> None:
         Augmentation(**wrong)
     with pytest.raises(LabError, match="seed: got -1"):
         view(seed=-1)
+
+
+def test_other_light_leaves_labels_and_geometry_alone_and_is_off_unless_asked_for() -> None:
+    plain, lit = view(crop=(32, 40), scale=(0.5, 2.0)), view(crop=(32, 40), scale=(0.5, 2.0), color_jitter=0.5)
+    changed = 0
+    for i in range(len(plain)):
+        (image, target), (other, same) = plain[i], lit[i]
+        assert torch.equal(target, same)
+        assert other.dtype == torch.uint8
+        changed += not torch.equal(image, other)
+    assert changed >= len(plain) - 1
+
+
+def test_other_light_is_what_pillow_makes_of_the_same_factors() -> None:
+    image = torch.randint(0, 120, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for brightness, contrast, saturation in ((1.7, 1, 1), (1, 0.6, 1), (1, 1, 1.8), (0.4, 1, 1), (1, 1, 0)):
+        expected = Image.fromarray(image.permute(1, 2, 0).numpy())
+        expected = ImageEnhance.Brightness(expected).enhance(brightness)
+        expected = ImageEnhance.Contrast(expected).enhance(contrast)
+        expected = ImageEnhance.Color(expected).enhance(saturation)
+        found = _in_other_light(image, brightness, contrast, saturation)
+        off = (found.int() - torch.from_numpy(np.array(expected)).permute(2, 0, 1).int()).abs()
+        assert off.max() <= 2  # Pillow rounds greys and its mean to whole numbers
+
+
+def test_the_factors_of_other_light_fill_their_range() -> None:
+    grey = Sample(torch.full((3, 4, 4), 100, dtype=torch.uint8), torch.zeros(4, 4, dtype=torch.uint8), "grey")
+    jitter = Augmentation(color_jitter=0.5)
+    levels = [augment(grey, jitter, np.random.default_rng(seed))[0].unique().tolist() for seed in range(300)]
+    assert all(len(level) == 1 for level in levels)  # a grey image has no contrast and no saturation to change
+    values = np.array(levels)
+    assert 50 <= values.min() < 55
+    assert 145 < values.max() <= 150
+    assert 95 < values.mean() < 105
+
+
+@pytest.mark.parametrize("jitter", [-0.1, 1.5, float("nan")])
+def test_an_impossible_jitter_is_refused(jitter: float) -> None:
+    with pytest.raises(LabError, match="color_jitter"):
+        Augmentation(color_jitter=jitter)
+    with pytest.raises(LabError, match="color_jitter"):
+        RunConfig(data="shapes", color_jitter=jitter)

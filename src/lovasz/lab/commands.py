@@ -112,6 +112,7 @@ def compare(
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
+    color_jitter: options.ColorJitter = DEFAULT.color_jitter,
     sampler: options.SamplerName = DEFAULT.sampler,
     freeze_batch_norm: options.FreezeBatchNorm = DEFAULT.freeze_batch_norm,
     precision: options.Precision = DEFAULT.precision,
@@ -182,6 +183,7 @@ def train(
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
+    color_jitter: options.ColorJitter = DEFAULT.color_jitter,
     sampler: options.SamplerName = DEFAULT.sampler,
     freeze_batch_norm: options.FreezeBatchNorm = DEFAULT.freeze_batch_norm,
     precision: options.Precision = DEFAULT.precision,
@@ -227,8 +229,8 @@ def _run_config(given: dict[str, Any], losses: Sequence[str], **changes: Any) ->
         LossSpec.parse(loss)
     check_name(given["model"])
     same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
-    same += ("poly_power", "validate_every", "keep", "flip", "sampler", "freeze_batch_norm", "precision", "device")
-    same += ("threads", "global_batch", "logger")
+    same += ("poly_power", "validate_every", "keep", "flip", "color_jitter", "sampler", "freeze_batch_norm")
+    same += ("precision", "device", "threads", "global_batch", "logger")
     run = RunConfig(
         **{name: given[name] for name in same},
         weights=None if weights is None else str(weights),

@@ -33,6 +33,8 @@ class RunConfig:
     learning_rate: the base of the poly schedule (Eq. 16), base * (1 - step / steps) ** poly_power, set at each step.
     weight_decay: added to the gradient as an L2 term, as torch.optim.Adam and SGD do; momentum: SGD only.
     crop: (height, width) of the training crop, None for whole images; scale: range of random rescaling.
+    color_jitter: how far brightness, contrast and saturation of training images are changed at random, as a part of
+    themselves; 0 for not at all.
     sampler: "shuffle", each image once an epoch, or "equibatch", each class once in every |C| images (Section 3.1).
     freeze_batch_norm: batch normalisation keeps the running statistics that it starts with, and uses them in training
     too, as DeepLab-v2's networks are trained; its scale and shift still learn. For networks that are trained already.
@@ -59,6 +61,7 @@ class RunConfig:
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
+    color_jitter: float = 0.0
     sampler: str = "shuffle"
     freeze_batch_norm: bool = False
     precision: str = "32-true"
@@ -125,6 +128,9 @@ class RunConfig:
         _check_number("scale", low, above=0.0)
         _check_number("scale", high, least=low)
         object.__setattr__(self, "scale", (float(low), float(high)))
+        _check_number("color_jitter", self.color_jitter, least=0.0)
+        if self.color_jitter > 1:
+            raise LabError(f"color_jitter: got {self.color_jitter!r}, expected at most 1, which takes images to black.")
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict that JSON can hold."""

@@ -207,6 +207,18 @@ Scale = Annotated[
 Flip = Annotated[
     bool, typer.Option("--flip/--no-flip", help="Mirror half the images, left to right.", rich_help_panel=AUGMENTATION)
 ]
+ColorJitter = Annotated[
+    float,
+    typer.Option(
+        "--color-jitter",
+        "--colour-jitter",
+        min=0.0,
+        max=1.0,
+        metavar="PART",
+        help="Multiply brightness, contrast and saturation by factors from 1 - PART to 1 + PART, such as 0.3.",
+        rich_help_panel=AUGMENTATION,
+    ),
+]
 SamplerName = Annotated[
     str,
     typer.Option(

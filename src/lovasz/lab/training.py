@@ -228,7 +228,8 @@ def run_once(
     spec = LossSpec.parse(config.loss)
     loss = spec.build(len(data.classes), IGNORE_INDEX, weights, team.group() if config.global_batch else None)
     model = start.build()
-    view = TrainingView(data.train, Augmentation(crop=config.crop, scale=config.scale, flip=config.flip), config.seed)
+    augmentation = Augmentation(config.crop, config.scale, config.flip, config.color_jitter)
+    view = TrainingView(data.train, augmentation, config.seed)
 
     def score(dataset: SegmentationDataset, network: nn.Module) -> Scores:
         title = f"{description}: {dataset.split}"

@@ -1,4 +1,4 @@
-"""Random scaling, cropping and flipping of an image together with its mask, for training.
+"""Random scaling, cropping and flipping of an image together with its mask, and other light, for training.
 
 Apart from the data sets, whose samples never change: here the same image differs from epoch to epoch, by a function
 of (seed, epoch, index) alone, so that a resumed run sees what an uninterrupted one would have seen.
@@ -28,17 +28,22 @@ class Augmentation:
     smaller than the window, it lies at a random place in it: image padding is PADDING_COLOUR, mask padding is void.
     scale: both sides are multiplied by one factor, drawn uniformly from this range; (1, 1) leaves every pixel alone.
     flip: mirror left and right, for half of the images.
+    color_jitter: brightness, contrast and saturation are each multiplied by a factor drawn uniformly from
+    1 - color_jitter to 1 + color_jitter; 0 leaves every colour alone.
     """
 
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
+    color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop is not None and not (len(self.crop) == 2 and all(side >= 1 for side in self.crop)):
             raise LabError(f"crop: got {self.crop}, expected (height, width) of at least one pixel, or None.")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise LabError(f"scale: got {self.scale}, expected (smallest, largest) with 0 < smallest <= largest.")
+        if not 0 <= self.color_jitter <= 1:
+            raise LabError(f"color_jitter: got {self.color_jitter}, expected 0 (colours as they are) to at most 1.")
 
 
 class TrainingView(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -87,7 +92,25 @@ def augment(sample: Sample, augmentation: Augmentation, rng: np.random.Generator
         image, mask = _pad(image, mask, (crop_height, crop_width), place)
     if mirrored:
         image, mask = image.flip(-1), mask.flip(-1)
+    if augmentation.color_jitter:
+        image = _in_other_light(image, *(1 + augmentation.color_jitter * rng.uniform(-1, 1, 3)))
     return image.contiguous(), mask.contiguous()
+
+
+def _in_other_light(image: torch.Tensor, brightness: float, contrast: float, saturation: float) -> torch.Tensor:
+    """Colours times the first, their distance from the mean grey times the second, from their own grey the third."""
+    colours = image.float() * brightness  # (3, h, w)
+    mean = _grey(colours).mean()
+    colours = mean + contrast * (colours - mean)
+    grey = _grey(colours)
+    colours = grey + saturation * (colours - grey)
+    return colours.round().clamp(0, 255).to(torch.uint8)
+
+
+def _grey(colours: torch.Tensor) -> torch.Tensor:
+    """Luma of RGB as television has it (ITU-R BT.601)."""
+    red, green, blue = colours
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _window(side: int, crop: int, place: float) -> tuple[int, int]:

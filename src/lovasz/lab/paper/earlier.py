@@ -48,6 +48,7 @@ def entry_of(record: Mapping[str, Any], config: RunConfig, source: str) -> dict[
                 "freeze_batch_norm": config.freeze_batch_norm,
                 "crop": None if config.crop is None else list(config.crop),
                 "scale": list(config.scale),
+                "color_jitter": config.color_jitter,
             },
         }
     except (KeyError, TypeError) as error:

@@ -188,6 +188,8 @@ def check_same(entry: dict[str, Any], config: dict[str, Any]) -> None:
                 f"{entry['source']}: a run with {name} {entry['same'][name]!r}, this grid has {config[name]!r}; leave "
                 "it out, or give the grid the same."
             )
+    if entry["same"].get("color_jitter"):
+        raise LabError(f"{entry['source']}: a run with color jitter, which this grid has not; leave it out.")
 
 
 class _Grid:
