@@ -52,7 +52,7 @@ browser: # the report is tested in a real browser: Debian's, where it may be ins
 	fi
 
 bench: $(VENV)/bench ## measure the losses on this machine, beside other libraries; BENCH_ARGS="speed memory" chooses
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	PYTHONPATH=$(VENV)/vision $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(VENV)/docs ## install mkdocs, build the documentation strictly into site/; `mkdocs serve` shows it while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -78,20 +78,24 @@ $(VENV)/lab: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@$(BIN)/python $(PIP_INSTALL) -e '.[lab]'
 	@touch $@
 
-# torchvision apart, where only the tests that need it look: built for CUDA beside a CPU build of torch, as the package
-# index has it, it does not load, and its mere presence breaks torchmetrics and transformers.
-$(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+# torchvision apart, where only the tests and benchmarks that need it look: built for CUDA beside a CPU build of torch, as
+# the package index has it, it does not load, and its mere presence breaks torchmetrics and transformers.
+VISION := kornia kornia-rs segmentation-models-pytorch timm torchvision
+
+$(VENV)/vision/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@rm -rf $(@D)
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(@D) $(VISION)
+	@touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt $(VENV)/vision/ready | $(VENV)/bin/python
 	@echo "Installing lovasz, its lab and the test tools into $(VENV) (a minute or two) ..."
 	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
-	@rm -rf $(VENV)/vision
-	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(VENV)/vision \
-		kornia kornia-rs segmentation-models-pytorch timm torchvision
 	@$(BIN)/python $(PIP_INSTALL) --no-deps cityscapesScripts==2.3.0 pyquaternion==0.9.9
 	@$(BIN)/python $(PIP_INSTALL) pydensecrf2 2>/dev/null || echo "No compiler for the CRF: its tests will be skipped."
 	@touch $@ $(VENV)/lab
 
 # After torch: these take the torch that is there, and so bring no CUDA packages beside a CPU build of it.
-$(VENV)/bench: $(VENV)/lab
+$(VENV)/bench: $(VENV)/lab $(VENV)/vision/ready
 	@echo "Installing the libraries to compare with into $(VENV) (a minute or two) ..."
 	@$(BIN)/python $(PIP_INSTALL) -e '.[bench]'
 	@touch $@
