@@ -380,6 +380,21 @@ def test_tables_are_made_of_earlier_runs_without_training(start, trained, tmp_pa
         finetune.run(tmp_path / "h", setting, training=False)
 
 
+def test_a_grid_goes_on_from_its_result_alone(start, trained, tmp_path):
+    kept = tmp_path / "copies" / "finetune.json"
+    kept.parent.mkdir()
+    kept.write_bytes((trained / "result.json").read_bytes())
+    path = finetune.run(tmp_path / "f", grid(start, batch_sizes=(4,), seeds=(0,)), earlier=[kept], training=False)
+    theirs, ours = (read_result(p)["scores"] for p in (kept, path))
+    assert {name: ours[name] for name in ("start", "chosen", "runs")} == {
+        name: theirs[name] for name in ("start", "chosen", "runs")
+    }
+    other = kept.with_name("synthetic.json")
+    other.write_text(json.dumps({"name": "synthetic", "config": {}, "scores": {"draws": []}}))
+    with pytest.raises(LabError, match=r"synthetic\.json: the result of 'synthetic', which has no runs"):
+        earlier.read_entries(other)
+
+
 def scored(loss: str, seed: int, test: float, **changes) -> dict:
     score = {"dataset_miou": test, "per_class_iou": {"a": test, "b": None}}
     values = {"loss": loss, "batch_size": 10, "learning_rate": 1e-3, "sampler": "shuffle", "seed": seed, "epochs": 5}

@@ -12,6 +12,7 @@ from typing import Any
 from lovasz.lab.config import RunConfig, read_json
 from lovasz.lab.errors import LabError
 
+ENTRY = {"loss", "batch_size", "learning_rate", "sampler", "seed", "epochs", "val", "test", "same"}
 SCORES = ("dataset_miou", "image_miou", "pixel_accuracy", "per_class_iou")
 
 
@@ -61,10 +62,11 @@ def _curve(record: Mapping[str, Any], score: str) -> list[float | None]:
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The entries of a run.json, a comparison.json, or of all below a folder, sorted by path.
+    """The entries of a run.json, a comparison.json, the result of a grid, or of all runs below a folder, by path.
 
-    A run.json of `compare` has no configuration: that of the folder above it is taken, from config.json. Raises
-    LabError naming the file.
+    A run.json of `compare` has no configuration: that of the folder above it is taken, from config.json. A result is
+    taken as it is, entry by entry: so a grid can be gone on with where only its result was kept. Raises LabError naming
+    the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -74,7 +76,9 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
         return [entry for file in files for entry in read_entries(file)]
     document = read_json(path)
     if not isinstance(document, dict) or not ({"runs", "config"} <= document.keys() or "scores" in document):
-        raise LabError(f"{path}: neither a run.json nor a comparison.json of the lab.")
+        raise LabError(f"{path}: neither a run.json nor a comparison.json of the lab, nor the result of a grid.")
+    if "name" in document:
+        return _entries_of_result(document, path)
     if "runs" in document:
         environment = {"environment": document.get("environment")}
         return [
@@ -90,10 +94,18 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     return [entry_of(document, _config(config, document, path), path.name)]
 
 
+def _entries_of_result(document: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    entries = document["scores"].get("runs")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry.keys() >= ENTRY for entry in entries):
+        raise LabError(f"{path}: the result of {document['name']!r}, which has no runs that a grid could take.")
+    return entries
+
+
 def read_start(paths: Sequence[Path]) -> dict[str, Any] | None:
-    """The scores of the start on val and test, from the first comparison.json that has them."""
+    """The scores of the start on val and test, from the first comparison.json or result that has them."""
     for path in (Path(path) for path in paths):
-        initial = read_json(path).get("initial") if path.suffix == ".json" else None
+        document = read_json(path) if path.suffix == ".json" else {}
+        initial = document.get("initial") or document.get("scores", {}).get("start")
         if initial:
             return {name: initial.get(name) for name in ("val", "test")}
     return None

@@ -160,7 +160,10 @@ def finetune(
     size: options.Size = None,
     earlier: Annotated[
         list[Path] | None,
-        typer.Option("--earlier", help="run.json, comparison.json or a folder of runs to take instead; repeatable."),
+        typer.Option(
+            "--earlier",
+            help="run.json, comparison.json, a grid's result or a folder of runs to take instead; repeatable.",
+        ),
     ] = None,
     training: Annotated[
         bool, typer.Option("--training/--no-training", help="Or make the tables of the runs that are there.")
