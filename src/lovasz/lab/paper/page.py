@@ -98,6 +98,11 @@ What Berman, Rannen Triki and Blaschko (CVPR 2018, arXiv 1705.08790) report, and
 number of ours is read from the JSON named beside it, a copy of what the experiment wrote. `lovasz paper page` makes the
 page from a folder of experiments, or again from these copies with `--results docs/results/paper`; `lovasz paper all
 --small --shared FOLDER` runs what is not there yet, on two cores.
+
+What is not here: the paper's own numbers where its column is empty. Of its Tables 1 to 4 only the two scores that
+public leaderboards repeat (79.0 % on Pascal VOC's test set, 63.06 % on Cityscapes') could be looked up. Table 4 itself,
+which needs Cityscapes. Figure 5, which is not reproduced. Figures 7 and 8, crops of images that may not be handed on:
+`lovasz paper multiclass` and `finetune` draw them into their folders.
 """
 
 
