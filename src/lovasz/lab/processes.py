@@ -6,6 +6,7 @@ stdin; under torchrun all are there already. Apart from training, which only ask
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -152,6 +153,9 @@ def _joined(team: Team, store: Any, on_cpu: bool) -> Iterator[None]:
         team.meet()  # nobody leaves while another may still need it
     finally:
         distributed.destroy_process_group()
+        # Lightning's objects hold one another, and the group. Were they left to the end of the interpreter, a thread of
+        # the group could ask for an object then, which aborts the process after all is done.
+        gc.collect()
 
 
 def _store(port: int) -> Any:
