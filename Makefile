@@ -68,6 +68,10 @@ clean: ## remove the virtual environments, caches and builds; runs/ stays
 
 # One stamp per set of packages: a second call installs nothing.
 
+# Prints what an extra of pyproject.toml asks for.
+EXTRA := $(BIN)/python -c "import sys, tomllib; \
+	print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies'][sys.argv[1]])"
+
 $(VENV)/bin/python $(VENV)-minimal/bin/python:
 	@$(PYTHON3) -c 'import sys; sys.exit("lovasz needs Python 3.11 or newer; $(PYTHON3) is " + sys.version.split()[0] \
 		+ ". Name another: make PYTHON3=python3.12 ...") if sys.version_info < (3, 11) else None'
@@ -80,11 +84,9 @@ $(VENV)/lab: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 # torchvision apart, where only the tests and benchmarks that need it look: built for CUDA beside a CPU build of torch, as
 # the package index has it, it does not load, and its mere presence breaks torchmetrics and transformers.
-VISION := kornia kornia-rs segmentation-models-pytorch timm torchvision
-
 $(VENV)/vision/ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@rm -rf $(@D)
-	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(@D) $(VISION)
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --target $(@D) $$($(EXTRA) vision)
 	@touch $@
 
 $(VENV)/dev: pyproject.toml constraints.txt $(VENV)/vision/ready | $(VENV)/bin/python
@@ -103,8 +105,7 @@ $(VENV)/bench: $(VENV)/lab $(VENV)/vision/ready
 # The pages are built from the source's text, which needs neither torch nor the package itself.
 $(VENV)/docs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing mkdocs into $(VENV) ..."
-	@$(BIN)/python $(PIP_INSTALL) $$($(BIN)/python -c "import tomllib; \
-		print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
+	@$(BIN)/python $(PIP_INSTALL) $$($(EXTRA) docs)
 	@touch $@
 
 $(VENV)-minimal/ready: pyproject.toml constraints.txt | $(VENV)-minimal/bin/python

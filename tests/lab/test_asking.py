@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lovasz.lab import options
+from lovasz.lab import option_texts
 from lovasz.lab.crf import CRF, WithCRF
 from lovasz.lab.decision import decide, expected_iou
 from lovasz.lab.errors import LabError
@@ -52,10 +52,10 @@ def test_scales_that_cannot_be_are_refused(scales):
 def test_the_options_of_evaluate_nest_in_the_order_that_is_documented():
     network = Channels()
     assert ask_as(network, size=None, scales=None, crf=False) is network
-    asked = ask_as(network, size=options.parse_size("16x24"), scales=options.parse_scales("1,0.5"), crf=False)
+    asked = ask_as(network, size=option_texts.parse_size("16x24"), scales=option_texts.parse_scales("1,0.5"), crf=False)
     assert asked(torch.rand(1, 3, 40, 50)).shape == (1, 2, 40, 50)
     assert network.sizes == [(16, 24), (8, 12)]
-    for read, text in ((options.parse_size, "big"), (options.parse_scales, "1;2")):
+    for read, text in ((option_texts.parse_size, "big"), (option_texts.parse_scales, "1;2")):
         with pytest.raises(LabError, match=f"--s.* '{text}'"):
             read(text)
 

@@ -18,7 +18,7 @@ import typer.main
 from PIL import Image
 from typer.testing import CliRunner
 
-from lovasz.lab import commands, help_examples, losses, options
+from lovasz.lab import commands, help_examples, losses, option_texts, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.defaults import default_folder
 from lovasz.lab.errors import LabError
@@ -134,40 +134,40 @@ main()
     ("text", "seeds"), [("1", (0,)), ("3", (0, 1, 2)), ("7,", (7,)), ("0,5, 9", (0, 5, 9)), ("2,1", (2, 1))]
 )
 def test_seeds_are_a_count_or_a_list(text, seeds):
-    assert options.parse_seeds(text) == seeds
+    assert option_texts.parse_seeds(text) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "a", "1,1", "1,-2", "1.5", ",", "99999999999,", "1001"])
 def test_bad_seeds_are_refused(text):
     with pytest.raises(LabError, match="--seeds"):
-        options.parse_seeds(text)
+        option_texts.parse_seeds(text)
 
 
 def test_crops_and_scales_are_read():
-    assert options.parse_crop("256x512") == (256, 512)
-    assert options.parse_scale("0.5,2") == (0.5, 2.0)
+    assert option_texts.parse_crop("256x512") == (256, 512)
+    assert option_texts.parse_scale("0.5,2") == (0.5, 2.0)
 
 
 @pytest.mark.parametrize("text", ["", "256", "256x", "0x5", "-1x5", "axb", "1x2x3", "1.5x2"])
 def test_bad_crops_are_refused(text):
     with pytest.raises(LabError, match="--crop"):
-        options.parse_crop(text)
+        option_texts.parse_crop(text)
 
 
 @pytest.mark.parametrize("text", ["", "1", "2,1", "0,1", "a,b", "1,inf", "nan,1", "1,2,3"])
 def test_bad_scales_are_refused(text):
     with pytest.raises(LabError, match="--scale"):
-        options.parse_scale(text)
+        option_texts.parse_scale(text)
 
 
 @pytest.mark.parametrize("text", ["", "a,", ",a", "a,a", "a, a"])
 def test_bad_lists_of_losses_are_refused(text):
     with pytest.raises(LabError, match="--losses"):
-        options.parse_losses(text)
+        option_texts.parse_losses(text)
 
 
 def test_data_options_are_pairs():
-    assert options.parse_data_options(["size=64", "classes=a,b", "x=", "y=1=2"]) == {
+    assert option_texts.parse_data_options(["size=64", "classes=a,b", "x=", "y=1=2"]) == {
         "size": "64",
         "classes": "a,b",
         "x": "",
@@ -175,9 +175,9 @@ def test_data_options_are_pairs():
     }
     for pair in ("size", "=3", "a b=3"):
         with pytest.raises(LabError, match="--data-option"):
-            options.parse_data_options([pair])
+            option_texts.parse_data_options([pair])
     with pytest.raises(LabError, match="twice"):
-        options.parse_data_options(["a=1", "a=2"])
+        option_texts.parse_data_options(["a=1", "a=2"])
 
 
 def test_different_comparisons_have_different_default_folders():

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lovasz.lab import console, options
+from lovasz.lab import console, option_texts, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.errors import LabError
 from lovasz.lab.help_examples import help_examples
@@ -131,8 +131,8 @@ def compare(
 
     Writes comparison.json, report.html (one file, no network needed), and each run's weights and curves.
     """
-    names = options.parse_losses(losses)
-    chosen = options.parse_seeds(seeds)
+    names = option_texts.parse_losses(losses)
+    chosen = option_texts.parse_seeds(seeds)
     run = _run_config(locals(), names)
     from lovasz.lab.defaults import default_folder
 
@@ -237,11 +237,11 @@ def _run_config(given: dict[str, Any], losses: Sequence[str], **changes: Any) ->
         loss=losses[0],
         epochs=given["epochs"] or 1,
         pretrain_epochs=given["pretrain_epochs"] or 0,
-        crop=None if given["crop"] is None else options.parse_crop(given["crop"]),
-        scale=options.parse_scale(given["scale"]),
+        crop=None if given["crop"] is None else option_texts.parse_crop(given["crop"]),
+        scale=option_texts.parse_scale(given["scale"]),
         num_workers=given["workers"],
         devices=given["devices"] or launched() or 1,
-        data_options=options.parse_data_options(given["data_option"]),
+        data_options=option_texts.parse_data_options(given["data_option"]),
         **changes,
     )
     if weights is not None:
@@ -287,9 +287,9 @@ def evaluate(
     from lovasz.lab.progress import display
 
     place = use_machine(device, threads)
-    dataset = open_dataset(data, split, seed=data_seed, **options.parse_data_options(data_option))
-    network = load_weights(options.model_name(weights, model), weights, dataset.info.classes)
-    network = ask_as(network, size=options.parse_size(size), scales=options.parse_scales(scales), crf=crf)
+    dataset = open_dataset(data, split, seed=data_seed, **option_texts.parse_data_options(data_option))
+    network = load_weights(option_texts.model_name(weights, model), weights, dataset.info.classes)
+    network = ask_as(network, size=option_texts.parse_size(size), scales=option_texts.parse_scales(scales), crf=crf)
     with display(not as_json) as progress:
         scores = run_evaluation(network, dataset, device=place, progress=progress or False)
     if as_json:

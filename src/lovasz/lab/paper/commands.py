@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lovasz.lab import options
+from lovasz.lab import option_texts, options
 from lovasz.lab.errors import LabError
 from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
 from lovasz.lab.paper import training_commands
@@ -91,7 +91,7 @@ def batches(
         data,
         weights,
         model=model,
-        size=options.parse_size(size),
+        size=option_texts.parse_size(size),
         batch_sizes=values_of("--batch-sizes", batch_sizes, int),
         passes=passes,
         seed=seed,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lovasz.lab import options
+from lovasz.lab import option_texts, options
 from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
 from lovasz.lab.paper.app import RESULTS, Out, examples, paper_app, values_of
 
@@ -60,8 +60,8 @@ def binary(
         batch_size=batch_size,
         optimizer=optimizer,
         weight_decay=weight_decay,
-        size=options.parse_size(size),
-        crop=options.parse_crop(crop),
+        size=option_texts.parse_size(size),
+        crop=option_texts.parse_crop(crop),
         freeze_batch_norm=freeze_batch_norm,
         seed=seed,
     )
@@ -113,7 +113,7 @@ def multiclass(
         data=data,
         weights=str(weights),
         model=model,
-        losses=options.parse_losses(losses),
+        losses=option_texts.parse_losses(losses),
         samplers=values_of("--samplers", samplers, str),
         learning_rates=values_of("--learning-rates", learning_rates, float),
         epochs=epochs,
@@ -121,10 +121,10 @@ def multiclass(
         optimizer=optimizer,
         weight_decay=weight_decay,
         freeze_batch_norm=freeze_batch_norm,
-        crop=options.parse_crop(crop),
-        scale=options.parse_scale(scale),
-        size=options.parse_size(size),
-        scales=options.parse_scales(scales) or (1.0,),
+        crop=option_texts.parse_crop(crop),
+        scale=option_texts.parse_scale(scale),
+        size=option_texts.parse_size(size),
+        scales=option_texts.parse_scales(scales) or (1.0,),
         images=images,
         crf=crf,
         crf_search=crf_search,
@@ -183,18 +183,18 @@ def finetune(
         data=data,
         weights=str(weights),
         model=model,
-        losses=options.parse_losses(losses),
+        losses=option_texts.parse_losses(losses),
         learning_rates=values_of("--learning-rates", learning_rates, float),
         batch_sizes=values_of("--batch-sizes", batch_sizes, int),
-        seeds=options.parse_seeds(seeds),
+        seeds=option_texts.parse_seeds(seeds),
         samplers=values_of("--samplers", samplers, str),
         epochs=epochs,
         optimizer=optimizer,
         weight_decay=weight_decay,
         freeze_batch_norm=freeze_batch_norm,
-        crop=options.parse_crop(crop),
-        scale=options.parse_scale(scale),
-        size=options.parse_size(size),
+        crop=option_texts.parse_crop(crop),
+        scale=option_texts.parse_scale(scale),
+        size=option_texts.parse_size(size),
         workers=workers,
         threads=threads,
         device=device,
