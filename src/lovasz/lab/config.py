@@ -130,7 +130,7 @@ class RunConfig:
         object.__setattr__(self, "scale", (float(low), float(high)))
         _check_number("color_jitter", self.color_jitter, least=0.0)
         if self.color_jitter > 1:
-            raise LabError(f"color_jitter: got {self.color_jitter!r}, expected at most 1, which takes images to black.")
+            raise LabError(f"color_jitter: got {self.color_jitter!r}, expected 0 (colours as they are) to at most 1.")
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict that JSON can hold."""

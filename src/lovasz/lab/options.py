@@ -209,9 +209,6 @@ ColorJitter = Annotated[
     float,
     typer.Option(
         "--color-jitter",
-        "--colour-jitter",
-        min=0.0,
-        max=1.0,
         metavar="PART",
         help="Multiply brightness, contrast and saturation by factors from 1 - PART to 1 + PART, such as 0.3.",
         rich_help_panel=AUGMENTATION,
