@@ -150,6 +150,32 @@ def test_the_figures_on_camvid_are_those_of_the_results() -> None:
         assert [float(cell) for cell in cells] == pytest.approx(expected, abs=0.0500001), loss
 
 
+def test_the_readme_has_the_scores_at_the_rates_that_the_search_kept() -> None:
+    scores = json.loads((REPOSITORY / "docs" / "results" / "paper" / "finetune.json").read_text(encoding="utf-8"))[
+        "scores"
+    ]
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    said = (
+        text.partition("validation chose")[2]
+        .partition("docs/paper.md")[0]
+        .replace("the sum", "`cross_entropy+lovasz_softmax`")
+    )
+    found = re.findall(r"`([\w+]+)`\s+([\d.]+) ± ([\d.]+) / ([\d.]+) ± ([\d.]+) \(([\d.e-]+)\)", said)
+    assert len(found) == len(scores["chosen"])
+    for loss, *figures, rate in found:
+        (kept,) = [one for one in scores["chosen"] if one["loss"] == loss]
+        assert kept["learning_rate"] == float(rate)
+        runs = [
+            run
+            for run in scores["runs"]
+            if all(run[name] == kept[name] for name in kept) and run["sampler"] == "shuffle"
+        ]
+        for split, (mean, deviation) in zip(("test", "val"), (figures[:2], figures[2:]), strict=True):
+            values = [100 * run[split]["dataset_miou"] for run in runs]
+            assert float(mean) == pytest.approx(statistics.mean(values), abs=0.00501), loss
+            assert float(deviation) == pytest.approx(statistics.stdev(values), abs=0.00501), loss
+
+
 # --- and each of these can fail
 
 
