@@ -9,13 +9,8 @@ from typing import Any
 
 from lovasz.lab.paper.iiou import SCORES
 from lovasz.lab.paper.result import Row, Section, Table, spec_of
+from lovasz.lab.summary import label_of
 
-LABELS = {
-    "cross_entropy": "cross-entropy",
-    "weighted_cross_entropy": "weighted cross-entropy",
-    "lovasz_softmax": "Lovász-Softmax",
-    "weighted_lovasz_softmax": "Lovász-Softmax with class weights (Eq. 13)",
-}
 CAPTION = (
     "Figure 9: mean IoU over the batch size after fine-tuning, mean and standard deviation over seeds (left), and on "
     "val over the epochs at the largest batch size (right)"
@@ -148,9 +143,7 @@ def _classes(reported: Sequence[Mapping[str, Any]], scores: Mapping[str, Any], s
             values = [run[split]["per_class_iou"][name] for run in group["runs"]]
             cells.append("-" if None in values else f"{100 * statistics.fmean(values):.1f}")
         lines.append([name, *cells])
-    labels = [
-        f"{LABELS.get(g['loss'], g['loss'])}, {g['learning_rate']:g}, {_count(g['epochs'], 'epoch')}" for g in shown
-    ]
+    labels = [f"{label_of(g['loss'])}, {g['learning_rate']:g}, {_count(g['epochs'], 'epoch')}" for g in shown]
     return Table(
         f"IoU of each class on {split}, batch size {size}, by loss and learning rate, %.",
         ["class", "before", *labels],
@@ -172,13 +165,13 @@ def _seen(reported: Sequence[Mapping[str, Any]], start: float, split: str) -> st
             fair = other["reported"] if group["reported"] else other["learning_rate"] == group["learning_rate"]
             if same and fair and other["loss"] in ("weighted_cross_entropy", "cross_entropy"):
                 difference = 100 * (mean(group, split) - mean(other, split))
-                words += f", {difference:+.2f} from {LABELS[other['loss']]}"
+                words += f", {difference:+.2f} from {label_of(other['loss'])}"
         parts.append(words)
     for group in (one for one in reported if one["sampler"] == "equibatch"):
         for other in plain:
             if all(other[name] == group[name] for name in ("loss", "batch_size", "epochs", "learning_rate")):
                 difference = 100 * (mean(group, split) - mean(other, split))
-                label = LABELS.get(group["loss"], group["loss"])
+                label = label_of(group["loss"])
                 parts.append(f"equibatch with {label}, batch size {group['batch_size']}: {difference:+.2f} points")
     return ("; ".join(parts) + f" (mean IoU on {split}).") if parts else ""
 
@@ -194,7 +187,7 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
     largest = max((group["batch_size"] for group in reported), default=0)
     several = len({epochs for _, _, epochs in lines}) > 1
     for number, ((loss, sampler, epochs), found) in enumerate(lines.items()):
-        label = LABELS.get(loss, loss) + (", equibatch" if sampler == "equibatch" else "")
+        label = label_of(loss) + (", equibatch" if sampler == "equibatch" else "")
         label += f", {_count(epochs, 'epoch')}" if several else ""
         style = {"color": f"C{number}", "linestyle": "--" if sampler == "equibatch" else "-", "marker": "o"}
         found = sorted(found, key=lambda group: group["batch_size"])
@@ -225,7 +218,7 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
 def line_of(group: Mapping[str, Any]) -> str:
     """What a line of a table is called."""
     equibatch = ", equibatch" if group["sampler"] == "equibatch" else ""
-    return f"{LABELS.get(group['loss'], group['loss'])}, batch size {group['batch_size']}{equibatch}"
+    return f"{label_of(group['loss'])}, batch size {group['batch_size']}{equibatch}"
 
 
 def _percent(group: Mapping[str, Any], split: str) -> str:
