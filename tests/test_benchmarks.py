@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,34 +101,34 @@ def test_contestants_take_turns_and_warm_up_once() -> None:
     assert all(timing.low <= timing.median <= timing.high for timing in result.values())
 
 
-def test_a_quick_contestant_beside_a_slow_one_is_called_thrice(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str], str, float], Callable[[], None]]:
+    """Makes a contestant that takes so many seconds of a clock that nothing else moves, and writes its name down."""
     clock = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: clock[0])
 
-    def call(name: str, seconds: float) -> None:
-        calls.append(name)
-        clock[0] += seconds
+    def contestant(calls: list[str], name: str, seconds: float) -> Callable[[], None]:
+        def call() -> None:
+            calls.append(name)
+            clock[0] += seconds
 
-    result = interleaved({"a": lambda: call("a", 0.1), "b": lambda: call("b", 5.0)}, rounds=2, limit=60)
+        return call
+
+    return contestant
+
+
+def test_a_quick_contestant_beside_a_slow_one_is_called_thrice(timed) -> None:
+    calls: list[str] = []
+    result = interleaved({"a": timed(calls, "a", 0.1), "b": timed(calls, "b", 5.0)}, rounds=2, limit=60)
     assert "".join(calls) == "ab" + "aaab" * 2
     assert (result["a"].rounds, result["b"].rounds) == (6, 2)
     assert (result["a"].median, result["b"].median) == pytest.approx((0.1, 5.0))
 
 
 @pytest.mark.parametrize("seconds", [0.1, 5.0])
-def test_processes_that_wait_for_one_another_make_as_many_calls_whatever_their_clocks_say(
-    monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> None:
+def test_processes_that_wait_for_one_another_make_as_many_calls_whatever_their_clocks_say(timed, seconds) -> None:
     calls: list[str] = []
-    clock = [0.0]
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-
-    def call(name: str, seconds: float) -> None:
-        calls.append(name)
-        clock[0] += seconds
-
-    contestants = {"a": lambda: call("a", 0.1), "b": lambda: call("b", seconds)}
+    contestants = {"a": timed(calls, "a", 0.1), "b": timed(calls, "b", seconds)}
     interleaved(contestants, rounds=3, limit=None, quick_calls=1)
     assert "".join(calls) == "ab" * 4
 
