@@ -390,9 +390,19 @@ def test_a_grid_goes_on_from_its_result_alone(start, trained, tmp_path):
         name: theirs[name] for name in ("start", "chosen", "runs")
     }
     other = kept.with_name("synthetic.json")
-    other.write_text(json.dumps({"name": "synthetic", "config": {}, "scores": {"draws": []}}))
-    with pytest.raises(LabError, match=r"synthetic\.json: the result of 'synthetic', which has no runs"):
-        earlier.read_entries(other)
+    for scores in ({"draws": []}, {"runs": [{"loss": "hinge"}]}, 1):
+        other.write_text(json.dumps({"name": "synthetic", "config": {}, "scores": scores}))
+        with pytest.raises(LabError, match=r"synthetic\.json: the result of 'synthetic', which has no runs"):
+            earlier.read_entries(other)
+
+
+def test_a_run_with_other_light_does_not_belong_into_a_grid(start, trained):
+    entry = read_result(trained / "result.json")["scores"]["runs"][0]
+    config = grid(start).to_json(entry["same"]["data"])
+    finetune.check_same(entry, config)
+    lit = entry | {"same": entry["same"] | {"color_jitter": 0.3}}
+    with pytest.raises(LabError, match="a run with color jitter, which this grid has not"):
+        finetune.check_same(lit, config)
 
 
 def scored(loss: str, seed: int, test: float, **changes) -> dict:

@@ -95,7 +95,8 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
 
 
 def _entries_of_result(document: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    entries = document["scores"].get("runs")
+    scores = document.get("scores")
+    entries = scores.get("runs") if isinstance(scores, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and entry.keys() >= ENTRY for entry in entries):
         raise LabError(f"{path}: the result of {document['name']!r}, which has no runs that a grid could take.")
     return entries
