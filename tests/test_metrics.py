@@ -318,6 +318,7 @@ def work(rank, folder):
             result[name + ".pixel_accuracy"] = metric.pixel_accuracy()
             result["local"] = metric.confusion.sum()
     torch.save(result, f"{folder}/result{rank}.pt")
+    dist.barrier()
     dist.destroy_process_group()
 
 if __name__ == "__main__":
