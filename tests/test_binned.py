@@ -136,6 +136,33 @@ def test_a_logit_that_is_not_finite_is_never_a_silent_number(impl: str, bad: flo
     assert lovasz_sigmoid(scores, target.clamp(max=1), impl=impl).isnan()
 
 
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("impl", [*IMPLS, "auto"])
+def test_nan_in_a_channel_that_does_not_count_spoils_nothing(impl: str, per_image: bool) -> None:
+    scores = torch.randn(2, 3, 100, 100, generator=torch.Generator().manual_seed(0))
+    target = torch.zeros(2, 3, 100, 100, dtype=torch.long)
+    target[:, :2, :50] = 1  # the last channel has no foreground
+    options = {"multilabel": True, "impl": impl, "per_image": per_image}
+    expected = lovasz_sigmoid(scores, target, **options)
+    scores[1, 2, 0, 0] = torch.nan
+    leaf = scores.clone().requires_grad_()
+    value = lovasz_sigmoid(leaf, target, **options)
+    assert value == expected
+    gradient = torch.autograd.grad(value, leaf)[0]
+    assert gradient[scores.isfinite()].isfinite().all()
+    assert lovasz_sigmoid(scores, target, **options | {"classes": "all"}).isnan()
+    scores[0, 1, 0, 0] = torch.nan
+    assert lovasz_sigmoid(scores, target, **options).isnan()
+
+
+@pytest.mark.parametrize("impl", [*IMPLS, "auto"])
+def test_a_negative_that_is_not_yet_computed_is_read_right(impl: str) -> None:
+    logits, target = SOFTMAX.draw(size=(70, 90))
+    negated = torch.complex(torch.zeros_like(logits), logits).conj().imag  # -logits, without a pass over them
+    assert negated.is_neg()
+    torch.testing.assert_close(SOFTMAX.package(negated, target, impl=impl), SOFTMAX.package(-logits, target, impl=impl))
+
+
 @pytest.mark.parametrize("impl", [*IMPLS, "auto"])
 def test_a_masked_class_at_minus_infinity_is_fine(impl: str) -> None:
     logits = torch.randn(1, 3, 40, 40)

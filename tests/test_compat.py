@@ -445,3 +445,5 @@ def test_what_the_authors_take_silently_is_named():
         compat.lovasz_softmax(3 * probas, labels, ignore=255)
     with pytest.raises(ValueError, match="labels must be whole numbers"):
         compat.lovasz_hinge(torch.zeros(1, 2, 2), torch.full((1, 2, 2), 0.5))
+    with pytest.raises(ValueError, match="label 255"):
+        compat.binary_xloss(torch.ones(1, 2, 2), torch.tensor([[[0, 1], [255, 255]]]))

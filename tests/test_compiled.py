@@ -7,7 +7,7 @@ import torch
 from losses import CASES, Case
 from torch import Tensor
 
-from lovasz import lovasz_cross_entropy, lovasz_hinge
+from lovasz import lovasz_cross_entropy, lovasz_hinge, lovasz_softmax
 from lovasz.kernels import choose, numba_problem
 
 pytestmark = pytest.mark.skipif(bool(numba_problem()), reason="numba is missing")
@@ -61,6 +61,25 @@ def test_formats_and_layouts_are_kept(dtype: torch.dtype, memory_format: torch.m
     assert inside[1].dtype == dtype
     assert inside[1].stride() == outside[1].stride()
     assert torch.equal(inside[1], outside[1])
+
+
+@pytest.mark.parametrize("loss", [SOFTMAX.package, lambda z, t: lovasz_hinge(z[:, 0], (t == 1).long())])
+def test_a_gradient_scaler_keeps_half_precision_from_vanishing(loss) -> None:
+    scores, target = SOFTMAX.draw(size=(150, 160))
+    scores = scores.half()
+    factor = 2.0**16  # where torch.amp.GradScaler begins; infinite in float16
+    _, exact = both(loss, scores.double(), target, factor)
+    inside, outside = both(compiled(loss), scores, target, factor)[1], both(loss, scores, target, factor)[1]
+    assert inside.dtype == torch.float16
+    for gradient in (inside, outside):
+        assert (gradient.double() - exact).norm() <= 2e-3 * exact.norm()
+
+
+def test_bad_weights_are_refused() -> None:
+    scores, target = SOFTMAX.draw(size=(70, 90))
+    weight = torch.tensor([1.0, 1.0, -1.0, 1.0, 1.0])
+    with pytest.raises(RuntimeError, match=r"weight holds a number that is negative"):
+        compiled(lambda z, t, w: lovasz_softmax(z, t, ignore_index=255, weight=w))(scores, target, weight)
 
 
 def test_one_graph_serves_sizes_that_change() -> None:

@@ -91,6 +91,17 @@ def test_all_void_is_zero_with_zero_gradient(impl: str) -> None:
     assert not gradient.any()
 
 
+@pytest.mark.parametrize("impl", ["auto", *IMPLS])
+def test_without_a_class_of_weight_there_is_no_entropy(impl: str) -> None:
+    logits, target = draw((40, 50), None)
+    options = {"weight": [0.0, 1, 1, 1, 1], "label_smoothing": 0.1, "lovasz_weight": 0.0, "impl": impl}
+    value, gradient = value_and_gradient(
+        lambda z: lovasz_cross_entropy(z, torch.zeros_like(target), **options), logits.float()
+    )
+    assert value == 0
+    assert not gradient.any()
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 def test_logits_far_below_the_largest_keep_their_entropy(impl: str) -> None:
     logits = torch.zeros(1, 3, 100, 100)

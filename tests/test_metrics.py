@@ -249,6 +249,38 @@ def test_no_valid_pixel_at_all_is_an_error(metric_class):
         metric.compute()
 
 
+@pytest.mark.parametrize("metric_class", [DatasetIoU, ImageIoU])
+def test_classes_that_no_image_shows_have_no_score(metric_class):
+    metric = metric_class(3, classes=[2])
+    metric.update(torch.zeros(2, 4, 4, dtype=torch.long), torch.zeros(2, 4, 4, dtype=torch.long))
+    assert metric.compute().isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_counts_stay_integers_whatever_dtype_is_set(dtype):
+    preds, target = draw(40, 4, 255, seed=0)
+    for metric_class in (DatasetIoU, ImageIoU):
+        metric, other = metric_class(4, ignore_index=255), metric_class(4, ignore_index=255).set_dtype(dtype)
+        for one in (metric, other):
+            one.update(preds, target)
+        assert other.compute() == metric.compute()
+        torch.testing.assert_close(other.per_class(), metric.per_class(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_scores_of_void_pixels_may_be_nan():
+    target = torch.tensor([[[0, 1], [255, 1]]])
+    scores = torch.tensor([[[[3.0, 0], [0, 0]], [[0, 3], [0, 3]]]])
+    for preds, options in ((scores, {}), (scores[:, 1], {"threshold": 0.0})):
+        preds = preds.clone()
+        preds[..., 1, 0] = torch.nan
+        for metric_class in (DatasetIoU, ImageIoU):
+            metric = metric_class(2, ignore_index=255, **options)
+            metric.update(preds, target)
+            assert metric.compute() == 1
+            with pytest.raises(ValueError, match="NaN"):
+                metric.update(torch.full_like(preds, torch.nan), target)
+
+
 def test_the_states_survive_copies_and_state_dicts(tmp_path):
     preds, target = draw(3, 4, 255, seed=0)
     for metric_class in (DatasetIoU, ImageIoU):
@@ -420,6 +452,7 @@ def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
         ({"num_classes": 3, "classes": [3]}, r"classes must be different labels of 0\.\.2"),
         ({"num_classes": 3, "classes": [1, 1]}, "classes must be different labels"),
         ({"num_classes": 3, "classes": []}, "classes must be different labels"),
+        ({"num_classes": 3, "classes": "12"}, "classes must be different labels"),
         ({"num_classes": 3, "classes": [1], "ignore_index": 1}, "also ignore_index"),
     ],
 )

@@ -143,6 +143,10 @@ def test_a_state_of_another_sampler_is_refused_by_what_differs():
         EquibatchSampler(held).load_state_dict(state)
     with pytest.raises(ValueError, match="num_replicas=1, this one has num_replicas=2"):
         EquibatchSampler(held, seed=1, num_replicas=2, rank=0).load_state_dict(state)
+    with pytest.raises(ValueError, match="checksum of the images of each class"):
+        EquibatchSampler([[1], [0], [0, 1]]).load_state_dict(EquibatchSampler([[0], [1], [0, 1]]).state_dict())
+    with pytest.raises(ValueError, match="the state has no 'identity'"):
+        EquibatchSampler(held).load_state_dict({"epoch": 0, "position": 0})
 
 
 def test_it_drives_a_data_loader_with_workers():
@@ -248,6 +252,19 @@ def test_a_cache_that_is_none_is_refused_by_name(tmp_path, text):
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(ValueError, match=r"c\.json: not a list of image classes .* Delete it"):
         read(Masks(), cache=tmp_path / "c.json")
+
+
+def test_masks_of_bool_hold_the_classes_0_and_1(tmp_path):
+    for _ in range(2):  # found, and read from the cache
+        held = image_classes([torch.tensor([True, False])] * 2, lambda item: item, cache=tmp_path / "c.json")
+        assert EquibatchSampler(held).classes == (0, 1)
+
+
+def test_a_key_that_is_no_text_is_refused_before_the_pass(tmp_path):
+    data = Masks()
+    with pytest.raises(TypeError, match=r"key must be text .* got 3"):
+        read(data, cache=tmp_path / "c.json", key=3)
+    assert not data.reads
 
 
 def test_targets_that_are_no_labels_are_refused():

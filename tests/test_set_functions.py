@@ -55,6 +55,11 @@ def test_a_violation_names_the_state_and_the_pixels() -> None:
     assert violation.gain_after > violation.gain_alone
 
 
+def test_a_function_that_is_not_finite_is_not_called_submodular() -> None:
+    with pytest.raises(ValueError, match="not finite everywhere with 0 foreground and 2 background"):
+        is_submodular(lambda missed, alarms, n: torch.where(missed + alarms > 1, torch.nan, 0 * missed))
+
+
 def test_max_pixels_below_two_is_refused() -> None:
     with pytest.raises(ValueError, match="max_pixels must be at least 2"):
         find_violation("jaccard", max_pixels=1)

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from lovasz import lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+import lovasz.compat
+from lovasz import LovaszSoftmaxLoss, lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
+from lovasz.baselines import soft_jaccard_loss
 from lovasz.kernels import choose, numba_problem
 
 LOGITS = torch.zeros(2, 3, 4, 5)
@@ -54,6 +56,20 @@ FAULTS = {
     "class beyond": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[3]), ValueError, "class 3.*3 classes"),
     "class twice": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[1, 1]), ValueError, "twice"),
     "no class": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[]), ValueError, "empty list"),
+    "fractions of classes": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[0.9, 1.9]), TypeError, r"\[0.9, 1.9\]"),
+    "names of classes": (
+        lambda: lovasz_softmax(LOGITS, LABELS, classes=["0", "1"]),
+        TypeError,
+        "list of class indices",
+    ),
+    "classes of a binary input": (
+        lambda: lovasz_sigmoid(SCORES, LABELS, classes=torch.tensor([0, 1])),
+        TypeError,
+        "belong to multilabel=True",
+    ),
+    "float8 logits": (lambda: lovasz_softmax(LOGITS.to(torch.float8_e5m2), LABELS), TypeError, r"float8.*\.float\(\)"),
+    "weight of a module": (lambda: LovaszSoftmaxLoss(weight=[1, float("nan")]), ValueError, "weight must be finite"),
+    "label of more than 64 bits": (lambda: lovasz_softmax(LOGITS, LABELS, ignore_index=2**63), ValueError, "64 bits"),
     "classes of no kind": (lambda: lovasz_softmax(LOGITS, LABELS, classes=1.5), TypeError, "1.5"),
     "weight of other length": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[1, 2]), ValueError, r"\(3,\).*\(2,\)"),
     "negative weight": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[1, 2, -1]), ValueError, "not negative"),
@@ -139,6 +155,29 @@ def test_a_stray_label_is_found_by_every_kernel(impl: str) -> None:
         lovasz_hinge(logits[:, 0], labels, impl=impl)
     with pytest.raises(ValueError, match="label 7"):
         lovasz_sigmoid(logits[:, :1], labels, impl=impl)
+
+
+@pytest.mark.parametrize("impl", ["torch", *([] if numba_problem() else ["numba"])])
+def test_a_stray_label_is_found_in_channels_that_do_not_count(impl: str) -> None:
+    masks = torch.zeros(1, 3, 100, 100, dtype=torch.uint8)
+    masks[0, 2, 0, 0] = 7
+    with pytest.raises(ValueError, match="label 7"):
+        lovasz_sigmoid(torch.zeros(masks.shape), masks, multilabel=True, classes=[0], impl=impl)
+
+
+@pytest.mark.parametrize("loss", [lovasz_softmax, lovasz_sigmoid, soft_jaccard_loss, lovasz.compat.lovasz_softmax])
+def test_void_pixels_need_hold_no_probabilities(loss) -> None:
+    classes = 1 if loss is lovasz_sigmoid else 3
+    probabilities = torch.rand(2, classes, 4, 5).div(classes)
+    target = torch.randint(0, max(2, classes), (2, 4, 5), dtype=torch.uint8)
+    target[:, :2] = 255
+    void = {"ignore": 255} if loss is lovasz.compat.lovasz_softmax else {"ignore_index": 255, "from_logits": False}
+    expected = loss(probabilities, target, **void)
+    probabilities[:, :, :2] = -1
+    assert loss(probabilities, target, **void) == expected
+    probabilities[:, :, 2] = -1
+    with pytest.raises(ValueError, match=r"input holds -1.*\[0, 1\]"):
+        loss(probabilities, target, **void)
 
 
 def test_rounding_beyond_one_is_not_refused() -> None:

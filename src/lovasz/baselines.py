@@ -24,9 +24,9 @@ def hinge_loss(input: Tensor, target: Tensor, *, per_image: bool = False, ignore
     takes the Jaccard loss: y_i(c) = 1 where the target is c, else -1, and the mean goes over pixels and classes.
 
     Args:
-        input: scores, of any floating dtype. Binary: (N, *spatial), (N, 1, *spatial) or (P,), positive for foreground,
-            with a target of 1 and 0 of the same shape (the single channel may be left out). C >= 2 classes:
-            (N, C, *spatial) or (P, C), with a target (N, *spatial) or (P,) of 0..C-1.
+        input: scores, float16, bfloat16, float32 or float64. Binary: (N, *spatial), (N, 1, *spatial) or (P,), positive
+            for foreground, with a target of 1 and 0 of the same shape (the single channel may be left out).
+            C >= 2 classes: (N, C, *spatial) or (P, C), with a target (N, *spatial) or (P,) of 0..C-1.
         target: integers or bool; the shapes of both decide between the two forms.
         per_image: average over the images, each with its own mean, instead of over all valid pixels of the batch.
         ignore_index: label of void pixels, any integer; they have neither value nor gradient.
@@ -71,8 +71,9 @@ def soft_jaccard_loss(
     is near 0 or 1. A class without a true pixel costs 1 with zero gradient.
 
     Args:
-        input: logits, or probabilities if ``from_logits=False``, of any floating dtype. Binary: (N, *spatial),
-            (N, 1, *spatial) or (P,), with a target of 1 and 0 of the same shape (the single channel may be left out).
+        input: logits, or probabilities if ``from_logits=False``, float16, bfloat16, float32 or float64. Binary:
+            (N, *spatial), (N, 1, *spatial) or (P,), with a target of 1 and 0 of the same shape (the single channel may
+            be left out).
             C >= 2 classes: (N, C, *spatial) or (P, C), with a target (N, *spatial) or (P,) of 0..C-1.
         target: integers or bool; the shapes of both decide between the two forms.
         from_logits: whether the sigmoid (binary) or the softmax is still to be taken.
@@ -98,7 +99,8 @@ def soft_jaccard_loss(
     """
     scores, foreground, valid, binary = _masks(input, target, per_image, ignore_index)
     if not from_logits:
-        validation.check_probabilities(input)  # before it is widened: its own type decides what is rounding
+        # Before it is widened: its own type decides what is rounding.
+        validation.check_probabilities(input, target, ignore_index)
     if binary and not (isinstance(classes, str) and classes == "present"):
         raise TypeError(
             "classes belongs to input with a channel per class; a binary input has one class, the foreground"

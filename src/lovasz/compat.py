@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lovasz import functional
+from lovasz import functional, validation
 from lovasz.kernels.exact import jaccard_weights
 
 # The authors' names of arguments are kept as they are: EMPTY, C, l.
@@ -102,7 +102,7 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
     """Binary Lovász hinge loss.
 
     Args:
-        logits: (B, H, W) scores (or (B, 1, H, W)), positive for foreground; any floating dtype.
+        logits: (B, H, W) scores (or (B, 1, H, W)), positive for foreground; float16, bfloat16, float32 or float64.
         labels: same shape, 0 and 1, and `ignore`.
         per_image: mean of the losses of the images, else one loss of all pixels.
         ignore: void label.
@@ -149,7 +149,9 @@ class StableBCELoss(nn.Module):
 
 def binary_xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
     """Binary cross-entropy of (B, H, W) logits and labels 0 and 1, averaged over the pixels that are not `ignore`."""
-    return StableBCELoss()(*flatten_binary_scores(logits, labels, ignore))
+    logits, labels = flatten_binary_scores(logits, labels, ignore)
+    validation.check_labels(_whole(labels), 2, None)
+    return StableBCELoss()(logits, labels)
 
 
 # ------------------------------------------------------------------ multi-class losses

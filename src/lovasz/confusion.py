@@ -32,7 +32,8 @@ def confusion_counts(
 
     Raises:
         TypeError: a dtype that cannot be meant.
-        ValueError: wrong shapes, empty input, NaN scores, labels out of range (the message names label and classes).
+        ValueError: wrong shapes, empty input, NaN scores of a valid pixel, labels out of range (the message names label
+            and classes).
     """
     if target.is_floating_point() or target.is_complex():
         raise TypeError(f"target must hold integer class labels, got dtype {target.dtype}. Convert with target.long().")
@@ -43,9 +44,9 @@ def confusion_counts(
             f"a per-image metric needs target (N, H, W), with the images in the first dimension, got {_shape(target)}. "
             "For one image add the batch dimension, target[None]; for points (N, P) a last one, target[..., None]."
         )
-    labels = _predicted_labels(preds, target, num_classes, threshold)  # (N, *spatial) int64
     truth = target.long()
     void = torch.zeros_like(truth, dtype=torch.bool) if ignore_index is None else truth == ignore_index
+    labels = _predicted_labels(preds, target, void, num_classes, threshold)  # (N, *spatial) int64
     truth, labels = truth.masked_fill(void, 0), labels.masked_fill(void, 0)
     _check_range("target", truth, num_classes, ignore_index)
     _check_range("preds", labels, num_classes, ignore_index)
@@ -64,7 +65,7 @@ def confusion_counts(
     return torch.cat(counts).view(-1, num_classes, num_classes)  # (N, C, C)
 
 
-def _predicted_labels(preds: Tensor, target: Tensor, num_classes: int, threshold: float | None) -> Tensor:
+def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: int, threshold: float | None) -> Tensor:
     if preds.is_complex():
         raise TypeError(f"preds must be real scores or integer labels, got dtype {preds.dtype}.")
     if not preds.is_floating_point():
@@ -83,16 +84,16 @@ def _predicted_labels(preds: Tensor, target: Tensor, num_classes: int, threshold
                 f"num_classes={num_classes} and threshold={threshold}. "
                 f"Scores of all classes have the shape {_scores_shape(target, num_classes)}."
             )
-        if torch.isnan(preds).any():
+        if (torch.isnan(preds.reshape(target.shape)) & ~void).any():
             raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
-        return (preds > threshold).view(target.shape).long()
+        return (preds > threshold).reshape(target.shape).long()
     if preds.shape != (target.shape[0], num_classes, *target.shape[1:]):
         raise ValueError(
             f"preds must be scores {_scores_shape(target, num_classes)} or labels {_shape(target)} "
             f"for target {_shape(target)} and num_classes={num_classes}, got {_shape(preds)}."
         )
     scores, labels = preds.max(dim=1)  # NaN wins every comparison, so one look at the maxima finds it
-    if torch.isnan(scores).any():
+    if (torch.isnan(scores) & ~void).any():
         raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
     return labels
 

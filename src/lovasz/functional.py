@@ -39,7 +39,8 @@ def lovasz_softmax(
     where Δ_c is the Lovász extension of the Jaccard loss of class c over all pixels of the batch.
 
     Args:
-        input: (N, C, *spatial) or (P, C) logits, or probabilities if ``from_logits=False``; any floating dtype.
+        input: (N, C, *spatial) or (P, C) logits, or probabilities if ``from_logits=False``; float16, bfloat16, float32
+            or float64.
         target: (N, *spatial) or (P,) class indices of any integer dtype or bool.
         from_logits: whether the softmax over classes is still to be taken.
         classes: "present" averages over the classes that occur in the target, "all" over every class (an absent one
@@ -99,7 +100,7 @@ def lovasz_cross_entropy(
         lovasz_weight * lovasz_softmax(input, target, ...) + cross_entropy_weight * F.cross_entropy(input, target, ...)
 
     Args:
-        input: (N, C, *spatial) or (P, C) logits; any floating dtype.
+        input: (N, C, *spatial) or (P, C) logits; float16, bfloat16, float32 or float64.
         target: (N, *spatial) or (P,) class indices of any integer dtype or bool.
         lovasz_weight, cross_entropy_weight: weights of the two terms, not negative.
         label_smoothing: of the cross-entropy, from 0 to 1.
@@ -148,7 +149,8 @@ def lovasz_hinge(
     loss is the Lovász extension of the Jaccard loss at m (Eq. 8), per image and averaged, or over the whole batch.
 
     Args:
-        input: (N, *spatial), (N, 1, *spatial) or (P,) scores, positive for foreground; any floating dtype.
+        input: (N, *spatial), (N, 1, *spatial) or (P,) scores, positive for foreground; float16, bfloat16, float32 or
+            float64.
         target: same shape (the single channel may be left out), 1 for foreground, 0 for background; integers or bool.
         per_image: average over images (a flat (P,) input is one image), else the batch is one set of pixels.
         ignore_index: label of void pixels, any integer.
@@ -158,7 +160,8 @@ def lovasz_hinge(
         impl, group: as in :func:`lovasz_softmax`.
 
     Returns:
-        A scalar, float64 for float64 input, else float32; 0 with zero gradient if all pixels are void. NaN propagates.
+        A scalar, float64 for float64 input, else float32; 0 with zero gradient if all pixels are void. NaN at a valid
+        pixel propagates; an infinite score on the wrong side of its label makes the loss infinite or NaN, by kernel.
 
     Raises:
         TypeError: dtypes that are not as above.
@@ -206,7 +209,7 @@ def lovasz_sigmoid(
 
     Args:
         input: binary: (N, *spatial), (N, 1, *spatial) or (P,); multi-label: (N, C, *spatial) or (P, C). Logits, or
-            probabilities if ``from_logits=False``; any floating dtype.
+            probabilities if ``from_logits=False``; float16, bfloat16, float32 or float64.
         target: 1 for foreground, 0 for background, integers or bool; shape of the input (a single channel may be
             dropped).
         from_logits: whether the sigmoid is still to be taken.
@@ -220,8 +223,8 @@ def lovasz_sigmoid(
         impl, group: as in :func:`lovasz_softmax`.
 
     Returns:
-        A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all is void. NaN
-        propagates.
+        A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all is void. NaN in a
+        channel that counts propagates.
 
     Raises:
         TypeError: dtypes that are not as above, or ``weight`` without ``multilabel``.
@@ -245,7 +248,7 @@ def lovasz_sigmoid(
             input, target = input.t().unsqueeze(0), target.t().unsqueeze(0)  # (1, C, P)
         input, target = input.flatten(2), target.flatten(2)  # (N, C, S)
     else:
-        if weight is not None or classes != "present":
+        if weight is not None or not (isinstance(classes, str) and classes == "present"):
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
         only_present, chosen = False, None
         input, target = _binary(input, target, ignore_index)
@@ -254,7 +257,7 @@ def lovasz_sigmoid(
         target = target.long()
         validation.check_labels(target, 2, ignore_index)
     if not from_logits:
-        validation.check_probabilities(input)
+        validation.check_probabilities(input, target, ignore_index)
     problem = Problem(
         errors="sigmoid" if from_logits else "probability",
         labelled=False,

@@ -30,20 +30,20 @@ def release_memory() -> None:
     _idle.clear()
 
 
-def reused_empty_like(input: Tensor) -> Tensor:
-    """``torch.empty_like`` of a CPU tensor, in idle memory where some fits.
+def reused_empty_like(input: Tensor, dtype: torch.dtype) -> Tensor:
+    """``torch.empty_like(input, dtype=dtype)`` of a CPU tensor, in idle memory where some fits.
 
     The block comes back when the last tensor or array that shares the storage is gone. Where nothing idle fits, all
     of it is freed before the new block is taken. Such a storage cannot be resized.
     """
-    size = input.numel() * input.element_size()
+    size = input.numel() * dtype.itemsize
     if size < _LEAST or os.environ.get(VARIABLE) == "0":
-        return torch.empty_like(input)
+        return torch.empty_like(input, dtype=dtype)
     block = _take(size)
     lease = block.numpy()[:size]  # a new object for each loan: the storage holds it, and its end is the loan's
     weakref.finalize(lease, _idle.append, block).atexit = False
     strides = torch.empty_like(input, device="meta").stride()
-    empty = torch.empty(0, dtype=input.dtype, device="cpu")
+    empty = torch.empty(0, dtype=dtype, device="cpu")
     return empty.set_(torch.from_numpy(lease).untyped_storage(), 0, input.shape, strides)
 
 

@@ -5,6 +5,7 @@ Apart from the losses because it needs torchmetrics, which `import lovasz` must 
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -61,7 +62,9 @@ class _ConfusionIoU(Metric):
         self.absent: Absent = absent
         self.threshold = threshold
         self._forward_running = False
-        chosen = range(num_classes) if classes is None else [int(label) for label in classes]
+        if isinstance(classes, str):
+            raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}.")
+        chosen = range(num_classes) if classes is None else [operator.index(label) for label in classes]
         if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= label < num_classes for label in chosen):
             raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}.")
         counted = torch.zeros(num_classes, dtype=torch.bool)
@@ -78,6 +81,10 @@ class _ConfusionIoU(Metric):
 
     def _add_states(self) -> None:
         raise NotImplementedError
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> Metric:  # noqa: ARG002
+        """Nothing: the counts are integers whatever the dtype of scores, and results are float64."""
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Add a batch and return its own value: NaN for a batch without a valid pixel."""
@@ -189,7 +196,8 @@ class ImageIoU(_ConfusionIoU):
     A class is *absent from an image* when its union there is empty: no valid pixel of the image has it as truth or as
     prediction. With absent="exclude" it is left out of that image's mean (and that image out of the class's mean);
     with "one" it counts as 1, the convention 0/0 = 1 of Eq. 3, which lifts the score where there are many classes: an
-    image of VOC shows 2 or 3 of 21. Images whose pixels are all void, or which show none of `classes`, are left out.
+    image of VOC shows 2 or 3 of 21. Images whose pixels are all void, or which show none of `classes`, are left out; if
+    there are valid pixels but no image shows any of `classes`, compute() is NaN, as in DatasetIoU.
     `num_classes=2, classes=[1], absent="one"` is `iou_binary` of the authors' code (divided by 100).
 
     Arguments, errors and shapes as in DatasetIoU, with the images always in the first of at least three dimensions of
@@ -210,12 +218,14 @@ class ImageIoU(_ConfusionIoU):
 
     image_steps: Tensor
     image_count: Tensor
+    valid_images: Tensor
     class_steps: Tensor
     class_count: Tensor
 
     def _add_states(self) -> None:
         self.add_state("image_steps", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("image_count", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("valid_images", default=torch.tensor(0), dist_reduce_fx="sum")  # whatever they show
         self.add_state("class_steps", default=torch.zeros(self.num_classes, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("class_count", default=torch.zeros(self.num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -230,16 +240,18 @@ class ImageIoU(_ConfusionIoU):
             per_image=True,
         )
         iou = self._class_iou(confusion)  # (N, C)
-        iou = iou.masked_fill(~confusion.any(-1).any(-1)[:, None], torch.nan)  # all void: no score, also under "one"
+        valid = confusion.any(-1).any(-1)  # (N,)
+        iou = iou.masked_fill(~valid[:, None], torch.nan)  # all void: no score, also under "one"
         mean = iou.nanmean(1)  # (N,)
         self.image_steps = self.image_steps + _steps(mean).sum()
         self.image_count = self.image_count + (~mean.isnan()).sum()
+        self.valid_images = self.valid_images + valid.sum()
         self.class_steps = self.class_steps + _steps(iou).sum(0)
         self.class_count = self.class_count + (~iou.isnan()).sum(0)
 
     def compute(self) -> Tensor:
         """Mean over the images of their mean IoU, float64 scalar in [0, 1]."""
-        if self.image_count == 0:
+        if self.valid_images == 0:
             return self._no_pixels()
         return self.image_steps.double() / self.image_count.double() / _STEPS
 

@@ -7,9 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lovasz import functional
+from lovasz import functional, validation
 from lovasz.sharing import ProcessGroup
 from lovasz.validation import Classes
+
+
+def _as_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
+    """Class weights as a module keeps them; raises ValueError where one is negative or not finite."""
+    if weight is None:
+        return None
+    values = torch.as_tensor(weight, dtype=torch.float32)
+    validation.check_weight(values)
+    return values
 
 
 class LovaszSoftmaxLoss(nn.Module):
@@ -42,7 +51,7 @@ class LovaszSoftmaxLoss(nn.Module):
         self.classes = classes
         self.per_image = per_image
         self.ignore_index = ignore_index
-        self.register_buffer("weight", None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
+        self.register_buffer("weight", _as_buffer(weight))
         self.method = method
         self.impl = impl
         self.group = group
@@ -103,7 +112,7 @@ class LovaszCrossEntropyLoss(nn.Module):
         self.classes = classes
         self.per_image = per_image
         self.ignore_index = ignore_index
-        self.register_buffer("weight", None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
+        self.register_buffer("weight", _as_buffer(weight))
         self.method = method
         self.impl = impl
         self.group = group
@@ -209,7 +218,7 @@ class LovaszSigmoidLoss(nn.Module):
         self.classes = classes
         self.per_image = per_image
         self.ignore_index = ignore_index
-        self.register_buffer("weight", None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
+        self.register_buffer("weight", _as_buffer(weight))
         self.method = method
         self.impl = impl
         self.group = group

@@ -46,7 +46,7 @@ def softmax(
         target = target.long()  # in uint8, -1 would equal 255
         validation.check_labels(target, num_classes, ignore_index)
     if not from_logits:
-        validation.check_probabilities(input)
+        validation.check_probabilities(input, target, ignore_index)
 
     if input.dim() == 2:
         input, target = input.t().unsqueeze(0), target.unsqueeze(0)  # (1, C, P), (1, P)
@@ -87,4 +87,5 @@ def _cross_entropy(
     each = torch.ones_like(logits[0, :, 0]) if class_weights is None else class_weights
     pixels = (valid * each[target.where(valid, 0)]).sum()
     pixels = sum_over(group, pixels)
-    return terms[0] * loss_of_all(total, group) / torch.where(pixels > 0, pixels, 1)
+    # Without a pixel of weight above 0 there is no mean, though smoothing may have left a sum.
+    return terms[0] * loss_of_all(total, group) / torch.where(pixels > 0, pixels, 1) * (pixels > 0)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,9 @@ class EquibatchSampler(Sampler[int]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises ValueError for the state of another, by what differs."""
+        for name in ("identity", "epoch", "position"):
+            if name not in state:
+                raise ValueError(f"the state has no {name!r}: give what state_dict() of such a sampler returned.")
         for name, (theirs, ours) in _differences(state["identity"], self._identity()).items():
             raise ValueError(
                 f"the state is of a sampler with {name}={theirs}, this one has {name}={ours}. Build it with the same "
@@ -159,13 +163,13 @@ class EquibatchSampler(Sampler[int]):
         self._start = self._position = position
 
     def _identity(self) -> dict[str, Any]:
-        images = sum(map(len, self._images.values()))
+        images = json.dumps([self._images[label] for label in self.classes]).encode()
         return {
             "seed": self.seed,
             "classes": list(self.classes),
             "num_replicas": self.num_replicas,
             "length": self._length,
-            "images of all classes": images,
+            "checksum of the images of each class": zlib.crc32(images),
         }
 
     def _turn(self, block: int) -> int:
@@ -202,7 +206,7 @@ def image_classes(
 
     Args:
         dataset: anything with `len()` and integer indexing.
-        target: the label map of one item, integers of any shape: `lambda item: item[1]`.
+        target: the label map of one item, integers or bool of any shape: `lambda item: item[1]`.
         ignore_index: void label, which is no class.
         progress: called with (images done, images of all) after each image.
         cache: a JSON file that is read instead where it exists, and written after the pass.
@@ -210,11 +214,13 @@ def image_classes(
             another key or ignore_index, or of another number of images, is made anew.
 
     Raises ValueError for a cache that is not readable as such (delete it), TypeError for a target that is not of
-    integers.
+    integers or bool, and for a key that is no text.
 
     >>> image_classes([torch.tensor([0, 0, 3]), torch.tensor([255])], lambda item: item, ignore_index=255)
     [[0, 3], []]
     """
+    if not isinstance(key, str):
+        raise TypeError(f"key must be text that says which data these are, got {key!r}.")
     path = None if cache is None else Path(cache)
     if path is not None and path.is_file():
         kept = _read_cache(path)
@@ -227,7 +233,7 @@ def image_classes(
         if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
             kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
             raise TypeError(f"target of item {index} must be a tensor of integer labels, got {kind}.")
-        found.append([label for label in labels.unique().tolist() if label != ignore_index])
+        found.append([label for label in labels.long().unique().tolist() if label != ignore_index])
         if progress is not None:
             progress(index + 1, len(dataset))
     if path is not None:
@@ -246,7 +252,7 @@ def _read_cache(path: Path) -> dict[str, Any]:
         if kept["version"] != _CACHE_VERSION or not isinstance(kept["key"], str):
             raise ValueError(f"version {kept['version']!r}")
         for held in kept["classes"]:
-            if not isinstance(held, list) or not all(isinstance(label, int) for label in held):
+            if not isinstance(held, list) or not all(type(label) is int for label in held):
                 raise ValueError(f"{held!r} among the classes")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a list of image classes ({error!r}). Delete it, and it is made anew.") from error

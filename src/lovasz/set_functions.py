@@ -106,6 +106,11 @@ def _violation_on(function: SetFunction, foreground: int, background: int, toler
         indexing="ij",
     )
     values = function(missed, alarms, torch.full_like(missed, foreground))  # (n + 1, b + 1)
+    if not torch.as_tensor(values).isfinite().all():
+        raise ValueError(
+            f"set_function is not finite everywhere with {foreground} foreground and {background} background pixels, "
+            "so it cannot be tried; give every count a number"
+        )
     steps = {"foreground": (1, 0), "background": (0, 1)}
     for first, second in (("foreground", "foreground"), ("foreground", "background"), ("background", "background")):
         (a, b), (c, d) = steps[first], steps[second]

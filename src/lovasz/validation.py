@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ def require_float(name: str, tensor: Any) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}; wrap it with torch.as_tensor")
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating-point, got {tensor.dtype}; convert it with {name}.float()")
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):  # float8 and narrower
+        raise TypeError(f"{name} is {tensor.dtype}, in which torch does not compute; convert it with {name}.float()")
 
 
 def require_labels(name: str, tensor: Any) -> None:
@@ -109,7 +112,7 @@ def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int
             raise ValueError(f'classes must be "present", "all" or a list of class indices, got {classes!r}')
         return classes == "present", None
     try:
-        chosen = tuple(int(c) for c in classes)
+        chosen = tuple(operator.index(c) for c in classes)
     except (TypeError, ValueError):
         raise TypeError(
             f'classes must be "present", "all" or a list of class indices, got {classes!r}',
@@ -125,18 +128,24 @@ def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int
 
 
 def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, like: Tensor) -> Tensor | None:
-    """Class weights as a float tensor of length ``num_classes`` on the input's device."""
+    """Class weights as a float tensor of length ``num_classes`` on the input's device; no accelerator is waited for."""
     if weight is None:
         return None
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     values = torch.as_tensor(weight, dtype=dtype, device=like.device)
     if tuple(values.shape) != (num_classes,):
         raise ValueError(f"weight must have shape ({num_classes},), one weight per class, got {shape(values)}")
-    if values.device.type == "cpu" and not torch.compiler.is_compiling():
-        bad = ~(torch.isfinite(values) & (values >= 0))
-        if bool(bad.any()):
-            raise ValueError(f"weight must be finite and not negative, got {values.tolist()}")
+    check_weight(values)
     return values
+
+
+def check_weight(weight: Tensor) -> None:
+    """Raise ValueError for weights that are negative, infinite or NaN; an accelerator is not waited for."""
+    sound = (torch.isfinite(weight) & (weight >= 0)).all()
+    if torch.compiler.is_compiling() or weight.device.type != "cpu":
+        _assert_later(sound, "weight holds a number that is negative or not finite")
+    elif not bool(sound):
+        raise ValueError(f"weight must be finite and not negative, got {weight.tolist()}")
 
 
 def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> None:
@@ -176,11 +185,17 @@ def label_error(label: int, num_classes: int) -> ValueError:
     )
 
 
-def check_probabilities(input: Tensor) -> None:
-    """Raise ValueError if values lie outside [0, 1], up to rounding; NaN passes, an accelerator is not waited for."""
-    input = _beneath(input)
+def check_probabilities(input: Tensor, target: Tensor, ignore_index: int | None) -> None:
+    """Raise ValueError if values lie outside [0, 1], up to rounding; NaN passes, an accelerator is not waited for.
+
+    target: of the input's shape, or without its dimension 1; where it is ``ignore_index`` anything passes.
+    """
     # Interpolated probabilities leave [0, 1] by a rounding or two.
     slack = 8 * torch.finfo(input.dtype).eps
+    if ignore_index is not None:
+        void = target.long() == ignore_index  # in uint8, -1 would equal 255
+        input = input.detach().masked_fill(void if void.dim() == input.dim() else void.unsqueeze(1), 0)
+    input = _beneath(input)
     wrong = (input < -slack) | (input > 1 + slack)
     if torch.compiler.is_compiling() or input.device.type != "cpu":
         _assert_later(~wrong.any(), "input holds values outside [0, 1] though from_logits=False")
@@ -216,6 +231,8 @@ def check_ignore_index(ignore_index: Any) -> None:
     """Raise TypeError unless ``ignore_index`` is None or an integer."""
     if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
         raise TypeError(f"ignore_index must be an integer or None, got {ignore_index!r}")
+    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit into 64 bits, as labels do; got {ignore_index}")
 
 
 def check_not_negative(**numbers: float) -> None:

@@ -121,3 +121,17 @@ def test_says_what_is_wrong_and_what_to_do(fault: str) -> None:
     call, error, message = FAULTS[fault]
     with pytest.raises(error, match=f"(?s){message}"):
         call(np.zeros((2, 4, 5, 3), np.float32), np.zeros((2, 4, 5), np.int32))
+
+
+@pytest.mark.parametrize("loss", [port.lovasz_softmax, port.lovasz_sigmoid])
+def test_void_pixels_need_hold_no_probabilities(loss) -> None:
+    classes = 3 if loss is port.lovasz_softmax else 1
+    probabilities = np.full((2, 4, 5, classes), 1 / 3, np.float32)
+    target = np.ones((2, 4, 5), np.int32)
+    target[:, :2] = 255
+    expected = loss(probabilities, target, from_logits=False, ignore_index=255)
+    probabilities[:, :2] = -1
+    assert loss(probabilities, target, from_logits=False, ignore_index=255) == expected
+    probabilities[:, 2] = -1
+    with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
+        loss(probabilities, target, from_logits=False, ignore_index=255)

@@ -77,3 +77,4 @@ def test_bad_input_is_named(rows: dict[str, dict]) -> None:
     assert "beyond its 3 classes" in rows["fraction"]["message"]
     assert "reduction must be one of" in rows["reduction"]["message"]
     assert "(1, 3)" in rows["weights"]["message"]
+    assert "sample_weight holds a negative number" in rows["negative weights"]["message"]

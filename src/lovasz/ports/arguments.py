@@ -7,6 +7,7 @@ know them yet; what cannot be known is not refused.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -156,7 +157,7 @@ def resolve_classes(classes: str | Sequence[int], num_classes: int) -> tuple[boo
             raise ValueError(f'classes must be "present", "all" or a list of class indices, got {classes!r}')
         return classes == "present", None
     try:
-        chosen = tuple(int(c) for c in classes)
+        chosen = tuple(operator.index(c) for c in classes)
     except (TypeError, ValueError):
         raise TypeError(f'classes must be "present", "all" or a list of class indices, got {classes!r}') from None
     if not chosen:

@@ -52,8 +52,8 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
             masks; not negative. 0 is void.
 
     Returns:
-        float64 for float64 input, else float32. A label beyond the classes, or a value outside [0, 1] that should be a
-        probability, makes the result NaN: compiled code cannot raise.
+        float64 for float64 input, else float32. A label beyond the classes, a value outside [0, 1] that should be a
+        probability, or a negative weight makes the result NaN: compiled code cannot raise.
     """
     images, _, classes = arrays.static_shape(input)
     assert classes is not None  # checked before
@@ -61,6 +61,10 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
     if problem.void is not None:
         valid = target != problem.void
     if pixel_weight is not None:
+        negative = arrays.any(pixel_weight < 0)
+        if arrays.holds(negative):
+            raise ValueError("sample_weight holds a negative number: a pixel cannot count less than not at all (0)")
+        sound = sound & ~negative
         valid = pixel_weight > 0 if valid is None else valid & (pixel_weight > 0)
     if problem.labelled:
         labels = arrays.cast(arrays.arange(classes), arrays.dtype(target))

@@ -39,8 +39,10 @@ def softmax(
     only_present, chosen = arguments.resolve_classes(classes, channels)
     weight = arguments.resolve_weight(weight, channels)
     _check_labels(arrays, target, channels, void, void_name)
+    images = 1 if len(shape) == 2 else arrays.shape(input)[0]
+    input, target = _channels_last(arrays, input, place, images, channels), arrays.reshape(target, (images, -1))
     if not from_logits:
-        _check_probabilities(arrays, input)
+        _check_probabilities(arrays, input, arrays.expand(target, 2), void)
     problem = Problem(
         errors="softmax" if from_logits else "probability",
         labelled=True,
@@ -51,8 +53,7 @@ def softmax(
         chosen=chosen,
         weight=weight,
     )
-    images = 1 if len(shape) == 2 else arrays.shape(input)[0]
-    return _channels_last(arrays, input, place, images, channels), arrays.reshape(target, (images, -1)), problem
+    return input, target, problem
 
 
 def hinge(
@@ -106,12 +107,12 @@ def sigmoid(
         images = 1 if len(shape) == 2 else arrays.shape(input)[0]
         input, target = (_channels_last(arrays, x, place, images, channels) for x in (input, target))
     else:
-        if weight is not None or classes != "present":
+        if weight is not None or not (isinstance(classes, str) and classes == "present"):
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
         input, target, shape = _binary(arrays, input, target, axis)
     _check_labels(arrays, target, 2, void, void_name)
     if not from_logits:
-        _check_probabilities(arrays, input)
+        _check_probabilities(arrays, input, target, void)
     problem = Problem(
         errors="sigmoid" if from_logits else "probability",
         labelled=False,
@@ -174,10 +175,16 @@ def _check_labels(arrays: Arrays, target: Any, classes: int, void: int | None, v
         raise ValueError(arguments.label_message(classes, void_name))
 
 
-def _check_probabilities(arrays: Arrays, input: Any) -> None:
-    """Raise ValueError for values outside [0, 1], where they have values already."""
+def _check_probabilities(arrays: Arrays, input: Any, target: Any, void: int | None) -> None:
+    """Raise ValueError for values outside [0, 1] of (N, S, C) scores, where they have values already.
+
+    target: (N, S, C) or (N, S, 1); where it is void anything passes.
+    """
     slack = arguments.SLACK.get(arrays.dtype(input), 0.0)
-    if arrays.holds(arrays.any((input < -slack) | (input > 1 + slack))):
+    stray = (input < -slack) | (input > 1 + slack)
+    if void is not None:
+        stray = stray & (target != void)
+    if arrays.holds(arrays.any(stray)):
         raise ValueError(
             "input holds values outside [0, 1] though from_logits=False promises probabilities; "
             "pass logits with from_logits=True, or apply softmax or sigmoid first"

@@ -185,12 +185,12 @@ def _read(scores, image, c, first, count, z, kind):
 
 
 @compiled
-def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, status):
+def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, unfit, status):
     """First pass: the bins of the errors of elements ``begin`` to ``end``, in the order (image, class, pixel).
 
     Foreground is counted into ``totals`` (G,); the rest as in ``count_softmax``, but void pixels are left out.
-    kept: the largest errors of each class, see ``heads.Kept``.
-    status: [label beyond those allowed met, that label, NaN or infinite error met].
+    kept: the largest errors of each class, see ``heads.Kept``; unfit: (G,) whether a NaN or infinite error was met.
+    status: [label beyond those allowed met, that label]; masks of groups to leave out are looked at too.
     """
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
@@ -211,15 +211,17 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, st
         count = min(WIDTH, end - position, pixels - first)
         group = row if scores.per_image else c
         position += count
-        if not active[group]:
+        if not active[group] and scores.labelled:  # labels have been counted before
             continue
         members, wrong, label = _read(scores, image, c, first, count, z, kind)
         if wrong:
             status[0] = 1
             status[1] = label
+        if not active[group]:
+            continue
         _treat(mode, z, kind, count, place, slope)
         if _unfit(mode, z, kind, count):
-            status[2] = 1
+            unfit[group] = True
         totals[group] += members
         if kept.thresholds[c] != NOTHING:
             _order(mode, z, kind, count, place, key)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def computable(input: Tensor) -> Tensor:
-    """The scores in a type that the loops compute from."""
-    return input if input.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16) else input.float()
+    """The scores as the loops can read them."""
+    return input.resolve_neg()  # an imaginary part of a conjugate is kept as its negative
 
 
 def readable(target: Tensor) -> Tensor:

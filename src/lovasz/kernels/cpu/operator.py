@@ -61,18 +61,20 @@ def _binned(
 
 @torch.library.register_fake("lovasz::binned_on_cpu")
 def _(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    value = input.new_empty((), dtype=torch.promote_types(input.dtype, torch.float32))
-    return value, torch.empty_like(input) if rest[-1] else input.new_empty(0)
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    gradient = torch.empty_like(input, dtype=dtype) if rest[-1] else input.new_empty(0, dtype=dtype)
+    return input.new_empty((), dtype=dtype), gradient
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ARG001
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """The gradient waits from forward to backward, which follows at once."""
     ctx.save_for_backward(output[1])
+    ctx.dtype = inputs[0].dtype
 
 
 def _backward(ctx: Any, incoming: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     (gradient,) = ctx.saved_tensors
-    return (incoming * gradient, *[None] * 11)
+    return ((incoming * gradient).to(ctx.dtype), *[None] * 11)
 
 
 torch.library.register_autograd("lovasz::binned_on_cpu", _backward, setup_context=_save, lib=_LIBRARY)

@@ -40,10 +40,15 @@ def loss(
 def value_and_gradient(
     input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, differentiable: bool
 ) -> tuple[Tensor, Tensor]:
-    """Both passes at once, outside autograd; without the second one the gradient is empty."""
+    """Both passes at once, outside autograd; without the second one the gradient is empty.
+
+    The gradient is float32 for half precision: what comes in (the factor of a GradScaler, say) is not known yet, and
+    without it most of a float16 one would be 0.
+    """
     passes = _Passes(input.detach(), layout.readable(target), problem, None)
     value = passes.value(weight)
-    return value, passes.gradient(1.0) if differentiable else input.new_empty(0)
+    dtype = torch.promote_types(input.dtype, torch.float32)
+    return value, passes.gradient(1.0, dtype) if differentiable else input.new_empty(0, dtype=dtype)
 
 
 class _Binned(torch.autograd.Function):
@@ -73,7 +78,7 @@ class _Gradient(torch.autograd.Function):
     def forward(ctx: Any, factor: Tensor, input: Tensor, target: Tensor, first: Any) -> Tensor:  # noqa: ARG004
         passes = _Passes(input.detach(), target, first.problem, first.group)
         passes.lut, passes.weights, passes.head, passes.shares, passes.entropy = first.known
-        return passes.gradient(float(factor))
+        return passes.gradient(float(factor), input.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: ARG004
@@ -88,6 +93,8 @@ class _Passes:
     head: heads.Head
     shares: np.ndarray  # (G,)
     entropy: softmax.Entropy | None = None
+    unfit: np.ndarray  # (G,) whether an error of the group is NaN or infinite
+    nan: bool  # whether that makes the loss NaN
 
     def __init__(self, input: Tensor, target: Tensor, problem: Problem, group: ProcessGroup | None) -> None:
         self.input = input
@@ -102,7 +109,7 @@ class _Passes:
         self.cells = bins.MIRRORED_CELLS if self.mirrored else bins.UNBOUNDED_CELLS
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
-        self.nan = False
+        self.unfit = np.zeros(self.groups, np.bool_)
         # Exact weights need all errors of a class side by side: one group, one process.
         whole = group is None and self.groups == self.classes
         self.head_size = heads.size(self.classes, self.images * self.pixels) if whole else 0
@@ -133,6 +140,10 @@ class _Passes:
         if totals is None:
             totals = self._shared(counted)
             self.shares = self._shares(totals, weight)
+        if self.softmax:
+            self.nan = bool(self.unfit.any())
+        else:  # a group that is left out spoils nothing
+            self.nan = bool((self.unfit & (self.shares != 0)).any())
         if not self.softmax:
             surplus[:] = 0
         dropped = None
@@ -262,6 +273,7 @@ class _Passes:
             copies = 1
         hist = np.zeros((copies, 2, size * images), np.int64)
         totals = np.zeros((parts, self.classes * images), np.int64)
+        unfit = np.zeros((parts, self.classes * images), np.bool_)
         sums = np.zeros((parts, 1))
         status = np.zeros((parts, 3), np.int64)
         scores = self._scores(step, per_image)
@@ -275,12 +287,14 @@ class _Passes:
                 )
             else:
                 elements.count_elements(
-                    self.mode, *part, lut, active, hist[i % copies], kept.part(i), totals[i], status[i]
+                    self.mode, *part, lut, active, hist[i % copies], kept.part(i), totals[i], unfit[i], status[i]
                 )
 
         in_threads(run, parts)
         self._raise_for_labels(status)
-        self.nan |= bool(status[:, 2].any())
+        if self.softmax:  # the classes of a pixel share its NaN
+            unfit[:] = status[:, 2].any()
+        self.unfit = np.asarray(unfit.any(0))
         return hist, totals.sum(0), float(sums.sum()), kept
 
     def _raise_for_labels(self, status: np.ndarray) -> None:
@@ -308,11 +322,11 @@ class _Passes:
             per_image=self.problem.per_image if per_image is None else per_image,
         )
 
-    def gradient(self, incoming: float) -> Tensor:
+    def gradient(self, incoming: float, dtype: torch.dtype) -> Tensor:
         """Second pass: the gradient of the loss times what comes in, laid out as the input."""
         if self.process_group is not None:
             incoming *= self.process_group.size()  # which averaging over the processes takes off again
-        out = reused_empty_like(self.input)
+        out = reused_empty_like(self.input, dtype)
         flat = layout.storage(out)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = split(units, units * (self.classes if self.softmax else 1))
