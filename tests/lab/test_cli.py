@@ -1,6 +1,7 @@
 """The command line: every option reaches the run, every failure is one paragraph, a comparison works to its end."""
 
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ import pytest
 import torch
 import typer.main
 from PIL import Image
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from lovasz.lab import commands, help_examples, losses, option_texts, options
@@ -336,6 +338,35 @@ def test_a_full_memory_and_a_locked_folder_are_told_without_a_traceback(monkeypa
     assert ("/locked/run.json" if action == "file" else "--batch-size") in result.stderr
 
 
+def _no_space(error):
+    return OSError(error, os.strerror(error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *map(_no_space, (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)),
+        OSError(errno.ENOSPC, "No space left on device", "/full/run.json"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_told_with_what_to_do(monkeypatch, error):
+    from lovasz.lab import comparison
+
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr(comparison, "compare", fail)
+    line = ["compare", "--data", "shapes", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["lovasz", *line])
+    result = invoke(*line)
+    assert result.exit_code == 2
+    told = result.stderr.splitlines()[-1]
+    assert os.strerror(getattr(error, "errno", errno.ENOSPC)) in told
+    assert "could not be written. Free space or lift the limit, then go on with --resume." in told
+    assert (getattr(error, "filename", None) or "") in told
+
+
 @pytest.mark.parametrize("fault", [ZeroDivisionError("ours"), RuntimeError("ours"), OSError("ours")])
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch, fault):
     from lovasz.lab import comparison
@@ -455,6 +486,29 @@ def test_evaluate_gives_the_scores_that_the_run_wrote(compared):
     table = invoke("evaluate", *TINY[:-4], "--weights", weights, "--split", "test")
     assert f"{100 * expected['dataset_miou']:.1f}" in table.stdout
     assert "background" in table.stdout
+
+
+def test_evaluate_counts_an_output_whose_class_the_masks_lack(tmp_path):
+    from lovasz.lab.models import create_model, save_weights
+
+    for name in "abcd":
+        for place, values in (("images", np.zeros((16, 24, 3))), ("masks", np.arange(16 * 24).reshape(16, 24) % 2)):
+            (tmp_path / "d" / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.astype(np.uint8)).save(tmp_path / "d" / place / f"{name}.png")
+    network = create_model("unet", 3)
+    save_weights(
+        network,
+        tmp_path / "w.safetensors",
+        model_name="unet",
+        classes=["background", "foreground", "sky"],
+        palette=None,
+    )
+    command = ("evaluate", "--weights", tmp_path / "w.safetensors", "--json", "--data")
+    found = lovasz(*command, f"folder:{tmp_path / 'd'}")
+    said = lovasz(*command, f"folder:{tmp_path / 'd'}?classes=background,foreground,sky")
+    assert json.loads(found.stdout)["scores"] == json.loads(said.stdout)["scores"]
+    assert "holds sky, but the weights know" in found.stderr
+    assert "sky" not in said.stderr
 
 
 def test_train_writes_weights_that_predict_can_use(tmp_path, compared):

@@ -12,7 +12,7 @@ from tests.lab.tiny import INFO, use_tiny_data
 from lovasz.lab import comparison, training
 from lovasz.lab.comparison import compare
 from lovasz.lab.comparison_format import read_comparison
-from lovasz.lab.config import ComparisonConfig, RunConfig
+from lovasz.lab.config import ComparisonConfig, RunConfig, write_json
 from lovasz.lab.errors import LabError
 from lovasz.lab.examples import largest_differences
 from lovasz.lab.models import create_model, save_weights
@@ -163,6 +163,43 @@ def test_losses_and_seeds_can_be_added_to_a_finished_comparison(tmp_path, monkey
     assert [run for run in document["runs"] if (run["loss"], run["seed"]) in ((LOSSES[0], 0), (LOSSES[1], 0))] == first[
         "runs"
     ]
+
+
+def test_losses_can_be_added_in_any_order_and_without_the_old_ones(tmp_path) -> None:
+    """The command line sets run.loss to the first loss that is typed, which changes with what is typed."""
+    for typed, losses in [
+        (("cross_entropy",), ["cross_entropy"]),
+        (("lovasz_softmax", "cross_entropy"), [*LOSSES]),
+        (("hinge",), [*LOSSES, "hinge"]),
+    ]:
+        path = compare(
+            config(tmp_path, run={"loss": typed[0]}, losses=typed, resume=len(losses) > 1, examples=0), progress=False
+        )
+        document = read(path)
+        assert [run["loss"] for run in document["runs"]] == losses
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [((0,), "--seeds 2"), ((1, 4), "--seeds 0,1,4")], ids=["a count", "a list"]
+)
+def test_the_command_of_an_extended_comparison_repeats_all_of_it(tmp_path, seeds, words) -> None:
+    before = ComparisonConfig(run=RunConfig(data="tiny"), losses=LOSSES, seeds=(0, 1), out=str(tmp_path))
+    write_json(tmp_path / "config.json", before.to_json())
+    line = "lovasz compare --data 'folder:my images' --losses=x --seeds 7, --losses hinge --resume --epochs 1"
+    extended = comparison._with_earlier(
+        config(tmp_path, out=str(tmp_path), losses=("hinge",), seeds=seeds, command=line, resume=True), tmp_path
+    )
+    data = "lovasz compare --data 'folder:my images' --epochs 1"
+    assert extended.command == f"{data} --losses cross_entropy,lovasz_softmax,hinge {words}"
+
+
+def test_the_command_of_an_interrupted_comparison_repeats_it_without_resume(tmp_path) -> None:
+    line = "lovasz compare --data tiny --resume"
+    asked = config(tmp_path, losses=("hinge",), seeds=(7,), command=line, resume=True)
+    path = compare(asked, progress=False)
+    assert read(path)["command"] == "lovasz compare --data tiny --losses hinge --seeds 7,"
+    other = config(tmp_path, losses=("hinge",), seeds=(7,), command="it's a notebook", resume=True)
+    assert read(compare(other, progress=False))["command"] == "it's a notebook"
 
 
 def test_an_existing_folder_and_another_configuration_are_refused(tmp_path) -> None:

@@ -84,6 +84,10 @@ def test_a_void_in_the_middle_of_the_labels_is_left_out(tmp_path: Path) -> None:
     assert first_row(dataset) == [255, 0, 1, 2]
 
 
+def test_class_numbers_without_the_background_keep_their_numbers_as_names(tmp_path: Path) -> None:
+    assert opened(tmp_path, labels(0, 1, 2), options="void=0").info.classes == ("class 1", "class 2")
+
+
 def test_a_label_that_no_mask_holds_keeps_its_place_and_is_told(tmp_path: Path) -> None:
     dataset = opened(tmp_path, labels(0, 1, 3))
     assert dataset.info.num_classes == 4
@@ -100,6 +104,19 @@ def test_greys_for_the_eye_are_not_taken_for_class_numbers(tmp_path: Path, value
 def test_smoothed_edges_of_a_binary_mask_are_not_taken_for_classes(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="look like greys"):
         opened(tmp_path, labels(*range(256), width=256))
+
+
+def test_one_smoothed_mask_among_binary_ones_is_named_and_not_made_classes_of(tmp_path: Path) -> None:
+    smoothed = labels(0, *range(8, 248, 3), 255, width=90)
+    binary = labels(0, 255, width=90)
+    with pytest.raises(LabError, match=r"masks.1\.png: the masks hold the values .*smoothed edges.*classes="):
+        opened(tmp_path, binary, smoothed, binary)
+
+
+def test_many_classes_are_found_where_the_masks_hold_every_one(tmp_path: Path) -> None:
+    assert opened(tmp_path, labels(*range(150), 255, width=151)).info.num_classes == 150
+    with pytest.raises(LabError, match="look like greys"):
+        opened(tmp_path, labels(*range(40), *range(41, 150), width=149))
 
 
 def test_said_values_give_greys_their_class(tmp_path: Path) -> None:
@@ -180,6 +197,24 @@ def test_a_mask_in_colours_that_holds_only_a_grey_class_is_read_by_colour(tmp_pa
     grey = (128, 128, 128)
     dataset = opened(tmp_path, coloured(RED, grey), coloured(grey), options=f"classes=a,b&palette=ff0000,{'80' * 3}")
     assert first_row(dataset, 1) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("void", ["", "&void=255"])
+def test_a_black_mask_among_coloured_ones_is_no_class_where_black_is_none(tmp_path: Path, void: str) -> None:
+    options = f"classes=a,b,c&palette=#ff0000,#00ff00,#0000ff{void}"
+    dataset = opened(tmp_path, coloured(RED, GREEN, BLUE), coloured(BLACK), options=options)
+    with pytest.raises(LabError, match=r"1\.png: colour #000000 at row 0.*void=#rrggbb.*coding=index"):
+        dataset[1]
+
+
+def test_class_numbers_saved_as_rgb_beside_stated_colours_are_read_where_asked(tmp_path: Path) -> None:
+    numbers = coloured((0, 0, 0), (1, 1, 1))
+    assert first_row(opened(tmp_path, numbers, options="classes=a,b&palette=ff0000,0000ff&coding=index")) == [
+        0,
+        1,
+        0,
+        1,
+    ]
 
 
 def test_class_numbers_saved_as_rgb_are_read_as_numbers(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -103,55 +104,24 @@ def test_names_of_samples_are_different_and_safe(tmp_path: Path) -> None:
     assert names(f"folder:{root}", "train") == ["a_b", "a_b-2", "a__b", "a__b-2", "Ärger"]
 
 
-def test_list_files_decide_the_splits_in_their_order(tmp_path: Path) -> None:
-    root = folder(tmp_path)
-    lists(root, train="004\n002\n\n", val="001.png\n", test="./images/000.png")
-    spec = f"folder:{root}"
-    assert [names(spec, split) for split in available_splits(spec)] == [["004", "002"], ["001"], ["000"]]
-    assert "from train.txt, val.txt, test.txt; 6 images are in no list" in open_dataset(spec, "val").describe()
+def test_long_names_of_samples_are_shortened_and_stay_different(tmp_path: Path) -> None:
+    stems = [f"{'a' * 100}/{'b' * 100}/{'ö' * 60}{number}" for number in range(3)]
+    root = write_folder(tmp_path, {stem: labels(0, 1) for stem in stems})
+    lists(root, train=f"{stems[0]}\n{stems[1]}", val=stems[2])
+    found = names(f"folder:{root}", "train")
+    assert len(set(found)) == 2
+    assert all(len(name.encode()) <= 120 and name.endswith(f"ö{number}") for number, name in enumerate(found))
 
 
-def test_lists_without_that_of_the_training_images_are_refused(tmp_path: Path) -> None:
-    root = folder(tmp_path)
-    lists(root, val="001")
-    with pytest.raises(LabError, match=r"val\.txt: there, but no .*train\.txt. List the training images too"):
-        open_dataset(f"folder:{root}", "train")
-
-
-def test_lists_of_pascal_voc_are_found(tmp_path: Path) -> None:
-    root = write_folder(tmp_path, {n: labels(0, 1) for n in "abc"}, images="JPEGImages", to="SegmentationClass")
-    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
-    lists(root / "ImageSets" / "Segmentation", train="a", val="b\nc", trainval="a\nb\nc")
-    assert available_splits(f"folder:{root}") == ("train", "val")
-    assert names(f"folder:{root}", "val") == ["b", "c"]
-
-
-def test_images_in_no_list_need_no_mask(tmp_path: Path) -> None:
-    root = folder(tmp_path, 3)
-    write(root / "images" / "unlabelled.png", picture())
-    lists(root, train="000\n001", val="002")
-    assert names(f"folder:{root}", "train") == ["000", "001"]
-
-
-def test_a_listed_image_that_is_missing_is_an_error_with_its_line(tmp_path: Path) -> None:
-    root = folder(tmp_path, 3)
-    lists(root, train="000\nnobody", val="002")
-    with pytest.raises(LabError, match=r"train\.txt, line 2: 'nobody'"):
-        open_dataset(f"folder:{root}", "val")
-
-
-def test_an_image_in_two_lists_is_an_error(tmp_path: Path) -> None:
-    root = folder(tmp_path, 3)
-    lists(root, train="000\n001", val="001")
-    with pytest.raises(LabError, match=r"val\.txt, line 1: the image '001' is already listed in .*train\.txt, line 2"):
-        open_dataset(f"folder:{root}", "val")
-
-
-def test_a_list_that_is_no_text_is_an_error_with_its_name(tmp_path: Path) -> None:
-    root = folder(tmp_path, 3)
-    (root / "train.txt").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(LabError, match=r"train\.txt: the list of images cannot be read"):
-        open_dataset(f"folder:{root}", "train")
+def test_folders_behind_links_are_read_and_loops_of_links_end(tmp_path: Path) -> None:
+    write_folder(tmp_path / "disk", {"x": labels(0, 1), "sub/y": labels(0, 1)})
+    root = write_folder(tmp_path / "data", {"a": labels(0, 1)})
+    for kind in ("images", "masks"):
+        os.symlink(tmp_path / "disk" / kind, root / kind / "more")
+        os.symlink(root / kind, tmp_path / "disk" / kind / "sub" / "back")
+    lists(root, train="a\nmore/x", val="more/sub/y")
+    assert names(f"folder:{root}", "train") == ["a", "more__x"]
+    assert "no list" not in open_dataset(f"folder:{root}", "val").describe()
 
 
 @pytest.mark.parametrize("spelling", [("train", "val", "test"), ("Training", "Validation", "Testing")])
@@ -224,6 +194,18 @@ def test_two_masks_for_an_image_are_an_error(tmp_path: Path) -> None:
     write(root / "masks" / "001.bmp", labels(0, 1))
     with pytest.raises(LabError, match=r"001\.bmp.*001\.png: two files of one name"):
         open_dataset(f"folder:{root}", "train")
+
+
+def test_a_mask_of_the_name_beside_one_with_an_ending_is_an_error(tmp_path: Path) -> None:
+    root = folder(tmp_path, 3)
+    write(root / "masks" / "001_mask.PNG", labels(0, 1))
+    with pytest.raises(LabError, match=r"001\.png: two masks, .*masks.001\.png and .*001_mask\.PNG; keep one"):
+        open_dataset(f"folder:{root}", "train")
+
+
+def test_a_mask_whose_ending_is_part_of_its_images_name_belongs_to_that_image(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, {stem: labels(0, 1) for stem in ("a", "a_mask", "b")})
+    assert sum(len(open_dataset(f"folder:{root}", split)) for split in ("train", "val", "test")) == 3
 
 
 def test_a_mask_of_another_size_is_named_with_both_sizes(tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.lab.image_files import labels, write_folder
 from torch import nn
 
 from lovasz.lab import predict
-from lovasz.lab.data import open_dataset
+from lovasz.lab.data import DatasetInfo, open_dataset
 from lovasz.lab.errors import LabError
+from lovasz.lab.evaluation import evaluate
+from lovasz.lab.models import create_model, load_weights, save_weights
 
 CLASSES = ("dark", "red", "green")
 PALETTE = ((1, 2, 3), (200, 10, 20), (30, 220, 40))
@@ -173,6 +176,26 @@ def test_more_images_may_join_but_not_under_another_legend(tmp_path, weights, mo
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
 
 
+@pytest.mark.parametrize("legend", [None, {"classes": list(CLASSES), "palette_rgb": [list(one) for one in PALETTE]}])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_prediction_gets_among_the_masks_of_a_data_set(tmp_path, weights, legend, overwrite):
+    save(tmp_path / "images" / "a.png")
+    truth = save(tmp_path / "masks" / "a_mask.png", picture()[1])
+    if legend:
+        (tmp_path / "classes.json").write_text(json.dumps(legend))
+    with pytest.raises(LabError, match=r"masks: holds masks that are not from lovasz predict; choose another --out"):
+        run(tmp_path / "images", weights, tmp_path, overwrite=overwrite)
+    assert list(truth.parent.iterdir()) == [truth]
+
+
+def test_every_name_that_can_be_written_is_written(tmp_path, weights):
+    longest = "a" * 251
+    save(tmp_path / "in" / f"{longest}.png")
+    done = run(tmp_path / "in", weights, tmp_path / "out")
+    assert [path.name for path in done.masks] == [f"{longest}.png"]
+    assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == [f"{longest}.png"]
+
+
 def test_a_bad_image_is_named_and_the_others_are_done(tmp_path, weights):
     save(tmp_path / "in" / "good.png")
     whole = save(tmp_path / "in" / "cut.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
@@ -213,6 +236,14 @@ def test_hidden_files_and_loops_of_links_are_left_alone(tmp_path, weights):
     assert len(run(tmp_path / "in", weights, tmp_path / "out").masks) == 1
 
 
+def test_folders_behind_links_are_read(tmp_path, weights):
+    save(tmp_path / "elsewhere" / "b.png")
+    save(tmp_path / "in" / "a.png")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "more")
+    done = run(tmp_path / "in", weights, tmp_path / "out")
+    assert [path.relative_to(tmp_path / "out" / "masks").as_posix() for path in done.masks] == ["a.png", "more/b.png"]
+
+
 def test_a_missing_or_empty_folder_is_named(tmp_path, weights):
     with pytest.raises(LabError, match="nowhere"):
         run(tmp_path / "nowhere", weights, tmp_path / "out")
@@ -226,6 +257,39 @@ def test_weights_without_colours_get_distinct_ones():
     info = predict.classes_of({"classes": [f"c{i}" for i in range(40)], "palette": None}, "w")
     assert len(set(info.palette)) == 40
     assert all(0 <= part <= 255 for colour in info.palette for part in colour)
+
+
+def test_a_class_that_a_folders_masks_lack_counts_in_its_scores_as_in_predictions(tmp_path, capsys):
+    """Weights of four classes; where the masks hold three, an output for the fourth is wrong and not left out."""
+    root = write_folder(tmp_path / "d", {name: labels(0, 1, 2, height=16, width=24) for name in "abcd"})
+    classes = [f"class {number}" for number in range(4)]
+    save_weights(create_model("unet", 4), tmp_path / "w.safetensors", model_name="unet", classes=classes, palette=None)
+    dataset = open_dataset(f"folder:{root}", "val")
+    dataset.info = predict.with_outputs_of(tmp_path / "w.safetensors", dataset.info)
+    assert dataset.info.classes == tuple(classes)
+    assert "holds class 3, but the weights know" in capsys.readouterr().err
+    scores = evaluate(load_weights("unet", tmp_path / "w.safetensors", dataset.info.classes), dataset)
+
+    done = run(root / "images", tmp_path / "w.safetensors", tmp_path / "out")
+    name = dataset[0].name
+    predicted = next(read(path) for path in done.masks if path.stem == name)
+    assert scores.pixel_accuracy == (predicted == dataset[0].mask.numpy()).mean()
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        DatasetInfo("said", ("class 0", "class 1"), ((0, 0, 0),) * 2),
+        DatasetInfo("other", ("class 1", "class 2"), ((0, 0, 0),) * 2, found=True),
+        DatasetInfo("same", ("class 0", "class 1", "class 2"), ((0, 0, 0),) * 3, found=True),
+    ],
+    ids=lambda info: info.name,
+)
+def test_classes_that_were_said_or_do_not_agree_stay_those_of_the_data(tmp_path, capsys, info):
+    classes = [f"class {number}" for number in range(3)]
+    save_weights(create_model("unet", 3), tmp_path / "w.safetensors", model_name="unet", classes=classes, palette=None)
+    assert predict.with_outputs_of(tmp_path / "w.safetensors", info) == info
+    assert capsys.readouterr().err == ""
 
 
 def test_the_shared_camvid_network_predicts_its_own_image(shared, tmp_path):

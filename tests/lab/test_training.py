@@ -1,11 +1,13 @@
 """A run is a function of its configuration: killed and resumed, it ends with the same weights, bit for bit."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -186,6 +188,32 @@ def test_images_of_several_sizes_need_a_crop(tmp_path, monkeypatch) -> None:
     with pytest.raises(LabError, match=r"32x32 and 32x40 pixels.*--crop"):
         train(config(tmp_path), progress=False)
     train(config(tmp_path, crop=(32, 32), out=str(tmp_path / "cropped")), progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_images_too_small_for_batch_normalisation_are_told_with_the_remedies(tmp_path) -> None:
+    with pytest.raises(LabError, match=r"steps of 1 .*one value per channel.*--crop or --batch-size.*--freeze-batch"):
+        train(config(tmp_path, model="unet", batch_size=1, crop=(4, 4)), progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_of_another_loss_cannot_be_resumed(tmp_path) -> None:
+    train(config(tmp_path), progress=False)
+    with pytest.raises(LabError, match="another configuration, loss: 'cross_entropy' there, 'hinge' now"):
+        train(config(tmp_path, loss="hinge"), resume=True, progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_disk_that_is_full_at_once_leaves_a_folder_that_can_be_resumed(tmp_path, monkeypatch) -> None:
+    def full(path, *_, **__):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as until:
+        until.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            train(config(tmp_path), progress=False)
+    assert train(config(tmp_path), resume=True, progress=False).is_file()
 
 
 @pytest.mark.usefixtures("tiny")

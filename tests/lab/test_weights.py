@@ -101,14 +101,22 @@ def test_description_holds_what_was_given(tmp_path):
     assert description["loss"] == "lovasz_softmax"
 
 
-def test_exports_load_without_a_data_set_and_without_void_outputs(tmp_path):
+def test_published_files_load_without_a_data_set_and_without_void_outputs(tmp_path):
     path = tmp_path / "m.safetensors"
-    model = export(path)
+    model = publish(path, PYTORCH_LAYOUT, palette=PALETTE, licence="MIT")
     loaded, description = load_exported(path)
     assert description["classes"] == CLASSES[:3]
     assert description["palette"] == [list(colour) for colour in PALETTE[:3]]
-    assert description["loss"] == "lovasz_softmax"
+    assert description["licence"] == "MIT"
     torch.testing.assert_close(logits(loaded), logits(model)[:, :3])
+
+
+def test_an_export_keeps_every_output_that_was_trained_whatever_its_name(tmp_path):
+    path = tmp_path / "m.safetensors"
+    model = export(path, classes=["Unlabelled", "Road", "void", "ignore"])
+    loaded, description = load_exported(path)
+    assert (description["classes"][0], len(description["palette"])) == ("Unlabelled", 4)
+    torch.testing.assert_close(logits(loaded), logits(model))
 
 
 @pytest.mark.parametrize("layout", [PYTORCH_LAYOUT, TORCH7_LAYOUT], ids=["pytorch", "torch7"])

@@ -15,7 +15,6 @@ from typer.core import TyperGroup
 
 from lovasz.lab import console, option_texts, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
-from lovasz.lab.errors import LabError
 from lovasz.lab.help_examples import help_examples
 from lovasz.lab.paper.commands import paper_app
 
@@ -28,20 +27,11 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except LabError as error:
-            console.print_error(str(error))
-            raise typer.Exit(2) from None
-        except OSError as error:
-            if error.filename is None:  # no file to name, so no message for a person
+        except Exception as error:
+            message = console.message_of(error)
+            if message is None:
                 raise
-            console.print_error(f"{error.filename}: {error.strerror}.")
-            raise typer.Exit(2) from None
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            console.print_error(
-                "The memory is full. Take smaller steps (--batch-size), smaller crops (--crop) or smaller images."
-            )
+            console.print_error(message)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             console.print_interrupted()
@@ -52,11 +42,6 @@ class _Group(TyperGroup):
                 console.print_interrupted()
                 raise typer.Exit(130) from None
             raise
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not get memory: on a GPU it has a class of its own for that, on the CPU only a text."""
-    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 app = typer.Typer(
@@ -284,10 +269,12 @@ def evaluate(
     from lovasz.lab.evaluation import evaluate as run_evaluation
     from lovasz.lab.models import load_weights
     from lovasz.lab.models.resized import ask_as
+    from lovasz.lab.predict import with_outputs_of
     from lovasz.lab.progress import display
 
     place = use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **option_texts.parse_data_options(data_option))
+    dataset.info = with_outputs_of(weights, dataset.info)
     network = load_weights(option_texts.model_name(weights, model), weights, dataset.info.classes)
     network = ask_as(network, size=option_texts.parse_size(size), scales=option_texts.parse_scales(scales), crf=crf)
     with display(not as_json) as progress:

@@ -5,6 +5,8 @@ Apart from `training`, which does one run: here stands what makes runs comparabl
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,7 +62,7 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
         find_start(run.replace(pretrain_epochs=0), data, out, device=device, resume=False, progress=None).build()
         team.meet()  # all have read the earlier configuration, and found the input usable
         if team.first:
-            open_folder(out, config.to_json(), resume=config.resume)
+            open_folder(out, config.to_json() | {"data": data.contents()}, resume=config.resume)
         with display(progress) as shown:
             say(shown, data.train.describe())
             data = data.for_sampler(run, out, shown, team)
@@ -239,12 +241,32 @@ def _parse_losses(losses: tuple[str, ...]) -> list[LossSpec]:
 def _with_earlier(config: ComparisonConfig, out: Path) -> ComparisonConfig:
     """With the losses and seeds of the folder that is resumed: what is there stays, what is new is added."""
     path = out / "config.json"
-    if not config.resume or not path.is_file():
+    if not config.resume:
         return config
-    before = read_json(path)
-    try:
-        losses = {str(LossSpec.parse(loss)): None for loss in [*before["losses"], *config.losses]}
-        seeds = dict.fromkeys([*before["seeds"], *config.seeds])
-    except (KeyError, TypeError) as error:
-        raise LabError(f"{path}: not the configuration of a comparison ({error!r}). Choose another --out.") from error
-    return replace(config, losses=tuple(losses), seeds=tuple(seeds))
+    if path.is_file():
+        before = read_json(path)
+        try:
+            losses = {str(LossSpec.parse(loss)): None for loss in [*before["losses"], *config.losses]}
+            seeds = dict.fromkeys([*before["seeds"], *config.seeds])
+            same = {name: before["run"][name] for name in SET_PER_RUN}  # what each run replaces cannot differ
+        except (KeyError, TypeError) as error:
+            raise LabError(
+                f"{path}: not the configuration of a comparison ({error!r}). Choose another --out."
+            ) from error
+        config = replace(config, run=config.run.replace(**same), losses=tuple(losses), seeds=tuple(seeds))
+    return replace(config, command=_repeating(config.command, config.losses, config.seeds))
+
+
+def _repeating(command: str, losses: Sequence[str], seeds: Sequence[int]) -> str:
+    """The command line that makes the whole comparison anew: without --resume, with all losses and seeds."""
+    if not command.startswith("lovasz compare"):  # a caller of the library may say anything
+        return command
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        if word in ("--losses", "--seeds"):
+            next(words, None)
+        elif word != "--resume" and not word.startswith(("--losses=", "--seeds=")):
+            kept.append(word)
+    several = ",".join(map(str, seeds)) + ("," if len(seeds) == 1 else "")  # "7" would be a count
+    count = str(len(seeds)) if list(seeds) == list(range(len(seeds))) else several
+    return shlex.join([*kept, "--losses", ",".join(losses), "--seeds", count])

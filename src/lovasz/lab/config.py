@@ -207,7 +207,12 @@ def write_json(path: Path, value: object) -> None:
     """Write JSON so that a kill leaves either the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+    except OSError:  # a full disk; an output folder with this alone could be neither resumed nor begun
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
 
 

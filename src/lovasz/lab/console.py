@@ -3,11 +3,15 @@ so that these are read from plain dicts and tested without training anything. No
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import re
 import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.summary import start_spread
 
 if TYPE_CHECKING:
     from lovasz.lab.config import RunConfig
@@ -24,6 +29,39 @@ if TYPE_CHECKING:
 
 PAPER = ("surfaces", "synthetic", "networks", "binary", "finetune", "multiclass", "batches", "all")
 RESUMABLE = ("compare", "train", *(("paper", name) for name in PAPER))
+
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # a full disk, a limit on the size of files, a full quota
+
+
+def message_of(error: Exception) -> str | None:
+    """What a person can do about the error; None for a fault of the program, which keeps its traceback."""
+    if isinstance(error, LabError):
+        return str(error)
+    number = _system_error(error)
+    name = getattr(error, "filename", None)
+    if number in NO_SPACE:
+        rest = ", then go on with --resume" if _can_resume(sys.argv[1:]) else ""
+        where = f"{name}: " if name else ""
+        return f"{where}{os.strerror(number)}: a file could not be written. Free space or lift the limit{rest}."
+    if isinstance(error, OSError) and name is not None:  # without a file to name it tells a person nothing
+        return f"{name}: {error.strerror}."
+    # Out of memory: on a GPU torch has a class of its own for that, on the CPU only a text.
+    if type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    ):
+        return "The memory is full. Take smaller steps (--batch-size), smaller crops (--crop) or smaller images."
+    return None
+
+
+def _system_error(error: Exception) -> int | None:
+    """The system's number; safetensors gives it in its text alone."""
+    if type(error).__name__ == "SafetensorError" and (match := re.search(r"\(os error (\d+)\)", str(error))):
+        return int(match[1])
+    return error.errno if isinstance(error, OSError) else None
+
+
+def _can_resume(arguments: Sequence[str]) -> bool:
+    return bool(arguments) and (arguments[0] in RESUMABLE or tuple(arguments[:2]) in RESUMABLE)
 
 
 def print_error(message: str) -> None:
@@ -36,7 +74,7 @@ def print_interrupted(arguments: Sequence[str] | None = None) -> None:
     """Says how to go on: the same command with `--resume`, where the command can resume."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console(stderr=True, soft_wrap=True)
-    if arguments and (arguments[0] in RESUMABLE or tuple(arguments[:2]) in RESUMABLE):
+    if _can_resume(arguments):
         if "--resume" not in arguments:
             arguments.append("--resume")
         command = shlex.join(["lovasz", *arguments])
@@ -142,9 +180,9 @@ def comparison_table(comparison: Mapping[str, Any], width: int = 120) -> Table:
         table.add_column("s/step", justify="right")
 
     rows: list[tuple[str, int, list[tuple[float | None, float | None]], str]] = []
-    initial = comparison.get("initial")
-    if initial:
-        rows.append(("(start)", 0, [(_score(initial, split, key), None) for split, key, _ in columns], ""))
+    start = [start_spread(comparison, split, itemgetter(key)) for split, key, _ in columns]
+    if any(start):
+        rows.append(("(start)", 0, [(s.mean, s.deviation) if s else (None, None) for s in start], ""))
     for loss in comparison["losses"]:
         runs = [run for run in comparison["runs"] if run["loss"] == loss]
         cells = [_mean_and_spread([_score(run["scores"], split, key) for run in runs]) for split, key, _ in columns]

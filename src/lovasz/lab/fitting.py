@@ -72,7 +72,8 @@ def fit(
 
     Writes folder/checkpoints/last.ckpt after each epoch, whole or not at all, and folder/logs. With `resume`, goes on
     from that checkpoint if it is there; the epoch that was interrupted is repeated from its beginning.
-    Raises LabError when the loss is not finite, when images of a batch differ in size, and for a damaged checkpoint.
+    Raises LabError when the loss is not finite, when images of a batch differ in size or are too small for the network,
+    and for a damaged checkpoint.
     """
     order = EpochOrder(len(data), config.seed, data, team, image_classes if config.sampler == "equibatch" else None)
     if not len(order):
@@ -116,6 +117,14 @@ def fit(
             trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         except SIGTERMException:  # asked to stop by the system: the same to the caller as Ctrl-C
             raise KeyboardInterrupt from None
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise LabError(
+                f"crop and batch_size: with steps of {batch_size} of these images a batch normalisation gets one value "
+                f"per channel, which has no variance ({error}). Give a larger --crop or --batch-size, or "
+                "--freeze-batch-norm with trained --weights."
+            ) from error
     epoch = config.epochs
     if task.state.best is not None:
         epoch = task.state.best_epoch

@@ -5,23 +5,28 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 from rich.progress import Progress
 
 from lovasz.lab.config import read_json, write_json
 from lovasz.lab.data import DatasetInfo
 from lovasz.lab.data.colours import overlay, voc_palette
 from lovasz.lab.data.masks import IMAGE_SUFFIXES, read_image
+from lovasz.lab.data.walk import files_below
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import load_exported
+from lovasz.lab.models.weights import describe_export, json_path
+
+MADE_BY = "lovasz predict"  # in classes.json: the masks beside it are no truth that a person drew
 
 
 @dataclass
@@ -54,13 +59,14 @@ def predict_images(
     A file's ending is replaced by .png; in a folder where two images would then have one name, all keep their ending
     (a.jpg.png, a.tif.png).
     Images are read one by one at full resolution. One that cannot be read is passed over and stands in `unreadable`.
-    Raises LabError before anything is written when there is no image, or when a file to write is there already and
-    `overwrite` is off.
+    Raises LabError before anything is written when there is no image, when a file to write is there already and
+    `overwrite` is off, or when `out`/masks holds files that no earlier call wrote.
     """
     files, other_files = find_images(images, out)
     root = images if images.is_dir() else images.parent
     names = output_names([path.relative_to(root) for path in files])
     folders = ("masks", "overlays") if overlays else ("masks",)
+    _refuse_masks_of_others(out)
     if not overwrite:
         _refuse_existing([out / folder / name for name in names for folder in folders])
     network, description = load_exported(weights)
@@ -94,17 +100,11 @@ def find_images(images: Path, out: Path) -> tuple[list[Path], list[Path]]:
         return [images], []  # a person who names one file means it, whatever its ending
     if not images.is_dir():
         raise LabError(f"{images}: there is no such file or folder; give an image or a folder of images.")
-    found = sorted(_files_below(images, skip=out.resolve()))
+    found = sorted(files_below(images, skip=out.resolve()))
     files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise LabError(f"{images}: no image in this folder or below it; expected files such as .jpg, .png or .tif.")
     return files, [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
-
-
-def _files_below(folder: Path, skip: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):  # does not follow links, so a link to a parent cannot loop
-        folders[:] = [name for name in folders if not name.startswith(".") and (Path(place) / name).resolve() != skip]
-        yield from (Path(place) / name for name in files if not name.startswith("."))
 
 
 def output_names(paths: Sequence[Path]) -> list[Path]:
@@ -127,6 +127,23 @@ def classes_of(description: Mapping[str, Any], name: str) -> DatasetInfo:
     return DatasetInfo(name, classes, tuple((red, green, blue) for red, green, blue in palette))
 
 
+def with_outputs_of(weights: Path, info: DatasetInfo) -> DatasetInfo:
+    """The classes to score these weights by, so that what is scored is what `predict` writes.
+
+    Where nobody said the classes and the masks lack the last ones of the weights, those of the weights, which is told
+    on stderr; else `info`.
+    """
+    if not info.found or not json_path(weights).is_file():
+        return info
+    trained = classes_of(describe_export(weights), info.name)
+    more = trained.classes[info.num_classes :]
+    if not more or trained.classes[: info.num_classes] != info.classes:
+        return info
+    line = f"No mask of {info.name} holds {', '.join(more)}, but the weights know them: pixels given to them are wrong."
+    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
+    return replace(info, classes=trained.classes, palette=trained.palette)
+
+
 def _palette_image(labels: np.ndarray, info: DatasetInfo) -> Image.Image:
     colours = np.zeros((256, 3), dtype=np.uint8)  # void (255) and unused numbers are black
     colours[: info.num_classes] = info.palette
@@ -138,6 +155,7 @@ def _palette_image(labels: np.ndarray, info: DatasetInfo) -> Image.Image:
 def _write_legend(path: Path, info: DatasetInfo, overwrite: bool) -> None:
     """Further images may join those of an earlier call, but not under a legend of other classes."""
     legend = {"classes": list(info.classes), "palette_rgb": [list(colour) for colour in info.palette]}
+    legend["made_by"] = MADE_BY
     if path.exists() and not overwrite:
         if read_json(path) != legend:
             raise LabError(
@@ -145,6 +163,16 @@ def _write_legend(path: Path, info: DatasetInfo, overwrite: bool) -> None:
             )
         return
     write_json(path, legend)
+
+
+def _refuse_masks_of_others(out: Path) -> None:
+    """A data set's own masks must not get predictions among them, which would count as truth."""
+    masks, legend = out / "masks", out / "classes.json"
+    if not masks.is_dir() or not any(masks.iterdir()):
+        return
+    said = read_json(legend) if legend.is_file() else None
+    if not isinstance(said, dict) or said.get("made_by") != MADE_BY:
+        raise LabError(f"{masks}: holds masks that are not from {MADE_BY}; choose another --out.")
 
 
 def _refuse_existing(paths: Sequence[Path]) -> None:
@@ -157,7 +185,7 @@ def _refuse_existing(paths: Sequence[Path]) -> None:
 def _save(image: Image.Image, path: Path) -> Path:
     """Write a PNG so that an interruption leaves no half file under the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f".{os.getpid()}.partial")  # short: the file's own name may be as long as is allowed
     image.save(partial, format="PNG")
     partial.replace(path)
     return path

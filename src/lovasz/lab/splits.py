@@ -1,16 +1,19 @@
-"""The splits of a data set that a run opens, and what its sampler must know of them."""
+"""The splits of a data set that a run opens, what its sampler must know of them, and what a resumed run finds again."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset, available_splits, open_dataset
+from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.errors import LabError
 from lovasz.lab.processes import ALONE, Team
 from lovasz.sampling import image_classes
@@ -80,3 +83,35 @@ class Data:
     def classes(self) -> tuple[str, ...]:
         """The class names."""
         return self.train.info.classes
+
+    def contents(self) -> dict[str, Any]:
+        """For config.json: the class names, and of each split the number of images and a hash of their names."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {
+            "classes": list(self.classes),
+            "splits": {
+                name: {"images": len(split), "names": _hash_of_names(split)}
+                for name, split in splits.items()
+                if split is not None
+            },
+        }
+
+
+def contents_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first difference between two `Data.contents`, in words; None where there is none."""
+    if before["classes"] != now["classes"]:
+        return f"classes: {before['classes']} there, {now['classes']} now"
+    for name in ("train", "val", "test"):
+        old, new = before["splits"].get(name), now["splits"].get(name)
+        if old != new:
+            counts = old["images"] if old else 0, new["images"] if new else 0
+            others = ", of other names" if counts[0] == counts[1] else ""
+            return f"split {name!r}: {counts[0]} images there, {counts[1]} now{others}"
+    return None
+
+
+def _hash_of_names(dataset: SegmentationDataset) -> str:
+    """Of images in files; those that are drawn follow from the settings, which are compared anyway."""
+    stems = [pair.stem for pair in dataset.pairs] if isinstance(dataset, PairDataset) else []
+    text = "\n".join(stems).encode("utf-8", "surrogatepass")  # a file's name may be no text
+    return hashlib.sha256(text).hexdigest()[:16]

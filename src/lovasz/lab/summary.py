@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -133,7 +133,7 @@ def start_scores(comparison: dict[str, Any], seed: int) -> dict[str, Any]:
     return own[0] if own and own[0] else comparison["initial"] or {}
 
 
-def start_spread(comparison: dict[str, Any], split: str, read: Callable[[Any], float | None]) -> Spread | None:
+def start_spread(comparison: Mapping[str, Any], split: str, read: Callable[[Any], float | None]) -> Spread | None:
     """A score of the start; over the seeds where each had a first phase of its own."""
     phases = [entry["scores"] for entry in comparison["pretraining"] or [] if entry["scores"]]
     sources = phases or [comparison["initial"] or {}]

@@ -29,7 +29,7 @@ from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
 from lovasz.lab.models import brings_weights, create_model, load_weights, save_weights
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
-from lovasz.lab.splits import Data
+from lovasz.lab.splits import Data, contents_difference
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ def _train(
     if team.tell(finished.is_file()):
         return finished
     data = Data.open(config)  # it may show a bar of its own, for scanning masks
+    if team.first:
+        open_folder(folder, {"run": config.to_json(), "data": data.contents()}, resume=True)
     with display(progress) as shown:
         say(shown, data.train.describe())
         data = data.for_sampler(config, folder, shown, team)
@@ -121,7 +123,9 @@ def check_shareable(config: RunConfig, specs: list[LossSpec]) -> None:
 def open_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
     """Make the output folder and write config.json; returns the configuration that was there before, if any.
 
-    Raises LabError when the folder holds something and `resume` is off, and when it belongs to another configuration.
+    configuration: "run", and once the data are open their `Data.contents` as "data"; without them those there are kept.
+    Raises LabError when the folder holds something and `resume` is off, and when it belongs to another configuration or
+    to data that have changed since: its runs and new ones would not be comparable.
     """
     path = folder / "config.json"
     if folder.exists() and not folder.is_dir():
@@ -140,12 +144,21 @@ def open_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) ->
         before = read_json(path)
         try:
             old = RunConfig.from_json(before["run"])
-        except (KeyError, TypeError) as error:
+            changed = None
+            if "data" in before:  # not in folders of earlier versions
+                configuration = {"data": before["data"]} | configuration
+                changed = contents_difference(before["data"], configuration["data"])
+        except (KeyError, TypeError, AttributeError) as error:
             raise LabError(f"{path}: not the configuration of a run ({error!r}). Choose another --out.") from error
         difference = old.difference(RunConfig.from_json(configuration["run"]))
         if difference:
             raise LabError(
                 f"{path}: cannot resume with another configuration, {difference}. Use the old value or another --out."
+            )
+        if changed:
+            raise LabError(
+                f"{path}: cannot resume with other data, {changed}. Runs on both could not be compared: put the images "
+                "and masks back as they were, or choose another --out."
             )
     write_json(path, configuration)
     return before

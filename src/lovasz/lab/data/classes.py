@@ -16,6 +16,8 @@ from lovasz.lab.data.labels import MOST_CLASSES, LabelCoding, hexadecimal
 from lovasz.lab.data.survey import Survey, survey
 from lovasz.lab.errors import LabError
 
+FEW_CLASSES = 32  # with more of them found, a gap between the values rather shows a mask with smoothed edges
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -33,8 +35,9 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
     - values 0 and 255 and no other: two classes, 255 is the second (foreground), nothing is void;
     - otherwise 255 is void where it occurs.
     Unless classes are said, they are the values 0..largest (void left out), named "class k"; two are "background" and
-    "foreground". A largest value above 250, or far above the number of values, is refused: those are greys drawn for
-    the eye, or edges that were smoothed. Masks in colours need classes and palette said.
+    "foreground", if the first is 0. A largest value above 250, or far above the number of values, is refused, and so is
+    any gap between the values of more than FEW_CLASSES classes: those are greys drawn for the eye, or edges that were
+    smoothed. Masks in colours need classes and palette said.
     Raises LabError, naming a file where there is one to name.
     """
     if said.values is not None or (said.classes is not None and said.void is not None):
@@ -68,11 +71,13 @@ def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tu
     if classes in ([], [0]):
         raise LabError(f"{where}: the masks hold no label but {_list(sorted(found))}; there is nothing to tell apart.")
     values = tuple(value for value in range(classes[-1] + 1) if value not in void)
-    if classes[-1] > 250 or len(values) > 4 * len(classes):
+    gaps = len(values) - len(classes)
+    if classes[-1] > 250 or gaps > 3 * len(classes) or (gaps and len(values) > FEW_CLASSES):
         raise LabError(
-            f"{seen.values[classes[-1]]}: the masks hold the values {_list(sorted(found))}, which look like greys and "
-            "not like class indices 0, 1, 2... Say which classes they are: values=0,128,... in the order of "
-            "classes=... (and void=VALUE for a value to leave out)."
+            f"{seen.values[classes[-1]]}: the masks hold the values {_list(sorted(found))}, which look like greys or "
+            "smoothed edges and not like class indices 0, 1, 2... Correct a mask that was resized smoothly, or say the "
+            "classes: classes=... with all names in order, also values=0,128,... where they are not 0, 1, 2... (and "
+            "void=VALUE for a value to leave out)."
         )
     return void, values
 
@@ -121,7 +126,8 @@ def _values_beside(void: tuple[int, ...], count: int) -> tuple[int, ...]:
 
 
 def _names(values: tuple[int, ...]) -> tuple[str, ...]:
-    return ("background", "foreground") if len(values) == 2 else tuple(f"class {value}" for value in values)
+    binary = len(values) == 2 and values[0] == 0
+    return ("background", "foreground") if binary else tuple(f"class {value}" for value in values)
 
 
 def _list(items: Sequence[object]) -> str:

@@ -19,11 +19,15 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Names and RGB colours of the classes 0..C-1 (C at most 255). Void (255) is no class; it is drawn black."""
+    """Names and RGB colours of the classes 0..C-1 (C at most 255). Void (255) is no class; it is drawn black.
+
+    found: nobody said the classes; they are those in the masks, of which there may be more elsewhere.
+    """
 
     name: str
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
+    found: bool = False
 
     @property
     def num_classes(self) -> int:

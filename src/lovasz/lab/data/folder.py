@@ -3,7 +3,6 @@ masks mean is found in classes.py."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from lovasz.lab.data.dataset import Colour, DatasetInfo
 from lovasz.lab.data.masks import IMAGE_SUFFIXES, MASK_SUFFIXES
 from lovasz.lab.data.pairs import Pair, PairDataset
 from lovasz.lab.data.splits import SPLIT_NAMES, find_list_files, random_split, read_list_files
+from lovasz.lab.data.walk import files_below
 from lovasz.lab.errors import LabError
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages")
@@ -59,7 +59,7 @@ def open_folder(
     given = {"classes": classes, "palette": palette, "values": values, "void": void, "void_colour": void_colour}
     said = replace(said, by=coding, **{name: value for name, value in given.items() if value is not None})
     found = find_classes(said, [pair.mask for pairs in layout.splits.values() for pair in pairs], root)
-    info = DatasetInfo(root.resolve().name, found.coding.classes, found.palette)
+    info = DatasetInfo(root.resolve().name, found.coding.classes, found.palette, found=said.classes is None)
     description = f"{root}: {found.explanation}. {layout.explanation}."
     return PairDataset(info, split, layout.splits.get(split, ()), found.coding, description)
 
@@ -68,10 +68,11 @@ def find_layout(root: Path, *, images: str | None = None, masks: str | None = No
     """Pairs images with masks and puts them into splits.
 
     Two folders below `root`, called as in IMAGE_FOLDERS and MASK_FOLDERS, or such a pair in each of train/, val/ ...
-    An image is paired with the mask at the same relative path, its ending aside; failing that, with the one whose name
-    goes on with one of MASK_ENDINGS. Splits come from list files (train.txt, ...; also in splits/ and
-    ImageSets/Segmentation/), else from sub-folders train/, val/, test/ of both folders, else they are random.
-    Images in no list are left out and counted; every other image needs a mask.
+    An image is paired with the mask at the same relative path, its ending aside, or with the one whose name goes on
+    with one of MASK_ENDINGS; two of these are an error. Links to folders are followed.
+    Splits come from list files (train.txt, ...; also in splits/ and ImageSets/Segmentation/), else from sub-folders
+    train/, val/, test/ of both folders, else they are random. Images in no list are left out and
+    counted; every other image needs a mask.
     """
     if not root.is_dir():
         raise LabError(f"{root}: there is no such folder; expected one with images/ and masks/ in it.")
@@ -150,11 +151,7 @@ def _child(
 
 
 def _holds_any(folder: Path, suffixes: Sequence[str]) -> bool:
-    return any(
-        name.lower().endswith(tuple(suffixes)) and not name.startswith(".")
-        for _, _, files in os.walk(folder)
-        for name in files
-    )
+    return any(path.suffix.lower() in suffixes for path in files_below(folder))
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -172,16 +169,11 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 def tree(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Files by relative path without ending, sorted. Hidden ones are left out. Raises LabError for a stem with two."""
     found: dict[str, Path] = {}
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(place) / name
-            if name.startswith(".") or path.suffix.lower() not in suffixes:
-                continue
-            stem = path.relative_to(folder).with_suffix("").as_posix()
-            if stem in found:
-                raise LabError(f"{found[stem]} and {path}: two files of one name; keep one.")
-            found[stem] = path
+    for path in sorted(path for path in files_below(folder) if path.suffix.lower() in suffixes):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise LabError(f"{found[stem]} and {path}: two files of one name; keep one.")
+        found[stem] = path
     return dict(sorted(found.items()))
 
 
@@ -191,16 +183,14 @@ def pair_up(
     """The image and the mask of each stem. Raises LabError naming the first image that has no mask, or two."""
     pairs, alone = [], []
     for stem in stems:
-        mask = masks.get(stem)
-        if mask is None:
-            similar = [masks[stem + ending] for ending in MASK_ENDINGS if stem + ending in masks]
-            if len(similar) > 1:
-                raise LabError(f"{images[stem]}: two masks, {similar[0]} and {similar[1]}; keep one.")
-            mask = similar[0] if similar else None
-        if mask is None:
-            alone.append(stem)
+        others = (stem + ending for ending in MASK_ENDINGS if stem + ending not in images)  # an image has its own mask
+        fitting = [masks[name] for name in (stem, *others) if name in masks]
+        if len(fitting) > 1:
+            raise LabError(f"{images[stem]}: two masks, {fitting[0]} and {fitting[1]}; keep one.")
+        if fitting:
+            pairs.append(Pair(stem, images[stem], fitting[0]))
         else:
-            pairs.append(Pair(stem, images[stem], mask))
+            alone.append(stem)
     if alone:
         more = f" (and {len(alone) - 1} more images like it)" if len(alone) > 1 else ""
         raise LabError(

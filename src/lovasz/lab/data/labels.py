@@ -26,7 +26,8 @@ class LabelCoding:
     classes: names, for messages. values: the mask value of each class; void: mask values that mean void.
     colours: the colour of each class, None where nobody stated any; void_colour: likewise.
     by: "index" reads values, "colour" reads colours (through the palette of palette files), "auto" takes values for
-    grey and palette files and colours for RGB files, and refuses palette files whose two readings disagree.
+    grey and palette files and colours for RGB files (values where no colours are stated), and refuses palette files
+    whose two readings disagree.
     """
 
     classes: tuple[str, ...]
@@ -46,7 +47,7 @@ class LabelCoding:
                 raise LabError(f"{path}: a grey mask, where colours were asked for (coding=colour); expected RGB.")
             return self._from_colours(raw.palette[raw.values], path)
         grey = raw.grey
-        if grey is not None and (self.by == "index" or not self._knows_colours(raw.values)):
+        if grey is not None and (self.by == "index" or (self.by == "auto" and self.colours is None)):
             return self._from_values(grey, path)  # class indices saved as RGB with three equal channels
         if self.by == "index":
             raise LabError(f"{path}: a mask in colours, where indices were asked for (coding=index).")
@@ -109,13 +110,9 @@ class LabelCoding:
                 f"{path}: colour {hexadecimal(colours[row, column])} at row {row}, column {column}, which is the "
                 f"colour of none of the {len(self.classes)} classes; expected "
                 f"{', '.join(map(hexadecimal, self.colours))}. Correct the mask or the palette; "
-                "void=#rrggbb names a colour to leave out."
+                "void=#rrggbb names a colour to leave out; coding=index reads class numbers saved as RGB."
             )
         return labels[nearest]
-
-    def _knows_colours(self, colours: np.ndarray) -> bool:
-        seen = np.unique(_codes(colours)).tolist()
-        return self.colours is not None and all(code in self._labels_of_codes for code in seen)
 
     def _refuse_contradiction(self, raw: RawMask, path: Path) -> None:
         """A palette file whose colours are all colours of classes, but of other classes than its indices say."""

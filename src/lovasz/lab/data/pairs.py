@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from lovasz.lab.data.labels import LabelCoding
 from lovasz.lab.data.masks import read_image, read_mask
 from lovasz.lab.data.sbd import read_sbd_mask
 from lovasz.lab.errors import LabError
+
+LONGEST_NAME = 120  # bytes; a file system allows 255, of which endings and what a caller adds need some
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,17 @@ class PairDataset(SegmentationDataset):
 
 
 def sample_names(stems: Sequence[str]) -> tuple[str, ...]:
-    """Stems as names of files, all different: folders joined by "__", what a file system may refuse as "_"."""
+    """Stems as names of files, all different: folders joined by "__", what a file system may refuse as "_".
+
+    Of a long one the end is kept, behind a hash of the whole.
+    """
     names: list[str] = []
     taken: set[str] = set()
     for stem in stems:
         plain = re.sub(r"[^\w.-]", "_", stem.replace("/", "__")).strip(".") or "_"
+        if len(plain.encode()) > LONGEST_NAME:
+            tail = plain.encode()[-100:].decode(errors="ignore")
+            plain = f"{hashlib.sha256(stem.encode(errors='surrogatepass')).hexdigest()[:8]}-{tail}"
         name, number = plain, 2
         while name.casefold() in taken:
             name, number = f"{plain}-{number}", number + 1

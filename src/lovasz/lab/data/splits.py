@@ -44,9 +44,11 @@ def find_list_files(folder: Path) -> dict[str, Path]:
 def read_list_files(files: Mapping[str, Path], stems: Collection[str], images: Path) -> dict[str, list[str]]:
     """The stems of each list, in its order.
 
-    A line is a stem, a file name or a path, whose ending is left out; of several columns the first counts. Empty lines
-    are passed over. Raises LabError, naming file and line, for an image that is not there or that is listed twice, in
-    one list or in two, since a network tested on its training images would look better than it is.
+    A line is a stem, a file name or a path, whose ending is left out; a name without folders may stand for the only
+    image of this name, and a path may have more or fewer folders in front than the image has below `images`. Where a
+    second column names the mask the first counts. Empty lines are passed over. Raises LabError, naming file and line,
+    for an image that is not there or that is listed twice, in one list or in two, since a network tested on its
+    training images would look better than it is.
     """
     known = set(stems)
     by_name: dict[str, list[str]] = {}
@@ -92,14 +94,22 @@ def _lines(path: Path) -> list[str]:
 
 
 def _find(line: str, known: set[str], by_name: Mapping[str, list[str]]) -> str | None:
-    for text in (line, line.split()[0]):
-        stem = _without_ending(text)
-        if stem in known:
-            return stem
-        same_name = by_name.get(stem.rsplit("/", 1)[-1], [])
-        if len(same_name) == 1:
-            return same_name[0]
-    return None
+    words = line.split()
+    columns = len(words) > 1 and (_without_ending(words[0]) != words[0] or _name(words[1]).startswith(_name(words[0])))
+    if _without_ending(line) in known:
+        return _without_ending(line)
+    stem = _without_ending(words[0] if columns else line).removeprefix("./")
+    if stem in known:
+        return stem
+    fitting = [
+        one for one in by_name.get(_name(stem), []) if f"/{one}".endswith(f"/{stem}") or f"/{stem}".endswith(f"/{one}")
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _name(text: str) -> str:
+    """The last part of a path, without ending."""
+    return _without_ending(text).rsplit("/", 1)[-1]
 
 
 def _without_ending(text: str) -> str:

@@ -65,16 +65,25 @@ def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> n
 def load_exported(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a file and its description, without a data set: the JSON beside the file names the classes.
 
-    Outputs named unlabelled or void are dropped, also from "classes" and "palette" of the description returned.
-    Raises LabError as `load_weights` does, and where there is no JSON.
+    Which outputs it has is for `describe_export` to say. Raises LabError as `load_weights` does, and where there is no
+    JSON.
     """
-    description = describe_weights(path)
+    description = describe_export(path)
     name = str(description.get("model_name") or "enet")  # the tensors tell which ENet; published files say no name
+    return load_weights(name, path, description["classes"]), description
+
+
+def describe_export(path: str | Path) -> dict[str, Any]:
+    """`describe_weights`, with the classes and colours of the outputs that predict: of a published file all but those
+    named unlabelled or void; of one that `save_weights` wrote all, as each was trained."""
+    description = describe_weights(path)
+    if "model_name" in description:  # no published file has it
+        return description
     kept = [i for i, name in enumerate(description["classes"]) if _plain(name) not in VOID_NAMES]
     for key in ("classes", "palette"):
         if description.get(key) is not None:
             description[key] = [description[key][i] for i in kept]
-    return load_weights(name, path, description["classes"]), description
+    return description
 
 
 def save_weights(

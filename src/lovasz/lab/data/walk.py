@@ -1,0 +1,20 @@
+"""The files below a person's folder: links to folders are followed, loops of links are cut, hidden ones left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def files_below(folder: Path, skip: Path | None = None) -> Iterator[Path]:
+    """All files at any depth, in no order; skip: the real path of a folder below to leave out."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        above = {(folder / parent).resolve() for parent in (here / "x").relative_to(folder).parents}
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (real := (here / name).resolve()) != skip and real not in above
+        ]
+        yield from (here / name for name in files if not name.startswith("."))

@@ -1,0 +1,36 @@
+"""The table that `lovasz compare` prints says what the report says."""
+
+from rich.console import Console
+from tests.lab.comparison_folder import comparison
+
+from lovasz.lab.console import comparison_table
+from lovasz.lab.summary import score_table
+
+
+def row(content: dict, name: str) -> str:
+    """One row of the printed table, as text."""
+    console = Console(width=120)
+    with console.capture() as printed:
+        console.print(comparison_table(content, 120))
+    return next((line for line in printed.get().splitlines() if line.strip().startswith(name)), "")
+
+
+def test_the_start_is_the_mean_over_the_seeds_as_the_losses_are_and_as_the_report_has_it() -> None:
+    content = comparison(seeds=(0, 1))
+    low, high = (
+        {split: scores | {"dataset_miou": level} for split, scores in content["initial"].items()}
+        for level in (0.2, 0.4)
+    )
+    content["initial"] = low
+    content["pretraining"] = [{"seed": seed, "scores": scores} for seed, scores in enumerate((low, high))]
+    before = score_table(content).before
+    assert before is not None
+    assert (before[0].text, before[0].deviation) == ("30.0", "14.1")
+    assert row(content, "(start)").count("30.0 ± 14.1") == 2  # val and test
+
+
+def test_a_start_of_one_weights_file_has_no_spread_and_a_random_one_no_row() -> None:
+    content = comparison(seeds=(0, 1))
+    assert f"{100 * content['initial']['val']['dataset_miou']:.1f}" in row(content, "(start)")
+    assert "±" not in row(content, "(start)")
+    assert row(content | {"initial": None}, "(start)") == ""
