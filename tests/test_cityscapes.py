@@ -190,3 +190,11 @@ def test_scores_begun_in_inference_mode_go_on_outside():
         for _ in range(times):
             one.update(preds, target, instances)
     torch.testing.assert_close(scores.compute(), alone.compute())
+
+
+def test_weighted_counts_stay_wide_whatever_dtype_is_set():
+    train = torch.full((1, 4, 4), NAMES.index("train"))
+    scores = CityscapesScores().set_dtype(torch.float16)
+    for _ in range(2):
+        scores.update(train, train, train * 1000 + 1)
+    assert scores.compute()["class_iiou"] == 1

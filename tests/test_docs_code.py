@@ -50,7 +50,8 @@ def run(script: Path, mark: str, value: str, vision: dict[str, str] | None = Non
         return
     command = [sys.executable, str(script)]
     if mark == "torchrun":
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", value]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", value]
+        command[1:1] = [*launcher, str(Path(__file__).with_name("to_its_end.py"))]
     needed = set(re.split(r"[, ]+", value)) if mark == "needs" else set()
     if vision:
         command[1:1] = ["-c", WITH_VISION]

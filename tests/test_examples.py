@@ -199,7 +199,7 @@ print(json.dumps([found["losses"], found["binary"], float(found["metric"].comput
 def test_two_processes_descend_one_loss_the_same_as_one_process_does() -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*torchrun, str(EXAMPLES / "global_batch.py")],
+        [*torchrun, str(Path(__file__).with_name("to_its_end.py")), str(EXAMPLES / "global_batch.py")],
         env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,

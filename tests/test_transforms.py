@@ -73,3 +73,14 @@ def test_a_kernel_that_cannot_follow_says_what_can() -> None:
     loss = torch.func.grad(lambda z: lovasz.lovasz_softmax(z, target, ignore_index=255, impl="numba"))
     with pytest.raises(ValueError, match=r"impl='numba' cannot run inside torch\.func's transforms; use impl='auto'"):
         loss(scores)
+
+
+def test_weights_of_classes_may_be_batched_too() -> None:
+    scores, target = draw()
+    weights = torch.rand(3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loss = lambda z, t, w: lovasz.lovasz_softmax(z, t, ignore_index=255, weight=w)  # noqa: E731
+    expected = torch.stack([loss(*one) for one in zip(scores, target, weights, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(loss)(scores, target, weights), expected, rtol=1e-3, atol=0)
+    weights[1, 2] = -1
+    with pytest.raises(ValueError, match="weight must be finite and not negative"):
+        torch.func.vmap(loss)(scores, target, weights)

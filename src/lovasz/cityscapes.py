@@ -128,6 +128,10 @@ class CityscapesScores(Metric):
         categories = torch.zeros(len(INSTANCE_CATEGORIES), 2, dtype=torch.float64)
         self.add_state("weighted_category", categories, dist_reduce_fx="sum")
 
+    def set_dtype(self, dst_type: str | torch.dtype) -> Metric:  # noqa: ARG002
+        """Nothing: counts are integers, weighted ones float64, whatever the dtype of anything else."""
+        return self
+
     def update(self, preds: Tensor, target: Tensor, instances: Tensor) -> None:
         """Add images.
 

@@ -224,7 +224,7 @@ def lovasz_sigmoid(
 
     Returns:
         A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all is void. NaN in a
-        channel that counts propagates.
+        channel that counts propagates; in another it can spoil no gradient but its own.
 
     Raises:
         TypeError: dtypes that are not as above, or ``weight`` without ``multilabel``.

@@ -151,7 +151,7 @@ class EquibatchSampler(Sampler[int]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises ValueError for the state of another, by what differs."""
         for name in ("identity", "epoch", "position"):
-            if name not in state:
+            if name not in state or not isinstance(state["identity"], dict):
                 raise ValueError(f"the state has no {name!r}: give what state_dict() of such a sampler returned.")
         for name, (theirs, ours) in _differences(state["identity"], self._identity()).items():
             raise ValueError(

@@ -141,6 +141,9 @@ def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, li
 
 def check_weight(weight: Tensor) -> None:
     """Raise ValueError for weights that are negative, infinite or NaN; an accelerator is not waited for."""
+    weight = _beneath(weight)
+    if isinstance(weight, torch._subclasses.FakeTensor):  # it has no values
+        return
     sound = (torch.isfinite(weight) & (weight >= 0)).all()
     if torch.compiler.is_compiling() or weight.device.type != "cpu":
         _assert_later(sound, "weight holds a number that is negative or not finite")

@@ -272,3 +272,12 @@ def test_a_void_value_becomes_the_ignore_index(tmp_path: Path) -> None:
     dataset = open_dataset(f"folder:{root}?void=7", "train")
     assert dataset[0].mask.unique().tolist() == [0, 1, IGNORE_INDEX]
     assert dataset.info.num_classes == 2
+
+
+def test_one_image_under_two_names_is_refused(tmp_path: Path) -> None:
+    """By links it could be in two splits: a network would be tested on what it has seen."""
+    root = write_folder(tmp_path / "d", {f"x/{number}": labels(0, 1) for number in range(4)})
+    for place in ("images", "masks"):
+        (root / place / "y").symlink_to(root / place / "x", target_is_directory=True)
+    with pytest.raises(LabError, match=r"x/\d\.png and .*y/\d\.png: one image under two names"):
+        open_dataset(f"folder:{root}", "train")

@@ -43,10 +43,12 @@ def test_a_list_never_takes_another_image_for_one_that_is_absent(tmp_path: Path,
         ("/SegNet/images/cat.png /SegNet/masks/v.png", "cat"),
         ("cat.png cat_mask.png", "cat"),
         ("two words.png", "two_words"),
+        ("two words.png\tother words.png", "two_words"),
+        ("foo/b/v.png", "b__v"),
     ],
 )
 def test_the_usual_ways_of_writing_a_list_are_read(tmp_path: Path, line: str, name: str) -> None:
-    root = write_folder(tmp_path, {stem: labels(0, 1) for stem in ("cat", "a/1", "two words", "v")})
+    root = write_folder(tmp_path, {stem: labels(0, 1) for stem in ("cat", "a/1", "two words", "v", "b/v")})
     lists(root, train=line, val="v")
     assert names(f"folder:{root}", "train") == [name]
 

@@ -190,6 +190,19 @@ def test_a_jpeg_mask_is_refused(tmp_path: Path) -> None:
         read_mask(write(tmp_path / "a.jpg", labels(0, 255)))
 
 
+def test_a_mask_that_other_formats_compress_with_loss_is_refused(tmp_path: Path) -> None:
+    mask = Image.fromarray(labels(0, 255))
+    mask.save(tmp_path / "a.tif", compression="jpeg")
+    mask.save(tmp_path / "a.webp")
+    for name, kind in (("a.tif", "JPEG-compressed TIFF"), ("a.webp", "lossy WebP")):
+        with pytest.raises(LabError, match=rf"{name}: a {kind} mask.*PNG"):
+            read_mask(tmp_path / name)
+    mask.save(tmp_path / "b.tif", compression="tiff_lzw")
+    mask.save(tmp_path / "b.webp", lossless=True)
+    for name in ("b.tif", "b.webp"):
+        assert set(np.unique(read_mask(tmp_path / name).values)) == {0, 255}
+
+
 def test_a_palette_mask_with_transparency_keeps_its_indices(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", labels(0, 1), [255, 0, 0, 0, 255, 0], transparency=0)
     assert np.array_equal(read_mask(path).values, labels(0, 1))

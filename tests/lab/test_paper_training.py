@@ -335,6 +335,12 @@ def test_every_run_of_the_grid_is_a_run_of_the_lab_and_is_trained_once(start, tr
     assert (dataset.split, path) == ("test", trained / "crops-figure-8.png")
 
 
+def test_a_grid_does_not_go_on_with_other_data(start, trained, monkeypatch):
+    monkeypatch.setattr(finetune.Data, "contents", lambda _: {"classes": ["another"], "splits": {}})
+    with pytest.raises(LabError, match="cannot resume with other data, classes: "):
+        finetune.run(trained, grid(start, batch_sizes=(4,), seeds=(0,), threads=1), resume=True)
+
+
 def test_runs_of_train_and_compare_are_read(start, trained, tmp_path):
     first = next((trained / "runs").iterdir())
     record = json.loads((first / "run.json").read_text())

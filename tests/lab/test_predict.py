@@ -292,6 +292,13 @@ def test_classes_that_were_said_or_do_not_agree_stay_those_of_the_data(tmp_path,
     assert capsys.readouterr().err == ""
 
 
+def test_two_classes_that_were_found_are_the_first_two_of_three(tmp_path):
+    classes = ("class 0", "class 1", "class 2")
+    save_weights(create_model("unet", 3), tmp_path / "w.safetensors", model_name="unet", classes=classes, palette=None)
+    info = DatasetInfo("two", ("background", "foreground"), ((0, 0, 0),) * 2, found=True)
+    assert predict.with_outputs_of(tmp_path / "w.safetensors", info).classes == classes
+
+
 def test_the_shared_camvid_network_predicts_its_own_image(shared, tmp_path):
     folder = shared / "data" / "camvid" / "val"
     image = sorted(folder.iterdir())[0]

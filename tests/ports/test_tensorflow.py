@@ -81,6 +81,17 @@ def test_arithmetic_is_in_at_least_float32(dtype: str) -> None:
     np.testing.assert_allclose(tf.cast(gradient, tf.float32), slopes, rtol=eps, atol=1e-7)
 
 
+@pytest.mark.parametrize("width", [512, 509, None])
+def test_the_sum_over_many_pixels_keeps_its_digits(width: int | None) -> None:
+    rng = np.random.default_rng(0)
+    scores = (2 * rng.normal(size=(1, 512, width or 509, 3))).astype(np.float32)
+    target = rng.integers(0, 3, scores.shape[:3])
+    exact = port.lovasz_softmax(scores.astype(np.float64), target, method="exact")
+    signature = [tf.TensorSpec((1, 512, width, 3)), tf.TensorSpec((1, 512, width), tf.int64)]
+    for loss in (port.lovasz_softmax, tf.function(port.lovasz_softmax, input_signature=signature)):
+        assert float(loss(tf.constant(scores), tf.constant(target))) == pytest.approx(float(exact), rel=2e-6)
+
+
 def test_void_pixels_may_hold_anything_and_all_void_is_zero() -> None:
     scores, target = golden.drawn(SOFTMAX, "exact")
     scores[target == 255] = np.nan

@@ -137,7 +137,11 @@ def with_outputs_of(weights: Path, info: DatasetInfo) -> DatasetInfo:
         return info
     trained = classes_of(describe_export(weights), info.name)
     more = trained.classes[info.num_classes :]
-    if not more or trained.classes[: info.num_classes] != info.classes:
+    # Two classes that are found have names of their own, and beside a third the same values have others.
+    beginnings = (
+        [info.classes, ("class 0", "class 1")] if info.classes == ("background", "foreground") else [info.classes]
+    )
+    if not more or trained.classes[: info.num_classes] not in beginnings:
         return info
     line = f"No mask of {info.name} holds {', '.join(more)}, but the weights know them: pixels given to them are wrong."
     Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)

@@ -105,7 +105,7 @@ def contents_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> st
         old, new = before["splits"].get(name), now["splits"].get(name)
         if old != new:
             counts = old["images"] if old else 0, new["images"] if new else 0
-            others = ", of other names" if counts[0] == counts[1] else ""
+            others = ", of other names or in another order" if counts[0] == counts[1] else ""
             return f"split {name!r}: {counts[0]} images there, {counts[1]} now{others}"
     return None
 

@@ -56,6 +56,7 @@ def open_folder(
     said = Said()
     if classes is None and (root / "classes.json").is_file():
         said = read_classes_file(root / "classes.json")
+    _refuse_twins([pair for pairs in layout.splits.values() for pair in pairs])
     given = {"classes": classes, "palette": palette, "values": values, "void": void, "void_colour": void_colour}
     said = replace(said, by=coding, **{name: value for name, value in given.items() if value is not None})
     found = find_classes(said, [pair.mask for pairs in layout.splits.values() for pair in pairs], root)
@@ -175,6 +176,15 @@ def tree(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             raise LabError(f"{found[stem]} and {path}: two files of one name; keep one.")
         found[stem] = path
     return dict(sorted(found.items()))
+
+
+def _refuse_twins(pairs: Sequence[Pair]) -> None:
+    """One image under two names, by a link, could be in two splits, where a network is tested on what it has seen."""
+    seen: dict[Path, Path] = {}
+    for pair in pairs:
+        twin = seen.setdefault(pair.image.resolve(), pair.image)
+        if twin != pair.image:
+            raise LabError(f"{twin} and {pair.image}: one image under two names, by a link; keep one.")
 
 
 def pair_up(

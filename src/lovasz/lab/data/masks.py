@@ -5,6 +5,7 @@ Apart from the data sets, so that every picture enters the lab through one door.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,10 +81,10 @@ def read_mask(path: Path) -> RawMask:
     no whole numbers from 0 to 65535.
     """
     with _opened(path, "mask") as image:
-        if image.format in ("JPEG", "MPO"):
+        if _is_lossy(image, path):
             raise LabError(
-                f"{path}: a JPEG mask. Its compression changes labels along every edge; expected a lossless file. "
-                "Save masks as PNG."
+                f"{path}: a {_kind(image)} mask. Its compression changes labels along every edge; expected a lossless "
+                "file. Save masks as PNG."
             )
         palette, stored = None, _stored_mode(image)
         if _cut_to_eight_bits(image):
@@ -119,6 +120,28 @@ def _decoding(image: Image.Image) -> tuple[Any, ...]:
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ()
     return arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _is_lossy(image: Image.Image, path: Path) -> bool:
+    if image.format == "TIFF":
+        return image.info.get("compression") in ("jpeg", "tiff_jpeg")
+    return image.format in ("JPEG", "MPO") or (image.format == "WEBP" and b"VP8 " in _chunks(path))
+
+
+def _kind(image: Image.Image) -> str:
+    return {"TIFF": "JPEG-compressed TIFF", "WEBP": "lossy WebP"}.get(image.format or "", "JPEG")
+
+
+def _chunks(path: Path) -> set[bytes]:
+    """The names of a WebP file's parts: "VP8 " is a lossy picture, "VP8L" a lossless one."""
+    names = set()
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            names.add(head[:4])
+            size = int.from_bytes(head[4:], "little")
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return names
 
 
 def _stored_mode(image: Image.Image) -> str:

@@ -94,7 +94,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _find(line: str, known: set[str], by_name: Mapping[str, list[str]]) -> str | None:
-    words = line.split()
+    words = line.split("\t") if "\t" in line else line.split()
     columns = len(words) > 1 and (_without_ending(words[0]) != words[0] or _name(words[1]).startswith(_name(words[0])))
     if _without_ending(line) in known:
         return _without_ending(line)
@@ -104,7 +104,9 @@ def _find(line: str, known: set[str], by_name: Mapping[str, list[str]]) -> str |
     fitting = [
         one for one in by_name.get(_name(stem), []) if f"/{one}".endswith(f"/{stem}") or f"/{stem}".endswith(f"/{one}")
     ]
-    return fitting[0] if len(fitting) == 1 else None
+    longest = max(map(len, fitting), default=0)  # of a/x and x, the path .../a/x means the first
+    best = [one for one in fitting if len(one) == longest and f"/{stem}".endswith(f"/{one}")] or fitting
+    return best[0] if len(best) == 1 else None
 
 
 def _name(text: str) -> str:

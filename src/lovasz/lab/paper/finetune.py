@@ -28,7 +28,7 @@ from lovasz.lab.paper.earlier import entry_of, read_entries, read_start
 from lovasz.lab.paper.iiou import cityscapes_scores
 from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
 from lovasz.lab.progress import display, say
-from lovasz.lab.splits import Data
+from lovasz.lab.splits import Data, contents_difference
 from lovasz.lab.training import train
 
 NAME = "finetune"
@@ -135,6 +135,12 @@ def run(
     for entry in entries:
         check_same(entry, config)
     experiment = Experiment.open(NAME, folder, config, resume=resume)
+    changed = contents_difference(experiment.state.get("data", data.contents()), data.contents())
+    if changed:
+        raise LabError(
+            f"{folder}: cannot resume with other data, {changed}. Put the files back, or choose another --out."
+        )
+    experiment.state["data"] = data.contents()
     if not training and not entries and not any((folder / "runs").glob("*/run.json")):
         raise LabError(f"{folder}: nothing is trained here, and no earlier runs are given; leave --no-training out.")
     grid = _Grid(experiment, setting, entries, training, pyplot)
