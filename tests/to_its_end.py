@@ -8,7 +8,8 @@ import os
 import runpy
 import sys
 
-runpy.run_path(sys.argv[1], run_name="__main__")
-sys.stdout.flush()
-sys.stderr.flush()
-os._exit(0)
+if __name__ == "__main__":  # doctests import every file
+    runpy.run_path(sys.argv[1], run_name="__main__")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
