@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import distributed
+from torch._subclasses import FakeTensorMode
 
 from lovasz import (
     LovaszCrossEntropyLoss,
@@ -52,6 +53,13 @@ def alone() -> Iterator[distributed.ProcessGroup | None]:
 def test_signatures_are_the_functions(module, function) -> None:
     options = {n: p.default for n, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY}
     assert {n: p.default for n, p in inspect.signature(module).parameters.items()} == options
+
+
+def test_a_module_can_be_built_where_tensors_have_no_values() -> None:
+    with FakeTensorMode():
+        assert tuple(LovaszSoftmaxLoss(weight=[1.0, 2.0]).weight.shape) == (2,)
+    with torch.device("meta"):
+        assert LovaszSoftmaxLoss(weight=[1.0, 2.0]).weight.is_meta
 
 
 @pytest.mark.parametrize(("module", "function"), PAIRS)

@@ -145,7 +145,7 @@ def test_a_state_of_another_sampler_is_refused_by_what_differs():
         EquibatchSampler(held, seed=1, num_replicas=2, rank=0).load_state_dict(state)
     with pytest.raises(ValueError, match="checksum of the images of each class"):
         EquibatchSampler([[1], [0], [0, 1]]).load_state_dict(EquibatchSampler([[0], [1], [0, 1]]).state_dict())
-    with pytest.raises(ValueError, match="the state has no 'identity'"):
+    with pytest.raises(ValueError, match="the state is none of an EquibatchSampler"):
         EquibatchSampler(held).load_state_dict({"epoch": 0, "position": 0})
 
 

@@ -251,7 +251,7 @@ class ImageIoU(_ConfusionIoU):
 
     def compute(self) -> Tensor:
         """Mean over the images of their mean IoU, float64 scalar in [0, 1]."""
-        if self.valid_images == 0 and self.image_count == 0:  # states of an earlier version have the latter alone
+        if self.valid_images == 0:
             return self._no_pixels()
         return self.image_steps.double() / self.image_count.double() / _STEPS
 

@@ -150,9 +150,8 @@ class EquibatchSampler(Sampler[int]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises ValueError for the state of another, by what differs."""
-        for name in ("identity", "epoch", "position"):
-            if name not in state or not isinstance(state["identity"], dict):
-                raise ValueError(f"the state has no {name!r}: give what state_dict() of such a sampler returned.")
+        if not {"epoch", "position"} <= state.keys() or not isinstance(state.get("identity"), dict):
+            raise ValueError(f"the state is none of an EquibatchSampler, got {state}; give what state_dict() returned.")
         for name, (theirs, ours) in _differences(state["identity"], self._identity()).items():
             raise ValueError(
                 f"the state is of a sampler with {name}={theirs}, this one has {name}={ours}. Build it with the same "

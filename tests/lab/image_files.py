@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lovasz.lab.data import open_dataset
+
 
 def write(path: Path, pixels: np.ndarray, palette: list[int] | None = None, **save: object) -> Path:
     """An image file of an array, with its folders; a palette makes it a palette image."""
@@ -40,3 +42,20 @@ def write_folder(
         write(root / images / f"{stem}.png", picture(number, *mask.shape[:2]))
         write(root / to / f"{stem}.png", mask, palette)
     return root
+
+
+def folder(root: Path, count: int = 10) -> Path:
+    """A folder of so many pairs 000, 001, ... of three classes."""
+    return write_folder(root, {f"{number:03d}": labels(0, 1, 2) for number in range(count)})
+
+
+def names(spec: str, split: str, **options: str) -> list[str]:
+    """The images of a split, in its order."""
+    dataset = open_dataset(spec, split, **options)
+    return [dataset[i].name for i in range(len(dataset))]
+
+
+def lists(root: Path, **stems: str) -> None:
+    """List files: train.txt with what ``train`` holds, and so on."""
+    for split, text in stems.items():
+        (root / f"{split}.txt").write_text(text)

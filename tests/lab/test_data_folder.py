@@ -10,25 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.lab.image_files import labels, picture, write, write_folder
+from tests.lab.image_files import folder, labels, lists, names, picture, write, write_folder
 from torch.utils.data import DataLoader
 
 from lovasz.lab.data import IGNORE_INDEX, available_splits, open_dataset
 from lovasz.lab.errors import LabError
-
-
-def folder(root: Path, count: int = 10) -> Path:
-    return write_folder(root, {f"{number:03d}": labels(0, 1, 2) for number in range(count)})
-
-
-def names(spec: str, split: str, **options) -> list[str]:
-    dataset = open_dataset(spec, split, **options)
-    return [dataset[i].name for i in range(len(dataset))]
-
-
-def lists(root: Path, **stems: str) -> None:
-    for split, text in stems.items():
-        (root / f"{split}.txt").write_text(text)
 
 
 def test_an_image_comes_with_the_mask_of_its_name(tmp_path: Path) -> None:

@@ -5,24 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.lab.image_files import labels, picture, write, write_folder
+from tests.lab.image_files import folder, labels, lists, names, picture, write, write_folder
 
 from lovasz.lab.data import available_splits, open_dataset
 from lovasz.lab.errors import LabError
-
-
-def folder(root: Path, count: int = 10) -> Path:
-    return write_folder(root, {f"{number:03d}": labels(0, 1, 2) for number in range(count)})
-
-
-def names(spec: str, split: str, **options) -> list[str]:
-    dataset = open_dataset(spec, split, **options)
-    return [dataset[i].name for i in range(len(dataset))]
-
-
-def lists(root: Path, **stems: str) -> None:
-    for split, text in stems.items():
-        (root / f"{split}.txt").write_text(text)
 
 
 @pytest.mark.parametrize("line", ["cat 1.jpg", "cat 1", "b/1", "cat/1.jpg", "x.png cat.png"])

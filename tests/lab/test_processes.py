@@ -107,6 +107,9 @@ def test_a_comparison_of_two_processes_writes_what_one_writes(tmp_path, environm
     assert all(run["steps"] == 2 for run in comparison["runs"])  # nine images, four to a step
     assert (out / "report.html").is_file()
     assert not list(out.rglob("*.partial"))
+    refused = call(command(*line), environment, expected=2)  # by the first process, for both
+    assert "the output folder exists and is not empty" in refused
+    assert "Traceback" not in refused
 
 
 def test_a_killed_run_takes_its_processes_along_and_is_resumed(tmp_path, environment) -> None:

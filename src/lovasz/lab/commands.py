@@ -274,7 +274,8 @@ def evaluate(
 
     place = use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **option_texts.parse_data_options(data_option))
-    dataset.info = with_outputs_of(weights, dataset.info)
+    found, dataset.info = dataset.info, with_outputs_of(weights, dataset.info)
+    console.print_lacking(found, dataset.info)
     network = load_weights(option_texts.model_name(weights, model), weights, dataset.info.classes)
     network = ask_as(network, size=option_texts.parse_size(size), scales=option_texts.parse_scales(scales), crf=crf)
     with display(not as_json) as progress:

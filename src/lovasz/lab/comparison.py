@@ -61,8 +61,8 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
         data = Data.open(run)
         find_start(run.replace(pretrain_epochs=0), data, out, device=device, resume=False, progress=None).build()
         team.meet()  # all have read the earlier configuration, and found the input usable
-        if team.first:
-            open_folder(out, config.to_json() | {"data": data.contents()}, resume=config.resume)
+        known = config.to_json() | {"data": data.contents()}
+        team.let_first(lambda: open_folder(out, known, resume=config.resume))
         with display(progress) as shown:
             say(shown, data.train.describe())
             data = data.for_sampler(run, out, shown, team)

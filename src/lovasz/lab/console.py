@@ -25,6 +25,7 @@ from lovasz.lab.summary import start_spread
 
 if TYPE_CHECKING:
     from lovasz.lab.config import RunConfig
+    from lovasz.lab.data import DatasetInfo
     from lovasz.lab.predict import Predictions
 
 PAPER = ("surfaces", "synthetic", "networks", "binary", "finetune", "multiclass", "batches", "all")
@@ -81,6 +82,14 @@ def print_interrupted(arguments: Sequence[str] | None = None) -> None:
         console.print(Text(f"Interrupted. To go on from the last checkpoint:\n    {command}"), highlight=False)
     else:
         console.print(Text("Interrupted."), highlight=False)
+
+
+def print_lacking(found: DatasetInfo, scored: DatasetInfo) -> None:
+    """On stderr: the classes that are scored though no mask of the data holds them, if there are any."""
+    lacking = ", ".join(scored.classes[found.num_classes :])
+    if lacking:
+        text = f"No mask of {found.name} holds {lacking}, but the weights know them: pixels given to them are wrong."
+        Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
 
 
 def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.progress import Progress
 
 from lovasz.lab.config import read_json, write_json
@@ -130,8 +129,7 @@ def classes_of(description: Mapping[str, Any], name: str) -> DatasetInfo:
 def with_outputs_of(weights: Path, info: DatasetInfo) -> DatasetInfo:
     """The classes to score these weights by, so that what is scored is what `predict` writes.
 
-    Where nobody said the classes and the masks lack the last ones of the weights, those of the weights, which is told
-    on stderr; else `info`.
+    Where nobody said the classes and the masks lack the last ones of the weights, those of the weights; else `info`.
     """
     if not info.found or not json_path(weights).is_file():
         return info
@@ -143,8 +141,6 @@ def with_outputs_of(weights: Path, info: DatasetInfo) -> DatasetInfo:
     )
     if not more or trained.classes[: info.num_classes] not in beginnings:
         return info
-    line = f"No mask of {info.name} holds {', '.join(more)}, but the weights know them: pixels given to them are wrong."
-    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
     return replace(info, classes=trained.classes, palette=trained.palette)
 
 

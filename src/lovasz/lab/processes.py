@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,6 +55,18 @@ class Team:
         """Wait for all."""
         if self.size > 1:
             distributed.barrier()
+
+    def let_first(self, do: Callable[[], Any]) -> None:
+        """Have the first process do something; the LabError that it meets is raised in all."""
+        message = None
+        if self.first:
+            try:
+                do()
+            except LabError as error:
+                message = str(error)
+        message = self.tell(message)
+        if message is not None:
+            raise LabError(message)
 
     def tell(self, value: Any = None) -> Any:
         """What the first process gives, in all of them."""

@@ -75,13 +75,12 @@ def _train(
 ) -> Path:
     device = team.device(config.device)
     finished = folder / "run.json"
-    if team.first:
-        open_folder(folder, {"run": config.to_json()}, resume=resume)
+    known: dict[str, Any] = {"run": config.to_json()}
+    team.let_first(lambda: open_folder(folder, known, resume=resume))
     if team.tell(finished.is_file()):
         return finished
     data = Data.open(config)  # it may show a bar of its own, for scanning masks
-    if team.first:
-        open_folder(folder, {"run": config.to_json(), "data": data.contents()}, resume=True)
+    team.let_first(lambda: open_folder(folder, known | {"data": data.contents()}, resume=True))
     with display(progress) as shown:
         say(shown, data.train.describe())
         data = data.for_sampler(config, folder, shown, team)

@@ -109,7 +109,6 @@ class _Passes:
         self.cells = bins.MIRRORED_CELLS if self.mirrored else bins.UNBOUNDED_CELLS
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
-        self.unfit = np.zeros(self.groups, np.bool_)
         # Exact weights need all errors of a class side by side: one group, one process.
         whole = group is None and self.groups == self.classes
         self.head_size = heads.size(self.classes, self.images * self.pixels) if whole else 0

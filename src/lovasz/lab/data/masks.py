@@ -125,23 +125,23 @@ def _decoding(image: Image.Image) -> tuple[Any, ...]:
 def _is_lossy(image: Image.Image, path: Path) -> bool:
     if image.format == "TIFF":
         return image.info.get("compression") in ("jpeg", "tiff_jpeg")
-    return image.format in ("JPEG", "MPO") or (image.format == "WEBP" and b"VP8 " in _chunks(path))
+    return image.format in ("JPEG", "MPO") or (image.format == "WEBP" and _has_chunk(path, b"VP8 "))
 
 
 def _kind(image: Image.Image) -> str:
     return {"TIFF": "JPEG-compressed TIFF", "WEBP": "lossy WebP"}.get(image.format or "", "JPEG")
 
 
-def _chunks(path: Path) -> set[bytes]:
-    """The names of a WebP file's parts: "VP8 " is a lossy picture, "VP8L" a lossless one."""
-    names = set()
+def _has_chunk(path: Path, name: bytes) -> bool:
+    """Whether a WebP file has such a part: "VP8 " is a lossy picture, "VP8L" a lossless one."""
     with path.open("rb") as file:
         file.seek(12)
         while len(head := file.read(8)) == 8:
-            names.add(head[:4])
+            if head[:4] == name:
+                return True
             size = int.from_bytes(head[4:], "little")
             file.seek(size + size % 2, os.SEEK_CUR)
-    return names
+    return False
 
 
 def _stored_mode(image: Image.Image) -> str:

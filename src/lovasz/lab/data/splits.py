@@ -101,12 +101,12 @@ def _find(line: str, known: set[str], by_name: Mapping[str, list[str]]) -> str |
     stem = _without_ending(words[0] if columns else line).removeprefix("./")
     if stem in known:
         return stem
-    fitting = [
-        one for one in by_name.get(_name(stem), []) if f"/{one}".endswith(f"/{stem}") or f"/{stem}".endswith(f"/{one}")
-    ]
-    longest = max(map(len, fitting), default=0)  # of a/x and x, the path .../a/x means the first
-    best = [one for one in fitting if len(one) == longest and f"/{stem}".endswith(f"/{one}")] or fitting
-    return best[0] if len(best) == 1 else None
+    same_name = by_name.get(_name(stem), [])
+    longer = [one for one in same_name if one.endswith(f"/{stem}")]
+    shorter = [one for one in same_name if f"/{stem}".endswith(f"/{one}")]
+    if shorter and not longer:
+        return max(shorter, key=len)  # of a/x and x, the path .../a/x means the first
+    return longer[0] if len(longer) == 1 and not shorter else None
 
 
 def _name(text: str) -> str:

@@ -135,12 +135,12 @@ def run(
     for entry in entries:
         check_same(entry, config)
     experiment = Experiment.open(NAME, folder, config, resume=resume)
-    changed = contents_difference(experiment.state.get("data", data.contents()), data.contents())
+    contents = data.contents()
+    changed = contents_difference(experiment.state.setdefault("data", contents), contents)
     if changed:
         raise LabError(
             f"{folder}: cannot resume with other data, {changed}. Put the files back, or choose another --out."
         )
-    experiment.state["data"] = data.contents()
     if not training and not entries and not any((folder / "runs").glob("*/run.json")):
         raise LabError(f"{folder}: nothing is trained here, and no earlier runs are given; leave --no-training out.")
     grid = _Grid(experiment, setting, entries, training, pyplot)
