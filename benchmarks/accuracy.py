@@ -36,7 +36,7 @@ def run(settings: Settings) -> dict[str, Any]:
         if name.startswith("one class: rare") or "150" in name:
             continue  # enough is enough: the other rows tell the same
         for dtype in NARROW:
-            narrow.append(_narrow_row(name, ours, formula, logits.to(dtype), target))
+            narrow.append(narrow_row(name, ours, formula, logits.to(dtype), target))
     return {"rows": wide, "narrow": narrow}
 
 
@@ -51,8 +51,8 @@ def _cases(settings: Settings) -> Iterator[tuple[str, Loss, Loss, Callable[[], t
             yield f"{classes} classes: {kind}", lovasz_softmax, formulas.softmax_by_class, draw
 
 
-def _narrow_row(name: str, ours: Loss, formula: Loss, logits: Tensor, target: Tensor) -> dict[str, Any]:
-    """Truth: see ``run``. Beside ours: the formula in float32 on them, and in their own format."""
+def narrow_row(name: str, ours: Loss, formula: Loss, logits: Tensor, target: Tensor) -> dict[str, Any]:
+    """Truth: see ``run``. Beside ours: the formula in float32 on the narrow logits, and in their own format."""
     truth = _mean_over_orders(formula, logits.double(), target)
 
     def in_float32(scores: Tensor, labels: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from benchmarks import formulas
+from benchmarks.accuracy import NARROW, narrow_row
 from benchmarks.distributions import BINARY, MULTICLASS, binary, multiclass
 from oracle import relative
 from torch import Tensor
@@ -65,6 +66,20 @@ def test_the_hinge_of_a_batch_is_at_least_as_near_too(kind: str) -> None:
 def test_many_classes_are_at_least_as_near_too(kind: str, classes: int, size: int) -> None:
     logits, target = multiclass(kind, classes, size)
     assert_at_least_as_near(lovasz_softmax, formulas.softmax_by_class, logits, target)
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@pytest.mark.parametrize("kind", MULTICLASS)
+@pytest.mark.parametrize(("classes", "size"), [(2, 256), (5, 128)])
+def test_half_precision_is_at_least_as_near_as_the_formula_on_the_rounded_logits(
+    kind: str, classes: int, size: int, dtype: torch.dtype
+) -> None:
+    logits, target = multiclass(kind, classes, size)
+    row = narrow_row(kind, lovasz_softmax, formulas.softmax_by_class, logits.to(dtype), target)
+    # Both gradients are rounded to half precision, which is nearly all of their error where bins leave none.
+    assert row["ours, gradient"] <= 1.01 * row["authors' float32, gradient"]
+    assert row["ours, value"] <= max(row["authors' float32, value"], torch.finfo(torch.float32).eps)
 
 
 @pytest.mark.parametrize("impl", ["auto", "torch"])

@@ -34,6 +34,27 @@ def test_what_is_kept_is_all_that_lies_beyond_a_threshold_and_enough(name: str, 
     assert (keys >= threshold).sum() >= min(n, WANTED)
 
 
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("n", [1, WANTED, 1124, 1125, 5000])
+@pytest.mark.parametrize("rows", [1, 300, 2048])
+def test_rows_keep_the_same_and_leave_out_void(name: str, n: int, rows: int) -> None:
+    from lovasz.kernels.cpu import heads
+
+    random = np.random.default_rng(n)
+    keys, kind = STREAMS[name](random, n).astype(np.int32), random.integers(-1, 2, n).astype(np.int32)
+    for kinds in (None, kind):
+        kept = heads.room(1, 1, WANTED, np.full(1, LEAST, np.int32)).part(0)
+        for first in range(0, n, rows):
+            key = keys[first : first + rows]
+            heads.keep_row(kept, 0, key, None if kinds is None else kinds[first : first + rows], len(key), first)
+        threshold, count = kept.thresholds[0], kept.counts[0]
+        valid = np.ones(n, bool) if kinds is None else kinds >= 0
+        beyond = np.flatnonzero((keys > threshold) & valid)
+        assert np.array_equal(kept.owners[0, :count], 2 * beyond + (0 if kinds is None else kinds[beyond]))
+        assert np.array_equal(kept.keys[0, :count], keys[beyond])
+        assert ((keys >= threshold) & valid).sum() >= min(valid.sum(), WANTED)
+
+
 @pytest.mark.parametrize("length", [2, 3, 100, 101])
 def test_the_middle_is_that_of_a_sort(length: int) -> None:
     from lovasz.kernels.cpu import heads

@@ -42,6 +42,7 @@ SHARED_FRACTION_BITS = 5  # of positions in bins that are added up over processe
 UNION_STEPS = 64, 512
 RARE = 4096  # pixels of a class that has the finest steps
 FOREGROUND_STEPS = 2048
+HALF_STEPS = 16  # times as many in half precision: pixels fall together there, and fine bins hold one error each
 
 
 def capacity(classes: int, images: int, cells: int, pixels: int) -> tuple[int, int]:
@@ -62,9 +63,11 @@ def spacing(pixels: int, classes: int) -> int:
     return max(1, pixels // min(SAMPLE, max(SAMPLE // 4, (SAMPLE << 4) // classes))) | 1
 
 
-def fineness(pixels: int) -> float:
-    """By what to multiply the steps: few pixels can afford more bins."""
-    return max(1.0, (1 << 13) / pixels)
+def fineness(pixels: int, dtype: torch.dtype = torch.float32) -> float:
+    """By what to multiply the steps: few pixels can afford more bins, and so can the few distinct errors of half
+    precision, for bins that stay empty cost little.
+    """
+    return max(1.0, (1 << 13) / pixels) * (HALF_STEPS if dtype.itemsize == 2 else 1)
 
 
 def mirrored_place(errors: Tensor, complement: Tensor) -> Tensor:

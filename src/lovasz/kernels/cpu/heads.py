@@ -6,18 +6,19 @@ and the second pass takes these weights in place of those of the bins.
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from lovasz.kernels.bins import CELL_BITS
+from lovasz.kernels.cpu.arithmetic import inlined
 from lovasz.kernels.cpu.tables import slope_terms
-from lovasz.loops import compiled
+from lovasz.loops import compiled, in_threads
 
 MOST, LEAST, TOGETHER = 4096, 1024, 1 << 16  # errors of one class, and of all classes together
 DENSEST = 16  # at most one pixel of so many is kept
-LEAST_KEY = np.int64(-(2**31)) - 1
+ROW = 1024  # neighbours that are looked at together
 NOTHING = np.int32(2**31 - 1)  # the threshold of a class that keeps nothing
 
 
@@ -26,16 +27,18 @@ class Kept(NamedTuple):
 
     thresholds: (R, C) int32, keys up to which nothing is kept; counts: (R, C) int64; keys: (R, C, room) int32;
     owners: (R, C, room) int64, twice the pixel or element, plus 1 for foreground, rising for each kind. A thread works
-    on its part, without the first axis. Keys are integers in the order of the errors, such as their places.
+    on its part, without the first axis. Keys are integers in the order of the errors, such as their places. wanted: how
+    many errors of each class are to be there in the end, if there are as many.
     """
 
     thresholds: np.ndarray
     counts: np.ndarray
     keys: np.ndarray
     owners: np.ndarray
+    wanted: int
 
     def part(self, i: int) -> Kept:
-        return Kept(self.thresholds[i], self.counts[i], self.keys[i], self.owners[i])
+        return Kept(self.thresholds[i], self.counts[i], self.keys[i], self.owners[i], self.wanted)
 
 
 class Head(NamedTuple):
@@ -55,12 +58,12 @@ def size(classes: int, pixels: int) -> int:
 
 
 def room(parts: int, classes: int, wanted: int, thresholds: np.ndarray | None) -> Kept:
-    """Memory for twice the wanted number of errors. thresholds: (C,) to begin with, None to keep nothing."""
+    """Memory for twice the wanted number of errors and a row. thresholds: (C,) to begin with, None to keep nothing."""
     if thresholds is None:
         wanted, thresholds = 0, np.full(classes, NOTHING, np.int32)
-    shape = parts, classes, 2 * wanted
+    shape = parts, classes, 2 * wanted + ROW if wanted else 0
     begin = np.repeat(thresholds[None], parts, 0)
-    return Kept(begin, np.zeros(shape[:2], np.int64), np.empty(shape, np.int32), np.empty(shape, np.int64))
+    return Kept(begin, np.zeros(shape[:2], np.int64), np.empty(shape, np.int32), np.empty(shape, np.int64), wanted)
 
 
 def thresholds(sample: np.ndarray, foreground: np.ndarray, wanted: int) -> np.ndarray | None:
@@ -77,16 +80,25 @@ def thresholds(sample: np.ndarray, foreground: np.ndarray, wanted: int) -> np.nd
     return np.where(steep, np.maximum(cells, 0) << CELL_BITS, NOTHING).astype(np.int32)
 
 
+@inlined
+def _up_to(keys, most):
+    """How many keys are at most that."""
+    bound = np.int32(most)
+    count = np.int32(0)
+    for i in range(len(keys)):
+        count += np.int32(keys[i] <= bound)
+    return count
+
+
 @compiled
 def _middle(keys):
     """``np.sort(keys)[len(keys) // 2]`` by halving the range of values: numpy's partition takes long to compile."""
-    low, high = -(2**31), 2**31 - 1
+    low, high = np.int64(keys[0]), np.int64(keys[0])
+    for key in keys:
+        low, high = min(low, np.int64(key)), max(high, np.int64(key))
     while low < high:
         middle = (low + high) >> 1
-        up_to = 0
-        for key in keys:
-            up_to += key <= middle
-        if up_to > len(keys) // 2:
+        if _up_to(keys, middle) > len(keys) // 2:
             high = middle
         else:
             low = middle + 1
@@ -95,78 +107,121 @@ def _middle(keys):
 
 @compiled
 def _raise_threshold(kept, c):
-    """Drop the lower half; returns how many are left. At least half of the errors met reach the new threshold."""
-    keys, owners = kept.keys[c], kept.owners[c]
+    """Drop the lower half of what is kept of class c. At least half of the errors met reach the new threshold."""
+    n = kept.counts[c]
+    keys, owners = kept.keys[c, :n], kept.owners[c, :n]
     middle = _middle(keys)
-    n = 0
-    for i in range(len(keys)):
+    left = 0
+    for i in range(n):
         if keys[i] > middle:
-            keys[n] = keys[i]
-            owners[n] = owners[i]
-            n += 1
+            keys[left] = keys[i]
+            owners[left] = owners[i]
+            left += 1
     kept.thresholds[c] = middle
-    return n
+    kept.counts[c] = left
 
 
-@compiled
+@inlined
 def keep(kept, c, key, owner):
     """Keep an error if its key lies beyond the threshold of its class."""
-    n = kept.counts[c]
-    if n == kept.keys.shape[1]:
-        n = _raise_threshold(kept, c)
+    if kept.counts[c] == kept.keys.shape[1]:
+        _raise_threshold(kept, c)
     if key > kept.thresholds[c]:
+        n = kept.counts[c]
         kept.keys[c, n] = key
         kept.owners[c, n] = owner
-        n += 1
-    kept.counts[c] = n
+        kept.counts[c] = n + 1
 
 
 @compiled
 def keep_row(kept, c, key, kind, count, first):
     """The same for ``count`` neighbours of class c from pixel or element ``first`` on.
 
-    kind: None for background, or (count,) 1 for foreground and -1 for void.
+    kind: None for background, or (count,) 1 for foreground and -1 for void. Every error is written, and the next one
+    over it if it is not to be kept: which ones are is hard to foresee for the processor.
     """
-    threshold = kept.thresholds[c]
-    for i in range(count):
-        if key[i] > threshold:
+    keys, owners = kept.keys[c], kept.owners[c]
+    for begin in range(0, count, ROW):
+        end = min(begin + ROW, count)
+        while kept.counts[c] + (end - begin) > len(keys):  # then there are more than twice the wanted ones
+            _raise_threshold(kept, c)
+        n = kept.counts[c]
+        threshold = kept.thresholds[c]
+        for i in range(begin, end):
+            keys[n] = key[i]
             if kind is None:
-                keep(kept, c, key[i], 2 * (first + i))
-            elif kind[i] >= 0:
-                keep(kept, c, key[i], 2 * (first + i) + kind[i])
-            threshold = kept.thresholds[c]
+                owners[n] = 2 * (first + i)
+                n += key[i] > threshold
+            else:
+                owners[n] = 2 * (first + i) + kind[i]
+                n += (key[i] > threshold) & (kind[i] >= 0)
+        kept.counts[c] = n
 
 
 @compiled
-def _gather(kept, active, starts, keys, owners):
-    """The errors that no thread has dropped, class by class; keys: with the index in the class, packed."""
-    parts, classes = kept.counts.shape
+def _limits(kept, totals, shares, begin, end, limits, counts):
+    """Of classes ``begin`` to ``end``: the key that all errors to be weighed one by one exceed, and how many do.
+
+    Every thread still has what lies beyond the last one wanted, so the result does not depend on their number.
+    """
+    parts = len(kept.keys)
+    for c in range(begin, end):
+        counts[c] = 0
+        if shares[c] == 0 or totals[c] == 0:  # an absent class has one weight, that of its highest bin
+            continue
+        low, high = np.int64(kept.thresholds[0, c]), np.int64(kept.thresholds[0, c])
+        for r in range(parts):
+            low = max(low, np.int64(kept.thresholds[r, c]))
+            for i in range(kept.counts[r, c]):
+                high = max(high, np.int64(kept.keys[r, c, i]))
+        # The lowest bound that fewer than the wanted ones exceed; that is all of them where there are no more.
+        count = _beyond(kept, c, low)
+        if count >= kept.wanted:
+            high = max(low, high)
+            while low < high:
+                middle = (low + high) >> 1
+                if _beyond(kept, c, middle) < kept.wanted:
+                    high = middle
+                else:
+                    low = middle + 1
+            count = _beyond(kept, c, low)
+        limits[c] = low
+        counts[c] = count
+
+
+@inlined
+def _beyond(kept, c, key):
+    """How many kept errors of class c exceed a key."""
+    count = np.int64(0)
+    for r in range(kept.keys.shape[0]):
+        n = kept.counts[r, c]
+        count += n - _up_to(kept.keys[r, c, :n], key)
+    return count
+
+
+@compiled
+def _gather(kept, c, limit, keys, owners):
+    """The errors of class c beyond the limit; keys: with the index, packed."""
     n = 0
-    for c in range(classes):
-        starts[c] = n
-        if active[c]:
-            threshold = kept.thresholds[:, c].max()
-            for r in range(parts):
-                for i in range(kept.counts[r, c]):
-                    key = np.int64(kept.keys[r, c, i])
-                    if key > threshold:
-                        keys[n] = key << 32 | (n - starts[c])
-                        owners[n] = kept.owners[r, c, i]
-                        n += 1
-    starts[classes] = n
+    for r in range(kept.keys.shape[0]):
+        for i in range(kept.counts[r, c]):
+            key = np.int64(kept.keys[r, c, i])
+            if key > limit:
+                keys[n] = key << 32 | n
+                owners[n] = kept.owners[r, c, i]
+                n += 1
 
 
 @compiled
-def _weigh(keys, owners, n, share, limit, weights):
-    """Weights of one class's errors by ``keys`` in rising order, as far as they lie beyond ``limit``; equal ones share
-    theirs.
+def _weigh(keys, owners, n, share, weights):
+    """Weights of one class's errors by ``keys`` in rising order; equal ones share theirs.
 
     The formulas stand at ``bins.weights``: a bin here is a run of equal keys.
     """
     a = np.float64(n)
     remaining = np.float64(n)
     end = len(keys)
-    while end > 0 and keys[end - 1] >> 32 > limit:
+    while end > 0:
         begin = end
         f = 0.0
         while begin > 0 and keys[begin - 1] >> 32 == keys[end - 1] >> 32:
@@ -188,30 +243,33 @@ def _weigh(keys, owners, n, share, limit, weights):
         end = begin
 
 
-@compiled
-def _weigh_all(keys, owners, starts, totals, shares, wanted, weights):
-    for c in range(len(shares)):
-        s, e = starts[c], starts[c + 1]
-        if totals[c] == 0:  # an absent class has one weight, that of its highest bin
-            continue
-        # Every thread still has what lies beyond the last one wanted, so the result does not depend on their number.
-        limit = keys[e - wanted] >> 32 if e - s >= wanted else LEAST_KEY
-        _weigh(keys[s:e], owners[s:e], totals[c], shares[c], limit, weights[s:e])
-
-
 def weigh(kept: Kept, totals: np.ndarray, shares: np.ndarray, dtype: np.dtype) -> Head:
     """Exact weights, times the shares, of what all threads have kept; owners still tell the kind.
 
     totals, shares: (C,) foreground pixels and shares in the average.
     """
-    most = int(kept.counts.sum())
-    starts, keys, owners = np.zeros(len(shares) + 1, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
-    _gather(kept, shares != 0, starts, keys, owners)
-    for s, e in itertools.pairwise(starts):
-        keys[s:e].sort()
-    found = Head(starts, owners[: starts[-1]], np.full(starts[-1], np.nan, dtype))
-    _weigh_all(keys, found.owners, starts, totals, shares, kept.keys.shape[2] // 2, found.weights)
-    return _some(found, ~np.isnan(found.weights))
+    classes = len(shares)
+    limits, counts = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    if not kept.keys.size:
+        return Head(np.zeros(classes + 1, np.int64), np.empty(0, np.int64), np.empty(0, dtype))
+    parts = min(torch.get_num_threads(), classes)
+    bounds = [classes * i // parts for i in range(parts + 1)]
+    in_threads(lambda i: _limits(kept, totals, shares, bounds[i], bounds[i + 1], limits, counts), parts)
+    starts = np.append(0, counts.cumsum())
+    owners, weights = np.empty(starts[-1], np.int64), np.empty(starts[-1], dtype)
+
+    def run(part: int) -> None:
+        for c in range(bounds[part], bounds[part + 1]):
+            if counts[c] == 0:
+                continue
+            mine = slice(starts[c], starts[c + 1])
+            keys = np.empty(counts[c], np.int64)
+            _gather(kept, c, limits[c], keys, owners[mine])
+            keys.sort()
+            _weigh(keys, owners[mine], totals[c], shares[c], weights[mine])
+
+    in_threads(run, parts)
+    return Head(starts, owners, weights)
 
 
 def for_gradient(head: Head, factor: float, kind: int | None = None) -> Head:

@@ -184,7 +184,7 @@ class _Passes:
             self.thresholds = elements.keys_of(self.mode, self.thresholds)
         pixels = self.images * self.pixels
         most, least = bins.capacity(self.classes, self.groups // self.classes, self.cells, pixels)
-        finer = bins.fineness(pixels)
+        finer = bins.fineness(pixels, self.input.dtype)
         if self.process_group is not None:  # the same bins for all, whatever their sizes
             sizes = np.append(foreground.astype(np.int64), pixels)
             shared = self._shared(np.concatenate([sample.ravel(), sizes]))
@@ -331,7 +331,7 @@ class _Passes:
         bounds = split(units, units * (self.classes if self.softmax else 1))
         scores = self._scores()
         factor = self.problem.scale * incoming
-        lines = self.weights * np.float32(factor)
+        lines = self.weights if factor == 1 else self.weights * np.float32(factor)
         known = (self.lut, lines, self.shares != 0)
         wrong, right, both = (heads.for_gradient(self.head, factor, kind) for kind in (0, 1, None))
         terms = (self.work.dtype.type(incoming), self.entropy)
