@@ -195,5 +195,5 @@ def test_kept_memory_is_one_gradient_and_goes_back_when_asked(variable: str, kee
         check=True,
     )
     kept, left = map(int, done.stdout.split())
-    assert (48 <= kept <= 88) == keeps
+    assert (48 <= kept <= 88) if keeps else kept < 24
     assert left < 24

@@ -80,7 +80,7 @@ def test_loader_workers_and_the_training_process_use_it_at_once() -> None:
 
 def test_threads_get_the_same_number_of_parts_of_a_large_input() -> None:
     from lovasz.kernels.bins import CHUNK
-    from lovasz.kernels.cpu.threads import split
+    from lovasz.kernels.cpu.parts import split
     from lovasz.loops import in_threads
 
     before = torch.get_num_threads()

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from lovasz.problem import Problem
-
-SetFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+from lovasz.set_functions import SetFunction
 
 
 def jaccard_weights(foreground: Tensor, valid: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -47,18 +46,15 @@ def jaccard_weights(foreground: Tensor, valid: Tensor | None = None, dtype: torc
     return weights if valid is None else weights * valid
 
 
-def set_function_weights(
-    foreground: Tensor, set_function: SetFunction, valid: Tensor | None = None, dtype: torch.dtype = torch.float32
-) -> Tensor:
+def set_function_weights(foreground: Tensor, set_function: SetFunction, dtype: torch.dtype = torch.float32) -> Tensor:
     """Weights as in :func:`jaccard_weights`, for any set function ``f(false_negatives, false_positives, foreground)``.
 
     The differences are taken in float64 along the sorted pixels: ``g_i = f(M_i) - f(M_{i-1})`` (Eq. 9).
     """
-    background = ~foreground if valid is None else ~foreground & valid
     total = foreground.sum(-1, keepdim=True)
     zero = torch.zeros_like(total)
     missed = torch.cat([zero, foreground.cumsum(-1)], -1)  # (G, P + 1)
-    false_alarms = torch.cat([zero, background.cumsum(-1)], -1)
+    false_alarms = torch.cat([zero, (~foreground).cumsum(-1)], -1)
     values = set_function(missed.double(), false_alarms.double(), total.double().expand_as(missed))
     return values.diff(dim=-1).to(dtype)
 
@@ -76,7 +72,7 @@ def extension(
     Args:
         errors: (G, P) floating, differentiable.
         foreground: (G, P) bool.
-        valid: (G, P) bool or None; pixels that do not count have neither value nor gradient.
+        valid: (G, P) bool or None; pixels that do not count have neither value nor gradient. Not with set_function.
         activation: applied to the sorted errors, not decreasing (the hinge's ``relu``).
         set_function: None for the Jaccard loss of Eq. 6.
 
@@ -92,7 +88,7 @@ def extension(
     if set_function is None:
         weights = jaccard_weights(foreground, valid, ordered.dtype)
     else:
-        weights = set_function_weights(foreground, set_function, valid, ordered.dtype)
+        weights = set_function_weights(foreground, set_function, ordered.dtype)
     if valid is not None:
         ordered = ordered.masked_fill(~valid, 0)
     if activation is not None:

@@ -26,7 +26,7 @@ _MIRROR = np.int32(TOP + 1)
 _VOID = np.int32(-1)
 
 # The loops over one stretch stand apart, one for each kind of errors and without branches, so that they vectorise. They
-# leave the error's place and the derivative of the error by the score; void elements get something or other.
+# leave the error's place and the derivative of the error by the score; what they leave at void elements is not read.
 
 
 @inlined

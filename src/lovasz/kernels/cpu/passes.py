@@ -15,7 +15,7 @@ from lovasz import validation
 from lovasz.kernels import bins
 from lovasz.kernels.cpu import elements, heads, layout, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
-from lovasz.kernels.cpu.threads import split
+from lovasz.kernels.cpu.parts import split
 from lovasz.loops import in_threads
 from lovasz.memory import reused_empty_like
 from lovasz.problem import Problem
