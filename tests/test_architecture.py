@@ -11,7 +11,7 @@ SOURCE = REPOSITORY / "src"
 MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
 PYTHON_FILES = sorted(
     path.relative_to(REPOSITORY).as_posix()
-    for folder in ("src", "tests", "benchmarks")
+    for folder in ("src", "tests", "benchmarks", "examples", "docs")
     for path in (REPOSITORY / folder).rglob("*.py")
 )
 
@@ -41,7 +41,7 @@ FLOORS = {
 }
 FRAMEWORK_PORTS = {"lovasz.jax": 2, "lovasz.tensorflow": 2, "lovasz.keras": 2, "lovasz.compat_tensorflow": 3}
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras"}
-DRAWERS = {"utils", "util", "common", "base", "helpers", "helper", "misc"}
+DRAWERS = {"utils", "util", "common", "base", "helpers", "helper", "misc", "registry"}
 NOTE_TO_SELF = "TO" + "DO"
 
 
@@ -184,13 +184,33 @@ def test_no_modules_import_one_another_in_a_circle_when_loaded() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("path", MODULES)
-def test_every_file_opens_by_saying_what_is_here(path: str) -> None:
-    docstring = ast.get_docstring(ast.parse(read(path)))
-    assert docstring, f"{path} has no docstring"
+def faults_of_the_opening(source: str) -> list[str]:
+    """What is wrong with how a file says what is here."""
+    docstring = ast.get_docstring(ast.parse(source))
+    if not docstring:
+        return ["it has no docstring"]
     opening, _, rest = docstring.partition("\n\n")
-    assert len(opening.splitlines()) <= 5, f"{path}: its first paragraph is longer than five lines"
-    assert len(rest.splitlines()) <= 15, f"{path}: what it says after the first paragraph belongs beside the code"
+    found = []
+    if len(opening.splitlines()) > 5:
+        found.append("its first paragraph is longer than five lines")
+    if len(rest.splitlines()) > 15:
+        found.append("what it says after the first paragraph belongs beside the code")
+    return found
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES)
+def test_every_file_opens_by_saying_what_is_here(path: str) -> None:
+    assert faults_of_the_opening((REPOSITORY / path).read_text(encoding="utf-8")) == [], path
+
+
+@pytest.mark.parametrize("source", ["import ast\n", '"""' + "a\n" * 6 + '"""\n', '"""a\n\n' + "b\n" * 16 + '"""\n'])
+def test_an_opening_that_is_missing_or_too_long_is_seen(source: str) -> None:
+    assert faults_of_the_opening(source)
+
+
+def test_the_rules_for_every_file_see_examples_and_tests() -> None:
+    folders = {path.split("/")[0] for path in PYTHON_FILES}
+    assert folders == {"src", "tests", "benchmarks", "examples", "docs"}
 
 
 @pytest.mark.parametrize("path", MODULES)

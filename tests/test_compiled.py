@@ -2,12 +2,13 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from losses import CASES, Case
 from torch import Tensor
 
-from lovasz import lovasz_cross_entropy, lovasz_hinge, lovasz_softmax
+from lovasz import LovaszSoftmaxLoss, lovasz_cross_entropy, lovasz_hinge, lovasz_softmax
 from lovasz.kernels import choose, numba_problem
 
 pytestmark = pytest.mark.skipif(bool(numba_problem()), reason="numba is missing")
@@ -73,6 +74,14 @@ def test_a_gradient_scaler_keeps_half_precision_from_vanishing(loss) -> None:
     assert inside.dtype == torch.float16
     for gradient in (inside, outside):
         assert (gradient.double() - exact).norm() <= 2e-3 * exact.norm()
+
+
+def test_flags_of_every_kind_keep_one_graph() -> None:
+    scores, target = SOFTMAX.draw(size=(70, 90))
+    loss = LovaszSoftmaxLoss(ignore_index=255, per_image=np.bool_(True))
+    assert compiled(loss)(scores, target) == loss(scores, target)
+    chosen = compiled(lambda z, t: lovasz_softmax(z, t, ignore_index=255, per_image=z.shape[0] > 1), dynamic=True)
+    assert chosen(scores, target) == loss(scores, target)
 
 
 def test_bad_weights_are_refused() -> None:

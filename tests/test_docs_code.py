@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markdown_code import blocks, commands, pages, scripts
@@ -116,8 +117,11 @@ def test_command_lines_parse(words: list[str]) -> None:
         assert importlib.util.find_spec(words[words.index("-m") + 1]) if "-m" in words else words[0] in {"torchrun"}
 
 
-def parse(arguments: list[str]) -> None:
-    """Hold one command line of `lovasz` against the options that there are, and its losses against those there are."""
+def parse(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """Hold one command line of `lovasz` against the options that there are, and its losses against those there are.
+
+    Returns the command's name and what it was given, nothing after `--help`.
+    """
     typer_main = pytest.importorskip("typer.main", reason="typer reads command lines; it is in the extra lab")
     from lovasz.lab.commands import app
     from lovasz.lab.losses import LossSpec
@@ -126,12 +130,48 @@ def parse(arguments: list[str]) -> None:
     while rest and rest[0] in getattr(command, "commands", {}):
         command = command.commands[rest.pop(0)]
     if "--help" in rest:
-        return
+        return "", {}
     assert not hasattr(command, "commands"), f"no such command: {arguments}"
     given = command.make_context(command.name, rest).params
     for spec in [given.get("loss"), *(given.get("losses") or "").split(",")]:
         if spec:
             LossSpec.parse(spec)
+    return command.name or "", given
+
+
+def written(text: str) -> set[str]:
+    """The files of weights that the commands of a page write, for the seed 0."""
+    pytest.importorskip("typer.main", reason="typer reads command lines; it is in the extra lab")
+    from lovasz.lab.defaults import default_folder
+    from lovasz.lab.losses import LossSpec
+    from lovasz.lab.option_texts import parse_losses
+
+    found = set()
+    for words in commands(text):
+        name, given = parse(words[1:]) if words[0] == "lovasz" else ("", {})
+        if name == "compare":
+            losses = parse_losses(given["losses"])
+            folder = given["out"] or default_folder(given["data"], given["model"], losses)
+            found |= {f"{folder}/{LossSpec.parse(loss).slug}/seed-0/model.safetensors" for loss in losses}
+        elif name == "train":
+            folder = given["out"] or default_folder(given["data"], given["model"], (given["loss"],), "seed-0")
+            found.add(f"{folder}/model.safetensors")
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_weights_out_of_runs_are_where_a_command_of_the_page_writes_them(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    taken = set(re.findall(r"--weights (runs/\S+)", "\n".join(map(" ".join, commands(text)))))
+    if taken:
+        assert taken <= written(text)
+
+
+def test_the_readme_predicts_with_the_weights_of_its_comparison() -> None:
+    assert "--weights runs/" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    weights = written("```sh\nlovasz compare --data folder:my_images --losses cross_entropy,lovasz_hinge\n```\n")
+    folder = "runs/my_images-enet-cross_entropy-lovasz_hinge"
+    assert weights == {f"{folder}/{loss}/seed-0/model.safetensors" for loss in ("cross_entropy", "lovasz_hinge")}
 
 
 def test_the_figures_on_camvid_are_those_of_the_results() -> None:
@@ -149,6 +189,42 @@ def test_the_figures_on_camvid_are_those_of_the_results() -> None:
         flat = [score["per_class_iou"] | {name: score[key] for name, key in names.items()} for score in scores]
         expected = [100 * statistics.mean(score[name] for score in flat) for name in header[1:]]
         assert [float(cell) for cell in cells] == pytest.approx(expected, abs=0.0500001), loss
+
+
+def test_the_figures_on_camvid_come_with_their_command_and_spread() -> None:
+    results = json.loads((REPOSITORY / "docs" / "results" / "camvid.json").read_text(encoding="utf-8"))
+    text = (REPOSITORY / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    assert results["command"].split() in commands(text)
+    said = re.search(r"^Spread of the mIoU over the three seeds(.*?)^$", text, re.DOTALL | re.MULTILINE)
+    assert said is not None
+    found = dict(re.findall(r"`([\w+]+)`\s+([\d.]+)", said[1]))
+    assert found.keys() == set(results["losses"])
+    for loss, spread in found.items():
+        scores = [run["scores"]["test"]["dataset_miou"] for run in results["runs"] if run["loss"] == loss]
+        assert len(scores) == 3
+        assert float(spread.rstrip(".")) == pytest.approx(100 * statistics.stdev(scores), abs=0.00501), loss
+
+
+def test_the_figures_on_voc_are_those_of_the_results() -> None:
+    path = REPOSITORY / "docs" / "results" / "paper" / "multiclass.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    training, answers = results["scores"]["training"], results["scores"]["answers"]
+    losses = ["cross_entropy", "lovasz_softmax"]
+    runs = [run for run in training["runs"] if run["sampler"] == "shuffle"]
+    assert [run["loss"] for run in runs] == losses
+    assert {run["steps"] for run in runs} == {93}
+    assert (results["config"]["images"], results["config"]["size"]) == (80, [384, 384])
+    whole = [training["start"]["val"], *(run["val"] for run in runs)]
+    few = [answers[name]["ways"] for name in ("start", *(f"{loss}, shuffle" for loss in losses))]
+    expected = [[ways[way]["dataset_miou"] for ways in few] for way in ("single", "crf")]
+    expected += [[scores[name] for scores in whole] for name in ("dataset_miou", "image_miou")]
+    text = (REPOSITORY / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- voc -->\n(.*?)<!-- end of voc -->", text, re.DOTALL)
+    assert table is not None
+    header, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table[1].splitlines()]
+    assert header[-3:] == ["before", *losses]
+    said = [[float(cell) for cell in row[-3:]] for row in rows]
+    assert said == [pytest.approx([100 * score for score in row], abs=0.0500001) for row in expected]
 
 
 def test_the_readme_has_the_scores_at_the_rates_that_the_search_kept() -> None:

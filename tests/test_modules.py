@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed
@@ -89,6 +90,45 @@ def test_class_weights_are_a_buffer() -> None:
         LovaszSoftmaxLoss(weight=[1.0, 2.0, 4.0])(logits, target),
         lovasz_softmax(logits, target, weight=torch.tensor([1.0, 2.0, 4.0])),
     )
+
+
+def test_weights_given_as_a_tensor_keep_its_digits() -> None:
+    numbers = [0.1, 0.7, 1 / 3]
+    logits, target = torch.randn(2, 3, 6, 6, dtype=torch.float64), torch.randint(0, 3, (2, 6, 6))
+    weight = torch.tensor(numbers, dtype=torch.float64)
+    module = LovaszSoftmaxLoss(weight=weight)
+    assert module.weight is not None
+    assert module.weight.dtype == torch.float64
+    assert module(logits, target) == lovasz_softmax(logits, target, weight=weight)
+    half = LovaszSoftmaxLoss(weight=torch.tensor(numbers, dtype=torch.bfloat16)).weight
+    assert half is not None
+    assert half.dtype == torch.bfloat16
+
+
+def test_numbers_and_arrays_as_weights_become_torchs_default_dtype() -> None:
+    for numbers in ([1, 2, 4], [1.0, 2.0, 4.0], torch.tensor([1, 2, 4]), np.array([1.0, 2.0, 4.0])):
+        weight = LovaszSoftmaxLoss(weight=numbers).weight
+        assert weight is not None
+        assert weight.dtype == torch.get_default_dtype()
+
+
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+def test_a_flag_that_is_no_bool_is_refused_by_the_constructor(module, function) -> None:
+    flags = {"from_logits", "per_image", "multilabel"} & set(inspect.signature(module).parameters)
+    assert "per_image" in flags
+    for name in flags:
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got 'no'"):
+            module(**{name: "no"})
+        assert getattr(module(**{name: np.bool_(True)}), name) is True
+
+
+def test_settings_that_no_call_would_take_are_refused_by_the_constructor() -> None:
+    for options in ({"lovasz_weight": -1.0}, {"cross_entropy_weight": float("nan")}, {"label_smoothing": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            LovaszCrossEntropyLoss(**options)
+    for module in (LovaszSoftmaxLoss, LovaszCrossEntropyLoss, LovaszSigmoidLoss):
+        with pytest.raises(ValueError, match="weight must be finite and not negative"):
+            module(weight=[1.0, -1.0])
 
 
 def test_the_representation_tells_the_arguments() -> None:

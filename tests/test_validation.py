@@ -1,12 +1,20 @@
 """Bad input to the losses: each fault has its own error, which names the argument, what came and the remedy."""
 
+import numpy as np
 import pytest
 import torch
 
 import lovasz.compat
-from lovasz import LovaszSoftmaxLoss, lovasz_extension, lovasz_hinge, lovasz_sigmoid, lovasz_softmax
-from lovasz.baselines import soft_jaccard_loss
-from lovasz.kernels import choose, numba_problem
+from lovasz import (
+    LovaszSoftmaxLoss,
+    lovasz_cross_entropy,
+    lovasz_extension,
+    lovasz_hinge,
+    lovasz_sigmoid,
+    lovasz_softmax,
+)
+from lovasz.baselines import hinge_loss, soft_jaccard_loss
+from lovasz.kernels import SMALL, choose, numba_problem
 
 LOGITS = torch.zeros(2, 3, 4, 5)
 LABELS = torch.zeros(2, 4, 5, dtype=torch.long)
@@ -78,6 +86,38 @@ FAULTS = {
         TypeError,
         "ignore_index.*255.0",
     ),
+    "a word for from_logits": (
+        lambda: lovasz_softmax(LOGITS, LABELS, from_logits="no"),
+        TypeError,
+        "from_logits must be True or False, got 'no'",
+    ),
+    "a word for per_image": (
+        lambda: lovasz_cross_entropy(LOGITS, LABELS, per_image="no"),
+        TypeError,
+        "per_image must be True or False, got 'no'",
+    ),
+    "a number for per_image": (lambda: lovasz_hinge(SCORES, LABELS, per_image=0), TypeError, "per_image.*got 0"),
+    "a word for multilabel": (lambda: lovasz_sigmoid(SCORES, LABELS, multilabel="no"), TypeError, "multilabel.*'no'"),
+    "a word for a sigmoid's from_logits": (
+        lambda: lovasz_sigmoid(SCORES, LABELS, from_logits="no"),
+        TypeError,
+        "from_logits.*'no'",
+    ),
+    "a tensor for per_image": (
+        lambda: lovasz_sigmoid(SCORES, LABELS, per_image=torch.tensor(False)),
+        TypeError,
+        "per_image.*tensor",
+    ),
+    "a word for a baseline's per_image": (
+        lambda: hinge_loss(SCORES, LABELS, per_image="no"),
+        TypeError,
+        "per_image.*'no'",
+    ),
+    "a word for a baseline's from_logits": (
+        lambda: soft_jaccard_loss(LOGITS, LABELS, from_logits="no"),
+        TypeError,
+        "from_logits.*'no'",
+    ),
     "per_image of flat pixels": (
         lambda: lovasz_softmax(LOGITS.view(-1, 3), LABELS.flatten(), per_image=True),
         ValueError,
@@ -137,6 +177,24 @@ def test_says_what_is_wrong_and_what_to_do(fault: str) -> None:
     call, error, message = FAULTS[fault]
     with pytest.raises(error, match=f"(?s){message}"):
         call()
+
+
+@pytest.mark.parametrize("method", ["exact", "binned"])
+def test_numpys_true_and_false_are_flags(method: str) -> None:
+    logits, labels = torch.randn(2, 3, 80, 80), torch.randint(0, 3, (2, 80, 80))
+    assert logits.numel() > SMALL
+    for value in (True, False):
+        of_numpy = lovasz_softmax(logits, labels, per_image=np.bool_(value), method=method)
+        assert of_numpy == lovasz_softmax(logits, labels, per_image=value, method=method)
+    assert lovasz_softmax(logits, labels, from_logits=np.bool_(True)) == lovasz_softmax(logits, labels)
+
+
+def test_the_authors_names_take_what_is_true_or_false_as_theirs_do() -> None:
+    scores, labels = torch.randn(2, 4, 5), torch.randint(0, 2, (2, 4, 5))
+    for value in (0, 1):
+        assert lovasz.compat.lovasz_hinge(scores, labels, per_image=value) == lovasz.compat.lovasz_hinge(
+            scores, labels, per_image=bool(value)
+        )
 
 
 @pytest.mark.parametrize("name", ["meta"])

@@ -36,13 +36,15 @@ def hinge_loss(input: Tensor, target: Tensor, *, per_image: bool = False, ignore
         are void (an image that is all void counts as 0 with per_image). NaN scores of valid pixels propagate.
 
     Raises:
-        TypeError: dtypes that are not as above.
+        TypeError: dtypes that are not as above; a ``per_image`` that is no bool, an ``ignore_index`` that is no
+            integer.
         ValueError: shapes that do not match, an empty input, a label out of range that is not void.
 
     Example:
         >>> print(f"{hinge_loss(torch.tensor([[2.0, -0.5, -3.0]]), torch.tensor([[1, 1, 0]])):.4f}")
         0.5000
     """
+    per_image = validation.flag("per_image", per_image)
     scores, foreground, valid, _ = _masks(input, target, per_image, ignore_index)
     hinge = torch.relu(1 - torch.where(foreground, scores, -scores))  # (N, C, S)
     hinge = hinge.masked_fill(~valid, 0).mean(1)  # (N, S)
@@ -88,7 +90,8 @@ def soft_jaccard_loss(
         propagates.
 
     Raises:
-        TypeError: dtypes that are not as above; ``classes`` with a binary input.
+        TypeError: dtypes that are not as above; ``classes`` with a binary input, or not of integers; a ``from_logits``
+            or ``per_image`` that is no bool, an ``ignore_index`` that is no integer.
         ValueError: shapes that do not match, an empty input, a label out of range that is not void, values outside
             [0, 1] with ``from_logits=False``, unknown ``classes``.
 
@@ -97,6 +100,7 @@ def soft_jaccard_loss(
         >>> print(f"{soft_jaccard_loss(probabilities, torch.tensor([[1, 1, 0]]), from_logits=False):.4f}")
         0.3636
     """
+    from_logits, per_image = validation.flag("from_logits", from_logits), validation.flag("per_image", per_image)
     scores, foreground, valid, binary = _masks(input, target, per_image, ignore_index)
     if not from_logits:
         # Before it is widened: its own type decides what is rounding.
@@ -133,7 +137,7 @@ class HingeLoss(nn.Module):
 
     def __init__(self, *, per_image: bool = False, ignore_index: int | None = None) -> None:
         super().__init__()
-        self.per_image = per_image
+        self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = ignore_index
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -161,9 +165,9 @@ class SoftJaccardLoss(nn.Module):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__()
-        self.from_logits = from_logits
+        self.from_logits = validation.flag("from_logits", from_logits)
         self.classes = classes
-        self.per_image = per_image
+        self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = ignore_index
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

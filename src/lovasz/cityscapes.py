@@ -17,8 +17,9 @@ except ImportError as error:
         "lovasz.cityscapes needs torchmetrics, which is not installed. Run: pip install 'lovasz[metrics]'"
     ) from error
 
-# Id, name, category, whether its objects are told apart, whether it counts: the table of cityscapesScripts
-# (helpers/labels.py), without the licence plate, whose id is negative. The rank among those that count is the train id.
+# In the order of label ids: name, category, whether its objects are told apart, whether it counts. It is the table of
+# cityscapesScripts (helpers/labels.py) without the licence plate, whose id is negative. The rank among those that count
+# is the train id.
 _LABELS: tuple[tuple[str, str, bool, bool], ...] = (
     ("unlabeled", "void", False, False),
     ("ego vehicle", "void", False, False),
@@ -75,7 +76,16 @@ _PER_INSTANCE = 1000  # an object's value in instanceIds.png: its label id times
 
 
 def label_ids(train_ids: Tensor) -> Tensor:
-    """Label ids 0..33 of train ids 0..18, as the files of a submission hold them; 255 becomes 0, "unlabeled".
+    """Label ids of train ids, as the files of a submission hold them; 255 becomes 0, "unlabeled".
+
+    Args:
+        train_ids: integers 0..18, or 255, of any shape and integer dtype.
+
+    Returns:
+        int64 label ids 0..33 of the same shape, on the same device.
+
+    Raises:
+        ValueError: another id; the message names it.
 
     >>> label_ids(torch.tensor([0, 18, 255]))
     tensor([ 7, 33,  0])

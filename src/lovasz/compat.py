@@ -63,6 +63,12 @@ def iou_binary(preds: Any, labels: Any, EMPTY: float = 1.0, ignore: int | None =
         EMPTY: what an image without foreground in either counts as, in [0, 1].
         ignore: void label.
         per_image: mean over the images, else all pixels together.
+
+    Returns:
+        A float from 0 to 100.
+
+    Raises:
+        ValueError: with per_image, preds and labels with different numbers of images.
     """
     pairs = zip(preds, labels, strict=True) if per_image else [(preds, labels)]
     return 100 * mean(_class_iou(pred, label, 1, EMPTY, ignore) for pred, label in pairs)
@@ -79,6 +85,12 @@ def iou(
         EMPTY: what a class that is in neither counts as, in [0, 1].
         ignore: void label.
         per_image: mean over the images for each class, else all pixels together.
+
+    Returns:
+        float64 (C,), or (C - 1,) without `ignore`, from 0 to 100.
+
+    Raises:
+        ValueError: with per_image, preds and labels with different numbers of images.
     """
     pairs = zip(preds, labels, strict=True) if per_image else [(preds, labels)]
     classes = [c for c in range(C) if c != ignore]
@@ -113,11 +125,18 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
     labels = _whole(labels)
     if logits.dim() > 1 and logits.shape == labels.shape:
         logits, labels = logits.flatten(1), labels.flatten(1)  # volumes too, as the authors' flattening takes them
-    return functional.lovasz_hinge(logits, labels, per_image=per_image, ignore_index=ignore, method="exact")
+    return functional.lovasz_hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore, method="exact")
 
 
 def lovasz_hinge_flat(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary Lovász hinge loss of (P,) logits and (P,) labels 0 and 1; 0 for P = 0."""
+    """Binary Lovász hinge loss of (P,) logits and (P,) labels 0 and 1.
+
+    Returns:
+        A scalar, float64 for float64 logits, else float32; 0, of the logits' own dtype, for P = 0.
+
+    Raises:
+        TypeError, ValueError: as `lovasz.functional.lovasz_hinge`; ValueError also for labels that are fractions.
+    """
     if labels.numel() == 0:
         return logits.sum() * 0.0
     return functional.lovasz_hinge(logits, _whole(labels), per_image=False, method="exact")
@@ -148,7 +167,14 @@ class StableBCELoss(nn.Module):
 
 
 def binary_xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
-    """Binary cross-entropy of (B, H, W) logits and labels 0 and 1, averaged over the pixels that are not `ignore`."""
+    """Binary cross-entropy of (B, H, W) logits and labels 0 and 1, averaged over the pixels that are not `ignore`.
+
+    Returns:
+        A scalar, float64 for float64 logits, else float32; 0, of the logits' own dtype, if all pixels are void.
+
+    Raises:
+        ValueError: a label other than 0, 1 and `ignore`.
+    """
     logits, labels = flatten_binary_scores(logits, labels, ignore)
     validation.check_labels(_whole(labels), 2, None)
     return StableBCELoss()(logits, labels)
@@ -186,7 +212,7 @@ def lovasz_softmax(
             probas,
             _foreground(labels, classes, ignore),
             from_logits=False,
-            per_image=per_image,
+            per_image=bool(per_image),
             ignore_index=None if ignore is None else -1,
             method="exact",
         )
@@ -195,14 +221,22 @@ def lovasz_softmax(
         labels,
         from_logits=False,
         classes=classes,
-        per_image=per_image,
+        per_image=bool(per_image),
         ignore_index=ignore,
         method="exact",
     )
 
 
 def lovasz_softmax_flat(probas: Tensor, labels: Tensor, classes: str | Sequence[int] = "present") -> Tensor:
-    """Lovász-Softmax loss of (P, C) probabilities and (P,) labels; 0 for P = 0. C = 1 is a sigmoid's one class."""
+    """Lovász-Softmax loss of (P, C) probabilities and (P,) labels. C = 1 is a sigmoid's one class.
+
+    Returns:
+        A scalar, float64 for float64 probabilities, else float32; 0, of their own dtype, for P = 0.
+
+    Raises:
+        TypeError, ValueError: as `lovasz.functional.lovasz_softmax`; ValueError also for labels that are fractions, and
+            for C = 1 without exactly one class in `classes`.
+    """
     if probas.numel() == 0:
         return probas.sum() * 0.0
     labels = _whole(labels)
@@ -230,6 +264,12 @@ def xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
     """Cross-entropy of (B, C, H, W) logits and (B, H, W) labels, averaged over the pixels that are not void.
 
     The void label is `ignore`; without one it is 255, which the authors have fixed whatever `ignore` says.
+
+    Returns:
+        A scalar, float64 for float64 logits, else float32; 0 if all pixels are void.
+
+    Raises:
+        ValueError: labels that are fractions. IndexError: a label beyond the classes, from F.cross_entropy.
     """
     labels = _whole(labels)
     void = 255 if ignore is None else ignore

@@ -68,7 +68,14 @@ def lovasz_hinge(logits: Any, labels: Any, per_image: bool = True, ignore: int |
 
 
 def lovasz_hinge_flat(logits: Any, labels: Any) -> Any:
-    """Binary Lovász hinge loss of (P,) logits and (P,) labels 0 and 1; 0 for P = 0."""
+    """Binary Lovász hinge loss of (P,) logits and (P,) labels 0 and 1.
+
+    Returns:
+        A scalar, float64 for float64 logits, else float32; 0 for P = 0.
+
+    Raises:
+        TypeError, ValueError: as `lovasz.tensorflow.lovasz_hinge`.
+    """
     logits = tf.convert_to_tensor(logits)
     if logits.shape.num_elements() == 0:
         return tf.reduce_sum(logits) * 0.0
@@ -127,7 +134,14 @@ def lovasz_softmax(
 
 
 def lovasz_softmax_flat(probas: Any, labels: Any, classes: str | Sequence[int] = "all") -> Any:
-    """Lovász-Softmax loss of (P, C) probabilities and (P,) labels; 0 for P = 0."""
+    """Lovász-Softmax loss of (P, C) probabilities and (P,) labels.
+
+    Returns:
+        A scalar, float64 for float64 probabilities, else float32; 0 for P = 0.
+
+    Raises:
+        TypeError, ValueError: as `lovasz.tensorflow.lovasz_softmax`.
+    """
     probas = tf.convert_to_tensor(probas)
     if probas.shape.num_elements() == 0:
         return tf.reduce_sum(probas) * 0.0

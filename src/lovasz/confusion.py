@@ -17,18 +17,22 @@ def confusion_counts(
 ) -> Tensor:
     """Count the pixels of every pair (true class, predicted class), in one pass.
 
-    Shapes:
-        target: (N, *spatial), integer or boolean class labels 0..num_classes-1, or ignore_index.
+    Args:
         preds: one of
             (N, num_classes, *spatial) floating: logits or probabilities; the class of the largest score is predicted
             (the first one in a tie);
             the shape of target, integer or boolean: predicted labels (at void pixels they may be anything);
             the shape of target, or (N, 1, *spatial), floating, with num_classes=2: scores of the foreground, which is
             predicted where score > threshold. Give threshold=0.0 for logits and threshold=0.5 for probabilities.
+        target: (N, *spatial), integer or boolean class labels 0..num_classes-1, or ignore_index.
+        num_classes: C, rows and columns of the result.
+        ignore_index: label of void pixels, which are in no cell; None: no label is void.
+        threshold: of the scores of a single foreground class, and needed for these alone; see preds.
+        per_image: count each image of the first dimension apart; target is then (N, H, W) or has more dimensions.
 
     Returns:
         int64 (num_classes, num_classes), rows = truth, columns = prediction; (N, num_classes, num_classes) with
-        per_image. Void pixels are in no cell.
+        per_image.
 
     Raises:
         TypeError: a dtype that cannot be meant.

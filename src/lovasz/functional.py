@@ -48,12 +48,12 @@ def lovasz_softmax(
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
         ignore_index: label of void pixels, any integer, also a negative one; they have neither value nor gradient.
         weight: (C,) class weights w of the average; default 1.
-        method: "binned" (linear time; small inputs are sorted) or "exact" (sorted).
+        method: "binned" (linear time; with ``impl="auto"`` small inputs are sorted) or "exact" (sorted).
         impl: "auto", "torch", "numba" or "triton"; an explicit one never falls back.
         group: a torch.distributed process group, of which every process calls this with its part of the batch: the
             loss is then that of the batch of all together, the same number in each process, for one small message of
-            counts. Its gradients are times the number of processes, which the averaging of DistributedDataParallel
-            takes off again. With ``per_image=True`` there is nothing to share, and it raises.
+            counts. Its gradient is multiplied by the number of processes; DistributedDataParallel divides by it, so the
+            result is the gradient of the joint loss. It needs ``per_image=False`` and ``method="binned"``.
 
     Returns:
         A scalar in [0, 1], float64 for float64 input, else float32. It is 0, attached to the graph with zero gradient,
@@ -61,9 +61,13 @@ def lovasz_softmax(
         makes the loss NaN, as with F.cross_entropy; one of -inf is a probability of 0.
 
     Raises:
-        TypeError: dtypes that are not as above.
-        ValueError: shapes that do not match, an empty input, a label outside 0..C-1 that is not void, one channel only,
-            values outside [0, 1] with ``from_logits=False``, unknown ``classes``, ``method`` or ``impl``.
+        TypeError: dtypes that are not as above; ``from_logits`` or ``per_image`` that is no bool, ``classes`` or an
+            ``ignore_index`` that are no integers, a ``group`` of another type.
+        ValueError: shapes that do not match, an empty input, one channel only; a label outside 0..C-1 that is not void,
+            values outside [0, 1] with ``from_logits=False``; unknown ``classes``, ``method`` or ``impl``, an ``impl``
+            that does not serve the device; ``weight`` of another shape, negative or not finite; ``group`` with
+            ``per_image=True`` or ``method="exact"``. What is wrong in a tensor's values is a RuntimeError on an
+            accelerator, when it gets there, and may be one inside torch.compile.
         ImportError: an ``impl`` whose package is not installed.
 
     Example:
@@ -156,16 +160,18 @@ def lovasz_hinge(
         ignore_index: label of void pixels, any integer.
         activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``, a variant in use whose gradient does
             not vanish beyond the margin.
-        method: "binned" or "exact", as in :func:`lovasz_softmax`.
-        impl, group: as in :func:`lovasz_softmax`.
+        method, impl: as in :func:`lovasz_softmax`.
+        group: as in :func:`lovasz_softmax`. It needs ``per_image=False``, which is not the default here.
 
     Returns:
         A scalar, float64 for float64 input, else float32; 0 with zero gradient if all pixels are void. NaN at a valid
         pixel propagates; an infinite score on the wrong side of its label makes the loss infinite or NaN, by kernel.
 
     Raises:
-        TypeError: dtypes that are not as above.
-        ValueError: shapes that do not match or are ambiguous, an empty input, labels other than 0, 1 and void.
+        TypeError: dtypes that are not as above; a ``per_image`` that is no bool, an ``ignore_index`` that is no
+            integer, a ``group`` of another type.
+        ValueError: shapes that do not match or are ambiguous, an empty input, labels other than 0, 1 and void; unknown
+            ``activation``, ``method`` or ``impl``; ``group`` with ``per_image=True`` or ``method="exact"``.
         ImportError: an ``impl`` whose package is not installed.
 
     Example:
@@ -174,6 +180,7 @@ def lovasz_hinge(
         0.7500
     """
     validation.require_choice("activation", activation, ACTIVATIONS)
+    per_image = validation.flag("per_image", per_image)
     input, target = _binary(input, target, ignore_index)
     choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
     if choice.kernel not in CHECK_LABELS:
@@ -219,16 +226,17 @@ def lovasz_sigmoid(
         per_image: average over images, else the batch is one set of pixels.
         ignore_index: value of void elements in the target, any integer.
         weight: (C,) weights of the labels in the average, for multi-label.
-        method: "binned" or "exact", as in :func:`lovasz_softmax`.
-        impl, group: as in :func:`lovasz_softmax`.
+        method, impl, group: as in :func:`lovasz_softmax`.
 
     Returns:
         A scalar in [0, 1], float64 for float64 input, else float32; 0 with zero gradient if all is void. NaN in a
         channel that counts propagates; in another it can spoil no gradient but its own.
 
     Raises:
-        TypeError: dtypes that are not as above, or ``weight`` without ``multilabel``.
-        ValueError: shapes that do not match or are ambiguous, an empty input, labels other than 0, 1 and void.
+        TypeError: dtypes that are not as above; ``classes`` or ``weight`` without ``multilabel``, and what
+            :func:`lovasz_softmax` names.
+        ValueError: shapes that do not match or are ambiguous, an empty input, labels other than 0, 1 and void, values
+            outside [0, 1] with ``from_logits=False``, and what :func:`lovasz_softmax` names of the options.
         ImportError: an ``impl`` whose package is not installed.
 
     Example:
@@ -236,7 +244,8 @@ def lovasz_sigmoid(
         >>> print(f"{lovasz_sigmoid(logits, torch.tensor([[1, 0, 0]])):.4f}")
         0.0953
     """
-    if multilabel:
+    from_logits, per_image = validation.flag("from_logits", from_logits), validation.flag("per_image", per_image)
+    if validation.flag("multilabel", multilabel):
         validation.require_float("input", input)
         validation.require_labels("target", target)
         validation.require_same_device(input, target)

@@ -42,7 +42,7 @@ def lovasz_softmax(
         classes: "present" averages over the classes that occur in the target, "all" over every class, a list over
             exactly those.
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
-        ignore_index: label of void pixels, any integer; they have neither value nor gradient.
+        ignore_index: label of void pixels, any integer of 32 bits; they have neither value nor gradient.
         weight: (C,) class weights of the average; numbers, not traced.
         axis: the class axis of ``input``; 1 for channels first.
         method: "binned" (linear time; small inputs are sorted) or "exact" (sorted).
@@ -52,8 +52,8 @@ def lovasz_softmax(
 
     Raises:
         TypeError, ValueError: dtypes, shapes or options that do not fit. Labels beyond the classes, and values outside
-            [0, 1] with ``from_logits=False``, raise where they have values; inside ``jit``, ``vmap`` or ``grad`` that
-            cannot be, and they make the loss NaN.
+            [0, 1] with ``from_logits=False``, raise where they have values; what is traced, as inside ``jit`` or
+            ``vmap``, has none yet, and they make the loss NaN.
 
     Example:
         >>> logits = jnp.array([[[2.0, 0.0], [0.0, 1.0]]])  # one image of two pixels, two classes
@@ -94,7 +94,7 @@ def lovasz_hinge(
         input: (N, *spatial), (N, *spatial, 1) or (P,) scores, positive for foreground; any floating dtype.
         target: same shape (the single channel may be left out), 1 for foreground, 0 for background; integers or bool.
         per_image: average over images (a flat (P,) input is one image), else the batch is one set of pixels.
-        ignore_index: label of void pixels, any integer.
+        ignore_index: label of void pixels, any integer of 32 bits.
         activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``.
         axis: where a single channel stands; 1 for channels first.
         method: "binned" or "exact", as in :func:`lovasz_softmax`.

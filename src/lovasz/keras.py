@@ -30,17 +30,24 @@ REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "
 
 
 def lovasz_softmax(y_true: Any, y_pred: Any, **options: Any) -> Any:
-    """Lovász-Softmax loss, a scalar; options, shapes and errors as :class:`LovaszSoftmaxLoss`."""
+    """Lovász-Softmax loss; formula, shapes and errors are those of :class:`LovaszSoftmaxLoss`.
+
+    Args:
+        y_true, y_pred, options: what a call of the class takes, and by name the arguments of its constructor.
+
+    Returns:
+        A scalar; with ``reduction=None`` or "none" the losses of the images, (N,), or the one of the batch, (1,).
+    """
     return LovaszSoftmaxLoss(**options)(y_true, y_pred)
 
 
 def lovasz_hinge(y_true: Any, y_pred: Any, **options: Any) -> Any:
-    """Lovász hinge loss, a scalar; options, shapes and errors as :class:`LovaszHingeLoss`."""
+    """Lovász hinge loss with the options of :class:`LovaszHingeLoss`; the result as of :func:`lovasz_softmax`."""
     return LovaszHingeLoss(**options)(y_true, y_pred)
 
 
 def lovasz_sigmoid(y_true: Any, y_pred: Any, **options: Any) -> Any:
-    """Lovász-sigmoid loss, a scalar; options, shapes and errors as :class:`LovaszSigmoidLoss`."""
+    """Lovász-sigmoid loss with the options of :class:`LovaszSigmoidLoss`; the result as of :func:`lovasz_softmax`."""
     return LovaszSigmoidLoss(**options)(y_true, y_pred)
 
 
@@ -69,7 +76,7 @@ class _LovaszLoss(keras.losses.Loss):
             weight = ops.cast(ops.convert_to_tensor(weight), "float32")
             if len(weight.shape) and weight.shape[0] != 1 and input.shape[0] == 1:
                 weight = ops.reshape(weight, (1, -1))  # of a flat input, whose pixels are one image
-            if len(weight.shape) == 0 or (problem.per_image and _is_of_images(weight)):
+            if len(weight.shape) == 0 or (problem.per_image and set(tuple(weight.shape)[1:]) <= {1}):
                 of_images.append(ops.reshape(weight, (-1,)))  # (N,) or (1,)
             else:
                 of_pixels.append(_pixel_weight(weight, input))  # (N, S)
@@ -116,12 +123,12 @@ class LovaszSoftmaxLoss(_LovaszLoss):
         classes: "present" averages over the classes that occur in ``y_true``, "all" over every class, a list over
             exactly those.
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
-        ignore_class: label of void pixels, any integer; they have neither value nor gradient.
+        ignore_class: label of void pixels, any integer of 32 bits; they have neither value nor gradient.
         weight: (C,) class weights of the average.
         axis: the class axis of ``y_pred``; 1 for channels first.
         method: "binned" (linear time; small inputs are sorted) or "exact" (sorted).
         reduction: over the images of ``per_image=True``: "sum_over_batch_size" (or "mean"), "sum",
-            "mean_with_sample_weight", or None for the single losses.
+            "mean_with_sample_weight", or None (or "none") for the single losses.
         name, dtype: as in every Keras loss; arithmetic is in at least float32 whatever the dtype.
 
     Raises:
@@ -269,15 +276,11 @@ def _labels(y_true: Any) -> Any:
     return ops.where(y_true == ops.round(y_true), ops.cast(y_true, "int32"), stray)
 
 
-def _is_of_images(weight: Any) -> bool:
-    return all(size == 1 for size in tuple(weight.shape)[1:])
-
-
 def _pixel_weight(weight: Any, input: Any) -> Any:
     """A weight for each image or for each pixel as (N, S)."""
-    if _is_of_images(weight):
-        return ops.reshape(weight, (-1, 1)) * ops.ones_like(input[:, :, 0], "float32")
     sizes, known = tuple(weight.shape), tuple(input.shape)[:2]
+    if set(sizes[1:]) <= {1}:
+        return ops.reshape(weight, (-1, 1)) * ops.ones_like(input[:, :, 0], "float32")
     if None not in (*sizes, *known) and (sizes[0] != known[0] or math.prod(sizes) != math.prod(known)):
         raise ValueError(
             f"sample_weight must have one number for each image, ({known[0]},), or for each of its {known[1]} pixels, "
@@ -289,7 +292,7 @@ def _pixel_weight(weight: Any, input: Any) -> Any:
 class _KerasArrays:
     """`lovasz.ports.arrays.Arrays` in keras.ops."""
 
-    array = staticmethod(ops.convert_to_tensor)
+    array = constant = staticmethod(ops.convert_to_tensor)
     cast = staticmethod(ops.cast)
     where = staticmethod(ops.where)
     minimum = staticmethod(ops.minimum)
@@ -307,9 +310,6 @@ class _KerasArrays:
     shift_right = staticmethod(ops.right_shift)
     take = staticmethod(ops.take)
     constant_of = staticmethod(ops.stop_gradient)
-
-    def constant(self, values: Any, dtype: str) -> Any:
-        return ops.convert_to_tensor(values, dtype=dtype)
 
     def dtype(self, x: Any) -> str:
         return keras.backend.standardize_dtype(x.dtype)

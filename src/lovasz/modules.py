@@ -13,18 +13,37 @@ from lovasz.validation import Classes
 
 
 def _as_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
-    """Class weights as a module keeps them; raises ValueError where one is negative or not finite."""
+    """Class weights as a module keeps them: a tensor in its own floating dtype, numbers and arrays in torch's default.
+
+    Raises ValueError where one is negative or not finite.
+    """
     if weight is None:
         return None
-    values = torch.as_tensor(weight, dtype=torch.float32)
+    kept = isinstance(weight, Tensor) and weight.is_floating_point()
+    values = torch.as_tensor(weight, dtype=None if kept else torch.get_default_dtype())
     validation.check_weight(values)
     return values
 
 
 class LovaszSoftmaxLoss(nn.Module):
-    """Lovász-Softmax loss, see :func:`lovasz.functional.lovasz_softmax` for arguments, shapes and errors.
+    """Lovász-Softmax loss: :func:`lovasz.functional.lovasz_softmax`, which has the formula, with its options kept.
 
-    Class weights are a buffer that moves with the module, as in ``nn.CrossEntropyLoss``.
+    Args:
+        from_logits: whether the softmax over classes is still to be taken; default True.
+        classes: "present" (default), "all" or a list of class indices to average over.
+        per_image: average the losses of single images; default False, the batch is one set of pixels.
+        ignore_index: label of void pixels; default None, no label is void.
+        weight: (C,) class weights of the average; default None, all 1. Kept as a buffer ``weight``, which moves with
+            the module and is in its ``state_dict`` as in ``nn.CrossEntropyLoss``: a tensor in its own floating dtype,
+            numbers and arrays in torch's default one.
+        method: "binned" (default) or "exact".
+        impl: "auto" (default), "torch", "numba" or "triton".
+        group: a torch.distributed process group, for the loss of all its processes' pixels; default None.
+
+    Raises:
+        TypeError: from the constructor, ``from_logits`` or ``per_image`` that is no bool.
+        ValueError: from the constructor, a weight that is negative or not finite.
+        TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
         >>> criterion = LovaszSoftmaxLoss(ignore_index=255)
@@ -47,9 +66,9 @@ class LovaszSoftmaxLoss(nn.Module):
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.from_logits = from_logits
+        self.from_logits = validation.flag("from_logits", from_logits)
         self.classes = classes
-        self.per_image = per_image
+        self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = ignore_index
         self.register_buffer("weight", _as_buffer(weight))
         self.method = method
@@ -57,7 +76,7 @@ class LovaszSoftmaxLoss(nn.Module):
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of ``input`` (N, C, *spatial) or (P, C) against ``target`` (N, *spatial) or (P,)."""
+        """The loss of ``input`` (N, C, *spatial) or (P, C) against ``target`` (N, *spatial) or (P,), a scalar."""
         return functional.lovasz_softmax(
             input,
             target,
@@ -79,9 +98,21 @@ class LovaszSoftmaxLoss(nn.Module):
 
 
 class LovaszCrossEntropyLoss(nn.Module):
-    """Cross-entropy and Lovász-Softmax loss together, see :func:`lovasz.functional.lovasz_cross_entropy`.
+    """Cross-entropy and Lovász-Softmax loss together: :func:`lovasz.functional.lovasz_cross_entropy`, options kept.
 
-    Class weights are a buffer that moves with the module, as in ``nn.CrossEntropyLoss``.
+    Args:
+        lovasz_weight, cross_entropy_weight: weights of the two terms, not negative; default 1.
+        label_smoothing: of the cross-entropy, from 0 to 1; default 0.
+        classes, per_image: of the Lovász-Softmax loss; default "present" and False.
+        ignore_index: label of void pixels, for both terms; default None, no label is void.
+        weight: (C,) class weights, for both terms; default None, all 1. A buffer, as in :class:`LovaszSoftmaxLoss`.
+        method, impl, group: as in :class:`LovaszSoftmaxLoss`.
+
+    Raises:
+        TypeError: from the constructor, a ``per_image`` that is no bool.
+        ValueError: from the constructor, a weight of a class or of a term that is negative or not finite, a
+            label_smoothing outside [0, 1].
+        TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
         >>> criterion = LovaszCrossEntropyLoss(lovasz_weight=1.0, cross_entropy_weight=0.5, ignore_index=255)
@@ -106,11 +137,13 @@ class LovaszCrossEntropyLoss(nn.Module):
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
+        validation.check_not_negative(lovasz_weight=lovasz_weight, cross_entropy_weight=cross_entropy_weight)
+        validation.check_label_smoothing(label_smoothing)
         self.lovasz_weight = lovasz_weight
         self.cross_entropy_weight = cross_entropy_weight
         self.label_smoothing = label_smoothing
         self.classes = classes
-        self.per_image = per_image
+        self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = ignore_index
         self.register_buffer("weight", _as_buffer(weight))
         self.method = method
@@ -118,7 +151,7 @@ class LovaszCrossEntropyLoss(nn.Module):
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of ``input`` (N, C, *spatial) or (P, C) against ``target`` (N, *spatial) or (P,)."""
+        """The loss of ``input`` (N, C, *spatial) or (P, C) against ``target`` (N, *spatial) or (P,), a scalar."""
         return functional.lovasz_cross_entropy(
             input,
             target,
@@ -143,7 +176,19 @@ class LovaszCrossEntropyLoss(nn.Module):
 
 
 class LovaszHingeLoss(nn.Module):
-    """Lovász hinge loss, see :func:`lovasz.functional.lovasz_hinge` for arguments, shapes and errors.
+    """Lovász hinge loss, foreground against background: :func:`lovasz.functional.lovasz_hinge`, options kept.
+
+    Args:
+        per_image: average the losses of single images. True is the default here, as in the function and in the paper,
+            where the other losses have False: say False to take the batch as one set of pixels.
+        ignore_index: label of void pixels; default None, no label is void.
+        activation: "relu" (default, the paper's hinge) or "elu".
+        method, impl: as in :class:`LovaszSoftmaxLoss`.
+        group: as in :class:`LovaszSoftmaxLoss`; it needs ``per_image=False``.
+
+    Raises:
+        TypeError: from the constructor, a ``per_image`` that is no bool.
+        TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
         >>> LovaszHingeLoss()(torch.randn(2, 8, 8), torch.randint(0, 2, (2, 8, 8))).shape
@@ -161,7 +206,7 @@ class LovaszHingeLoss(nn.Module):
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.per_image = per_image
+        self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = ignore_index
         self.activation = activation
         self.method = method
@@ -169,7 +214,10 @@ class LovaszHingeLoss(nn.Module):
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of the scores ``input`` (N, *spatial), (N, 1, *spatial) or (P,) against 0/1 ``target``."""
+        """The loss of scores ``input`` against 0/1 ``target``, a scalar.
+
+        Shapes: (N, *spatial), (N, 1, *spatial) or (P,) for both; ``target`` may lack the single channel.
+        """
         return functional.lovasz_hinge(
             input,
             target,
@@ -189,7 +237,22 @@ class LovaszHingeLoss(nn.Module):
 
 
 class LovaszSigmoidLoss(nn.Module):
-    """Lovász loss on sigmoid probabilities, binary or multi-label; see :func:`lovasz.functional.lovasz_sigmoid`.
+    """Lovász loss on sigmoid probabilities, binary or multi-label: :func:`lovasz.functional.lovasz_sigmoid`.
+
+    Args:
+        from_logits: whether the sigmoid is still to be taken; default True.
+        multilabel: dimension 1 holds labels that do not exclude one another; default False, one foreground class.
+        classes: for multi-label: "present" (default), "all" or a list of labels to average over.
+        per_image: average the losses of single images; default False, the batch is one set of pixels.
+        ignore_index: value of void elements in the target; default None, none is void.
+        weight: for multi-label: (C,) weights of the labels in the average; default None, all 1. A buffer, as in
+            :class:`LovaszSoftmaxLoss`.
+        method, impl, group: as in :class:`LovaszSoftmaxLoss`.
+
+    Raises:
+        TypeError: from the constructor, ``from_logits``, ``multilabel`` or ``per_image`` that is no bool.
+        ValueError: from the constructor, a weight that is negative or not finite.
+        TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
         >>> criterion = LovaszSigmoidLoss(multilabel=True, classes="all")
@@ -213,10 +276,10 @@ class LovaszSigmoidLoss(nn.Module):
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.from_logits = from_logits
-        self.multilabel = multilabel
+        self.from_logits = validation.flag("from_logits", from_logits)
+        self.multilabel = validation.flag("multilabel", multilabel)
         self.classes = classes
-        self.per_image = per_image
+        self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = ignore_index
         self.register_buffer("weight", _as_buffer(weight))
         self.method = method
@@ -224,7 +287,11 @@ class LovaszSigmoidLoss(nn.Module):
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """The loss of ``input`` against 0/1 ``target`` of the same shape."""
+        """The loss of ``input`` against 0/1 ``target``, a scalar.
+
+        Shapes: binary (N, *spatial), (N, 1, *spatial) or (P,), where ``target`` may lack the single channel;
+        multi-label (N, C, *spatial) or (P, C) for both.
+        """
         return functional.lovasz_sigmoid(
             input,
             target,

@@ -37,6 +37,7 @@ def softmax(
     validation.require_labels("target", target)
     validation.require_same_device(input, target)
     validation.check_ignore_index(ignore_index)
+    from_logits, per_image = validation.flag("from_logits", from_logits), validation.flag("per_image", per_image)
     validation.check_multiclass_shapes(input, target, per_image)
     num_classes = input.shape[1]
     only_present, chosen = validation.resolve_classes(classes, num_classes)

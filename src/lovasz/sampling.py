@@ -212,8 +212,12 @@ def image_classes(
         key: any text that says which data these are, and in which state (a path, a split, a date); a cache with
             another key or ignore_index, or of another number of images, is made anew.
 
-    Raises ValueError for a cache that is not readable as such (delete it), TypeError for a target that is not of
-    integers or bool, and for a key that is no text.
+    Returns:
+        For each image its classes as plain ints, without ignore_index; what `EquibatchSampler` takes.
+
+    Raises:
+        TypeError: a target that is no tensor of integers or bool, a key that is no text.
+        ValueError: a cache file that cannot be read as such: delete it, and it is made anew.
 
     >>> image_classes([torch.tensor([0, 0, 3]), torch.tensor([255])], lambda item: item, ignore_index=255)
     [[0, 3], []]

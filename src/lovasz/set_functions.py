@@ -1,4 +1,4 @@
-"""Losses on sets of mispredicted pixels, as functions of counts, and the trial whether one is submodular."""
+"""Losses on sets of mispredicted pixels, as functions of counts, and a check of whether one is submodular."""
 
 from __future__ import annotations
 
@@ -12,17 +12,35 @@ SetFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def jaccard(false_negatives: Tensor, false_positives: Tensor, foreground: Tensor) -> Tensor:
-    """One minus the IoU, ``(fn + fp) / (n + fp)``, and 0 for 0/0 (Eq. 3 and 6)."""
+    """One minus the IoU, ``(fn + fp) / (n + fp)``, and 0 for 0/0 (Eq. 3 and 6 of the paper).
+
+    Args:
+        false_negatives, false_positives: wrong pixels of each kind, float64 counts of any one shape.
+        foreground: n, the foreground pixels of the ground set; the same shape and dtype.
+
+    Returns:
+        float64 in [0, 1] of that shape, elementwise.
+    """
     return (false_negatives + false_positives) / (foreground + false_positives).clamp(min=1)
 
 
 def dice(false_negatives: Tensor, false_positives: Tensor, foreground: Tensor) -> Tensor:
-    """One minus the Dice score, ``(fn + fp) / (2 n - fn + fp)``. It is not submodular: the extension is not convex."""
+    """One minus the Dice score, ``(fn + fp) / (2 n - fn + fp)``, and 0 for 0/0.
+
+    It is not submodular: the extension is not convex. Arguments and result as of :func:`jaccard`.
+    """
     return (false_negatives + false_positives) / (2 * foreground - false_negatives + false_positives).clamp(min=1)
 
 
 def hamming(pixels: int) -> SetFunction:
-    """The share of wrong pixels, ``(fn + fp) / pixels``, for a ground set of that many pixels."""
+    """The share of wrong pixels, ``(fn + fp) / pixels``: one minus the pixel accuracy.
+
+    Args:
+        pixels: size of the ground set, foreground and background.
+
+    Returns:
+        A function with the arguments and result of :func:`jaccard`.
+    """
 
     def function(false_negatives: Tensor, false_positives: Tensor, _foreground: Tensor) -> Tensor:
         return (false_negatives + false_positives) / pixels
@@ -74,13 +92,24 @@ class Violation:
 def find_violation(
     set_function: str | SetFunction, *, max_pixels: int = 8, tolerance: float = 1e-12
 ) -> Violation | None:
-    """Try whether a set function is submodular (Definition 1), on all ground sets of up to ``max_pixels`` pixels.
+    """Look for a place where a set function is not submodular (Definition 1 of the paper), on all small ground sets.
 
     A function of counts is submodular on a ground set exactly if for every state and every two further pixels u and v
     ``f(M + u) + f(M + v) >= f(M + u + v) + f(M)``. Since only counts matter, all states can be tried.
 
+    Args:
+        set_function: "jaccard", "hamming", or a function of float64 counts with the arguments of :func:`jaccard`,
+            elementwise, with ``f(0, 0, n) = 0``.
+        max_pixels: ground sets of 2 up to this many pixels are tried, with every number of foreground pixels.
+        tolerance: by how much the inequality may fail, for rounding.
+
     Returns:
         None if no violation was found, else the first one. None is a proof for these sizes only.
+
+    Raises:
+        TypeError: a set function that is neither a name nor callable, or whose result has another shape.
+        ValueError: an unknown name, a ``max_pixels`` below 2, a set function that is not 0 without errors or not finite
+            for some counts.
 
     Example:
         >>> find_violation("jaccard") is None
@@ -124,5 +153,5 @@ def _violation_on(function: SetFunction, foreground: int, background: int, toler
 
 
 def is_submodular(set_function: str | SetFunction, *, max_pixels: int = 8) -> bool:
-    """Whether no violation of submodularity is found on ground sets of up to ``max_pixels`` pixels."""
+    """Whether :func:`find_violation`, whose arguments and errors these are, finds no violation of submodularity."""
     return find_violation(set_function, max_pixels=max_pixels) is None

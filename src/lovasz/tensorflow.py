@@ -39,7 +39,7 @@ def lovasz_softmax(
         classes: "present" averages over the classes that occur in the target, "all" over every class, a list over
             exactly those.
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
-        ignore_index: label of void pixels, any integer; they have neither value nor gradient.
+        ignore_index: label of void pixels, any integer of 32 bits; they have neither value nor gradient.
         weight: (C,) class weights of the average; numbers, not traced.
         axis: the class axis of ``input``; 1 for channels first.
         method: "binned" (linear time; small inputs are sorted) or "exact" (sorted).
@@ -88,7 +88,7 @@ def lovasz_hinge(
         input: (N, *spatial), (N, *spatial, 1) or (P,) scores, positive for foreground; any floating dtype.
         target: same shape (the single channel may be left out), 1 for foreground, 0 for background; integers or bool.
         per_image: average over images (a flat (P,) input is one image), else the batch is one set of pixels.
-        ignore_index: label of void pixels, any integer.
+        ignore_index: label of void pixels, any integer of 32 bits.
         activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``.
         axis: where a single channel stands; 1 for channels first.
         method: "binned" or "exact", as in :func:`lovasz_softmax`.

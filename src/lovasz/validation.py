@@ -6,6 +6,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -128,11 +129,18 @@ def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int
 
 
 def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, like: Tensor) -> Tensor | None:
-    """Class weights as a float tensor of length ``num_classes`` on the input's device; no accelerator is waited for."""
+    """Class weights as a float tensor of length ``num_classes`` on the input's device; no accelerator is waited for,
+    unless for a tensor that comes from the CPU.
+    """
     if weight is None:
         return None
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    values = torch.as_tensor(weight, dtype=dtype, device=like.device)
+    if isinstance(weight, Tensor) or like.device.type == "cpu":
+        values = torch.as_tensor(weight, dtype=dtype, device=like.device)
+    else:  # a copy of numbers would wait for the device and break a CUDA graph; filling cells does neither
+        values = torch.zeros(len(weight), dtype=dtype, device=like.device)
+        for c, number in enumerate(weight):
+            values[c].fill_(float(number))
     if tuple(values.shape) != (num_classes,):
         raise ValueError(f"weight must have shape ({num_classes},), one weight per class, got {shape(values)}")
     check_weight(values)
@@ -228,6 +236,15 @@ def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def flag(name: str, value: Any) -> bool:
+    """``value`` as a bool; raise TypeError unless it is a bool or numpy.bool_: the text "no" is true in Python."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_ignore_index(ignore_index: Any) -> None:

@@ -33,7 +33,7 @@ def test_value_and_gradient_are_the_authors(case: dict, method: str) -> None:
 def test_every_option_means_what_it_means_in_pytorch(case: Case) -> None:
     scores, target = golden.drawn(case, "binned")
     value, gradient = jax.value_and_grad(loss_of(case, "binned"))(jnp.asarray(scores), target)
-    golden.check_table(case, "binned", float(value), np.asarray(gradient))
+    golden.check_table(case, "binned", float(value), np.asarray(gradient), golden.SIZES["binned"])
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[9], CASES[14]], ids=str)
@@ -41,7 +41,7 @@ def test_bins_serve_inputs_that_would_be_sorted_too(case: Case, monkeypatch: pyt
     monkeypatch.setattr(preparation, "SMALL", 0)
     scores, target = golden.drawn(case, "exact")
     value, gradient = jax.value_and_grad(loss_of(case, "binned"))(jnp.asarray(scores), target)
-    golden.check_table(case, "binned", float(value), np.asarray(gradient))
+    golden.check_table(case, "binned", float(value), np.asarray(gradient), golden.SIZES["exact"])
 
 
 @pytest.mark.parametrize("method", ["exact", "binned"])
@@ -77,8 +77,10 @@ def test_void_pixels_may_hold_anything_and_all_void_is_zero() -> None:
     assert not gradient.any()
 
 
-def test_what_cannot_raise_inside_jit_is_nan_there() -> None:
+def test_what_cannot_raise_inside_jit_is_nan_there_and_raises_under_plain_grad() -> None:
     scores, target = golden.drawn(SOFTMAX, "exact")
+    with pytest.raises(ValueError, match="beyond its 5 classes"):
+        jax.grad(loss_of(SOFTMAX, "exact"))(jnp.asarray(scores), target + 7)
     assert np.isnan(jax.jit(loss_of(SOFTMAX, "exact"))(scores, target + 7))
     probabilities = functools.partial(port.lovasz_softmax, from_logits=False)
     assert np.isnan(jax.jit(probabilities)(scores, np.zeros_like(target)))
