@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from lovasz.lab import commands, help_examples, losses, option_texts, options
+from lovasz.lab import commands, defaults, help_examples, losses, option_texts, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.defaults import default_folder
 from lovasz.lab.errors import LabError
@@ -182,6 +182,24 @@ def test_data_options_are_pairs():
         option_texts.parse_data_options(["a=1", "a=2"])
 
 
+@pytest.mark.parametrize(
+    "loss", ["cross_entropy>0.8>lovasz_softmax", "cross_entropy+0.5*hinge", "hinge > cross_entropy"]
+)
+def test_a_loss_is_spelled_one_way_in_all_folders_of_a_run(loss):
+    slug = losses.LossSpec.parse(loss).slug  # of the folders within
+    assert default_folder("shapes", "enet", (loss,), "seed-0").name == f"shapes-enet-{slug}-seed-0"
+
+
+def test_the_help_says_the_first_phase_of_each_command_and_all_three_rules_of_length():
+    train, compare = (
+        " ".join(re.sub(r"[│╭╰─╮╯]", " ", invoke(name, "--help").stdout).split()) for name in ("train", "compare")
+    )
+    assert "from random weights. [default: 0]" in train
+    assert "[default: (as many as --epochs from scratch, 0 with --weights)]" in compare
+    for steps in (rule[0] for rule in (defaults.FROM_SCRATCH, defaults.FROM_WEIGHTS, defaults.DRAWN)):
+        assert f" {steps}" in train.partition("--epochs ")[2][:400]
+
+
 def test_different_comparisons_have_different_default_folders():
     sets = [("cross_entropy+lovasz_softmax",), ("cross_entropy>lovasz_softmax",), ("cross_entropy", "lovasz_softmax")]
     folders = {str(default_folder(f"folder:/data/{name}", "enet", s)) for s in sets for name in ("a", "b")}
@@ -266,7 +284,7 @@ def test_each_option_reaches_its_field_of_one_run(asked):
     assert {field: getattr(config, field) for field in expected} == expected
     assert asked["resume"] is True
     untested = {field.name for field in dataclasses.fields(RunConfig)} - set(expected)
-    assert untested == {"weights"}, "a field of RunConfig has no option in this test"
+    assert untested == {"weights", "size"}, "a field of RunConfig has no option in this test"
 
 
 def test_from_scratch_the_losses_share_a_first_phase_and_from_weights_they_do_not(asked, tmp_path):

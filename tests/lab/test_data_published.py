@@ -80,6 +80,21 @@ def test_sbd_as_png_adds_to_train_what_is_in_neither_list(voc):
     assert "4 train / 1 val images, with the extra training masks of" in train.describe()
 
 
+@pytest.mark.parametrize("root", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+@pytest.mark.parametrize("place", ["VOCdevkit/VOC2012", "VOCdevkit"])
+def test_sbd_is_found_by_its_name_in_voc_or_beside_it(voc, monkeypatch, root, place):
+    home = voc / "VOCdevkit/VOC2012"
+    write(voc / place / "VOCaug" / "2009_4.png", labels(1), PALETTE)
+    found = names(f"voc:{voc / root}?sbd=VOCaug", "train")
+    assert found == [*VOC["train"], "2009_4"]
+    monkeypatch.chdir(voc / root)
+    assert names("voc:.?sbd=VOCaug", "train") == found
+    with pytest.raises(LabError) as error:
+        open_dataset(f"voc:{voc / root}?sbd=gone", "train")
+    assert str(home / "gone") in str(error.value)
+    assert str(voc / "VOCdevkit" / "gone") in str(error.value)
+
+
 @pytest.mark.parametrize("inside", ["", "dataset"])
 def test_sbd_as_matlab_files_adds_the_same(voc, tmp_path, inside):
     release = tmp_path / "benchmark_RELEASE"
@@ -179,6 +194,16 @@ def cityscapes(tmp_path: Path) -> Path:
             write(tmp_path / "gtFine" / f"{stem}_gtFine_color.png", picture())
             write(tmp_path / "gtFine" / f"{stem}_gtFine_instanceIds.png", np.full((6, 8), 24000, np.uint16))
     return tmp_path
+
+
+@pytest.mark.parametrize("above", ["cityscapes", "Cityscapes"])
+def test_cityscapes_is_found_from_the_folder_above(cityscapes, tmp_path, above):
+    expected = names(f"cityscapes:{cityscapes}", "val")
+    home = tmp_path / "all" / above
+    home.mkdir(parents=True)
+    for folder in ("leftImg8bit", "gtFine"):
+        (cityscapes / folder).rename(home / folder)
+    assert names(f"cityscapes:{home.parent}", "val") == expected
 
 
 def test_cityscapes_label_ids_become_the_19_train_ids(cityscapes):

@@ -20,6 +20,7 @@ from lovasz.lab.models import create_model, deeplab, load_weights, save_weights
 from lovasz.lab.models.deeplab import CAFFE_MEAN, DeepLabV2, load_deeplab
 from lovasz.lab.models.layouts import LAYOUTS
 from lovasz.lab.models.resized import AtSize
+from lovasz.lab.progress import display
 
 WEIGHTS = "weights/espnetv2_s2.0_voc2012.safetensors"
 EDGENETS = next(layout for layout in LAYOUTS if "EdgeNets" in layout.title)
@@ -320,6 +321,43 @@ def test_torchvisions_weights_give_a_backbone_with_its_strides_and_no_other_netw
     again = load_weights("deeplab", tmp_path / "m.safetensors", ["b", "a"])
     assert again.layer2[0].conv2.stride == (2, 2)
     assert torch.equal(again.classifier[3].weight, model.classifier[3].weight.flip(0))
+
+
+@pytest.mark.parametrize("kind", ["absent", "of whole images", "of another number", "of torchvision"])
+@pytest.mark.parametrize("names", [lambda key: f"Scale.{key}", kazuto], ids=["isht7", "kazuto1011"])
+def test_a_backbone_is_taken_without_its_classifier_which_is_drawn_by_the_seed(small, tmp_path, kind, names, capsys):
+    state = {k: v for k, v in small.state_dict().items() if not k.startswith(("input_", "stride_"))}
+    state = {k.replace("classifier.", "layer5.conv2d_list."): v.contiguous() for k, v in state.items()}
+    if kind != "of another number":
+        state = {key: value for key, value in state.items() if not key.startswith("layer5")}
+    prefix = names("fc.").removesuffix("fc.")
+    state = {key if kind == "of torchvision" else names(key): value for key, value in state.items()}
+    if kind.startswith("of w"):
+        state |= {f"{prefix}fc.weight": torch.zeros(1000, 64), f"{prefix}fc.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "x.pth")
+    found = []
+    with display(True) as progress:
+        for seed in (5, 5, 6):
+            torch.manual_seed(seed)
+            found.append(load_deeplab(tmp_path / "x.pth", 3, progress).state_dict())
+    has = "has 21 classes, not 3" if kind == "of another number" else "has none"
+    assert capsys.readouterr().err.count(f"the classifier is new and random, for the file {has}") == 3
+    one, same, other = found
+    assert one["classifier.0.weight"].shape[0] == 3
+    for key, value in one.items():
+        assert torch.equal(value, same[key]), key
+        if key.startswith("classifier.") and key.endswith("weight"):
+            assert not torch.equal(value, other[key]), key
+    assert torch.equal(one["layer4.1.conv3.weight"], small.layer4[1].conv3.weight)
+
+
+def test_a_classifier_of_which_a_part_is_missing_is_a_damaged_file(small, tmp_path):
+    state = {f"Scale.{k}".replace("classifier.", "layer5.conv2d_list."): v for k, v in small.state_dict().items()}
+    state = {key: value for key, value in state.items() if not key.startswith(("Scale.input_", "Scale.stride_"))}
+    del state["Scale.layer5.conv2d_list.2.weight"]
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(LabError, match=r"1 tensors missing .classifier\.2\.weight"):
+        load_deeplab(tmp_path / "x.pth", 21)
 
 
 @pytest.mark.parametrize(

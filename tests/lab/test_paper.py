@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -156,6 +157,10 @@ def test_a_result_keeps_its_configuration_and_says_nothing_of_the_machine_but_it
         ({"radius": (5.0, 40.0)}, "radius: got 5.0 to 40.0"),
         ({"bias": (1.0, 0.0, 0.1)}, "bias: got 1.0 to 0.0"),
         ({"epsilon": 0.0}, "epsilon: got 0.0"),
+        ({"epsilon": math.inf}, "epsilon: got inf"),
+        ({"bias": (-3.0, 2.0, math.inf)}, "bias: got -3.0 to 2.0 by inf"),
+        ({"bias": (-3.0, 2.0, math.nan)}, "bias: got -3.0 to 2.0 by nan"),
+        ({"bias": (-3.0, 2.0, 1e-9)}, "bias: .* take larger steps"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(changes, message):
@@ -259,6 +264,23 @@ def test_the_page_can_be_made_again_from_the_copies_beside_it(results, tmp_path)
     for folder in ("pictures", "results/paper"):
         names = {path.name for path in (tmp_path / "docs" / folder).iterdir()}
         assert {path.name for path in (tmp_path / "other" / folder).iterdir()} == names
+
+
+def test_two_results_of_one_section_keep_their_pictures_apart(results, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(results, copy)
+    shutil.copytree(copy / "synthetic", copy / "synthetic-large")
+    other = (copy / "surfaces" / "paper-figure-1.png").read_bytes()
+    (copy / "synthetic-large" / "paper-figure-3.png").write_bytes(other)
+    first = page.write_page(copy, tmp_path / "docs" / "paper.md").read_text()
+    links = re.findall(r"\(pictures/(paper-figure-3.*?)\)", first)
+    assert links == ["paper-figure-3.png", "paper-figure-3-large.png"]
+    plain, large = ((tmp_path / "docs" / "pictures" / link).read_bytes() for link in links)
+    assert plain == (results / "synthetic" / "paper-figure-3.png").read_bytes()
+    assert large == other
+    again = page.write_page(tmp_path / "docs" / "results" / "paper", tmp_path / "new" / "paper.md").read_text()
+    assert again == first
+    assert (tmp_path / "new" / "pictures" / links[1]).read_bytes() == other
 
 
 def test_the_page_of_this_repository_is_what_its_results_say(tmp_path):

@@ -106,7 +106,8 @@ def test_the_batches_of_a_network_are_resumed_and_shown(shared, tmp_path, monkey
     assert str(shared) not in path.read_text()
     text = page.render(batches.section(result), result, "x")
     assert "one image, plain shuffle" in text
-    assert "`lovasz paper batches --data voc:PATH --weights espnetv2_s2.0_voc2012.safetensors --size 32x32`" in text
+    line = "`lovasz paper batches --data voc:PATH --weights espnetv2_s2.0_voc2012.safetensors --size 32x32 "
+    assert line + "--batch-sizes 1,2,4 --passes 3`" in text
     with pytest.raises(LabError, match=r"batch_sizes: got \[9\], expected 1 to 4"):
         batches.run(tmp_path / "c", places.voc, places.espnet, batch_sizes=(9,))
 
@@ -115,27 +116,54 @@ def test_the_batches_of_a_network_are_resumed_and_shown(shared, tmp_path, monkey
 def test_every_section_of_the_page_is_a_part_and_its_settings_are_checked_beforehand(shared, small):
     found = everything.parts(everything.Places.below(shared), small=small, device="cpu")
     assert {name.partition("-")[0] for name in found} == set(page.SECTIONS)
-    for part in found.values():
-        assert str(shared) not in json.dumps(part.config)
-    with pytest.raises(LabError, match="--shared names the folder"):
-        everything.Places.below(shared / "data")
+    configs = {name: json.dumps(make().config) for name, make in found.items() if name != "finetune"}
+    assert not any(str(shared) in config for config in configs.values())
+    assert str(shared) not in json.dumps(found["finetune"]().config)
+
+
+def test_parts_that_were_not_asked_for_need_no_data_and_those_that_were_say_what_is_missing(shared, tmp_path):
+    pytest.importorskip("matplotlib")
+    found = everything.parts(everything.Places.below(tmp_path / "nowhere"), small=True, device="cpu")
+    assert found["surfaces"]().config == {"points": 31}
+    with Progress(disable=True) as progress:
+        failed = everything.run_all(tmp_path, {name: found[name] for name in ("multiclass", "binary-nuclei")}, progress)
+    assert len(failed) == 2
+    assert "--shared names the folder" in failed[0]
+    assert "nuclei" in failed[1]
+
+
+def test_one_result_that_cannot_be_read_stops_no_other_part_and_not_the_page(shared, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(surfaces, "run", lambda folder, points, resume: _drawn(folder, resume))
+    broken = tmp_path / "runs/paper/synthetic/result.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    command = ["paper", "all", "--small", "--shared", str(shared), "--device", "cpu", "--parts", "synthetic,surfaces"]
+    done = runner.invoke(commands.app, command)
+    assert done.exit_code == 2
+    assert "synthetic: " in done.output
+    assert "cannot be read as JSON" in done.output
+    text = (tmp_path / "docs/paper.md").read_text()
+    assert "Section 2" in text
+    assert "Section 4.1" not in text
 
 
 def test_finished_parts_are_skipped_and_a_failing_one_stops_no_other(tmp_path):
     pytest.importorskip("matplotlib")
     ran = []
 
-    def drawn(points: int) -> Part:
+    def drawn(points: int) -> everything.Maker:
         def run(folder: Path, resume: bool, _: Progress | bool) -> Path:
             ran.append((folder.name, resume))
             return surfaces.run(folder, points=points, resume=resume)
 
-        return Part({"points": points}, run)
+        return lambda: Part({"points": points}, run)
 
     def fails(folder: Path, resume: bool, progress: Progress | bool) -> Path:
         raise LabError("no such thing")
 
-    chosen = {"surfaces": drawn(5), "broken": Part({}, fails), "surfaces-2": drawn(6)}
+    chosen = {"surfaces": drawn(5), "broken": lambda: Part({}, fails), "surfaces-2": drawn(6)}
     with Progress(disable=True) as progress:
         failed = everything.run_all(tmp_path, chosen, progress)
         assert failed == ["broken: no such thing"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from lovasz.lab.crf import CRF
 from lovasz.lab.data import DatasetInfo, Sample, SegmentationDataset, open_dataset
 from lovasz.lab.decision import decide, expected_iou
 from lovasz.lab.errors import LabError
-from lovasz.lab.models import create_model, save_weights
+from lovasz.lab.evaluation import evaluate
+from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.paper import answers, finetune, multiclass, page, table2
 from lovasz.lab.paper.result import read_result
 
@@ -245,6 +247,79 @@ def test_all_networks_are_asked_in_all_ways_and_nothing_is_done_twice(start, res
     assert again["scores"] == scores
 
 
+def test_a_damaged_list_of_classes_is_named(start, result, tmp_path):
+    copy = tmp_path / "multiclass"
+    shutil.copytree(result.parent, copy)
+    (copy / "answers" / "image_classes.json").write_text("{")
+    with pytest.raises(LabError, match=r"image_classes\.json"):
+        multiclass.run(copy, setting(start), resume=True)
+
+
+def test_batches_are_said_to_hold_the_classes_that_the_images_hold(result):
+    document = read_result(result)
+    val = open_dataset(SHAPES, "val")
+    there = {int(label) for i in range(len(val)) for label in np.unique(val[i].mask.numpy())} - {255}
+    answers_ = document["scores"]["answers"].values()
+    assert [one["cycled"] for one in answers_] == [len(there)] * len(answers_)
+    values = {"argmax": {"batch_miou": 0.3, "image_miou": 0.2}}
+    for one in answers_:
+        one |= {"rules": values, "cycled": 7}
+    assert "batches that hold each of the 7 classes of 10 that images" in page.render(
+        table2.section(document), document, ""
+    )
+    for one in answers_:
+        one["cycled"] = 10
+    whole = page.render(table2.section(document), document, "x")
+    for one in answers_:
+        del one["cycled"]  # of an earlier version
+    assert page.render(table2.section(document), document, "x") == whole
+    assert "mean over batches that hold every class." in whole
+
+
+def test_training_validates_at_the_size_of_the_tables_and_the_page_says_at_which(start, tmp_path):
+    pytest.importorskip("matplotlib")
+    how = {"losses": ("cross_entropy",), "samplers": ("shuffle",), "batches": 0, "images": None, "size": (16, 20)}
+    small = setting(start, **how)
+    document = read_result(multiclass.run(tmp_path / "m", small))
+    scores = document["scores"]
+    for name, validated in (
+        ("start", scores["training"]["start"]["val"]), ("cross_entropy, shuffle", scores["training"]["runs"][0]["val"])
+    ):  # fmt: skip
+        asked = scores["answers"][name]["ways"]["single"]["dataset_miou"]  # counted apart from training
+        assert asked == pytest.approx(validated["dataset_miou"], abs=1e-12)
+    own = evaluate(load_weights("unet", start, open_dataset(SHAPES, "val").info.classes), open_dataset(SHAPES, "val"))
+    assert scores["training"]["start"]["val"] != own.to_json()
+    section = table2.section(document)
+    assert "validation during training on all images of val at 16 x 20;" in section.setting
+    assert "on all images of val at 16 x 20" in section.pictured
+
+
+def test_a_folder_of_an_earlier_version_goes_on_with_validation_at_the_images_own_size(start, tmp_path):
+    pytest.importorskip("matplotlib")
+    how = {"losses": ("cross_entropy",), "samplers": ("shuffle",), "batches": 0}
+    path = multiclass.run(tmp_path / "m", setting(start, **how))
+    before = read_result(path)["scores"]["training"]
+    for file in [path.parent / "state.json", *path.parent.rglob("runs/*/config.json")]:  # as that version wrote them
+        content = json.loads(file.read_text())
+        if file.name == "state.json":
+            content["config"]["size"] = [16, 20]
+        else:
+            del content["run"]["size"]
+        file.write_text(json.dumps(content))
+    shutil.rmtree(path.parent / "answers")
+    next(path.parent.rglob("runs/*/run.json")).unlink()
+    document = read_result(multiclass.run(tmp_path / "m", setting(start, **how, size=(16, 20)), resume=True))
+    after = document["scores"]["training"]
+    assert after["start"] == before["start"]
+    assert after["runs"][0]["val"] == before["runs"][0]["val"]
+    section = table2.section(document)
+    assert (
+        "validation during training on all images of val at their own size; asked on 4 images of val, resized to 16"
+        in (section.setting)
+    )
+    assert section.pictured == ", on all images of val at their own size; the tables have 4 at 16 x 20"
+
+
 def test_the_tables_are_made_from_the_result_alone(result):
     document = read_result(result)
     found = document["scores"]["answers"]
@@ -278,6 +353,11 @@ def test_a_package_that_is_missing_is_named_before_anything_is_trained(start, tm
         ({"rules": ("coin",)}, "no decision rule 'coin'"),
         ({"images": 0}, "images: got 0"),
         ({"optimizer": "lion"}, "optimizer: got 'lion'"),
+        ({"scales": (9.0, 1.0)}, r"scales: got \[9.0, 1.0\]"),
+        ({"scales": (1.0, float("nan"))}, "scales: got"),
+        ({"learning_rates": (1e-3, -1.0)}, "learning_rate: got -1.0"),
+        ({"learning_rates": (1e-3, float("nan"))}, "learning_rate: got nan"),
+        ({"size": (0, 8)}, "size: got 0"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(start, changes, message):

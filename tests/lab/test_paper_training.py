@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import shutil
@@ -19,7 +20,9 @@ from lovasz.lab import commands
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import IGNORE_INDEX, DatasetInfo, Sample, SegmentationDataset, open_dataset
 from lovasz.lab.errors import LabError
+from lovasz.lab.evaluation import evaluate
 from lovasz.lab.models import create_model, load_weights, save_weights
+from lovasz.lab.models.resized import AtSize
 from lovasz.lab.paper import binary, earlier, finetune, iiou, page, table1, table4
 from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, Resized, half_and_half, measure
 from lovasz.lab.paper.result import read_result
@@ -219,12 +222,29 @@ def test_a_killed_table_1_goes_on_and_ends_the_same(table_1, tmp_path, monkeypat
         ({"losses": ("dice",)}, "no binary loss 'dice'"),
         ({"classes": ("unicorn",)}, "no class 'unicorn'"),
         ({"epochs": 0}, "epochs: got 0"),
+        ({"learning_rates": (1e-3, -1.0)}, "learning_rate: got -1.0"),
+        ({"learning_rates": (1e-3, float("nan"))}, "learning_rate: got nan"),
+        ({"freeze_batch_norm": True}, "freeze_batch_norm: a network of random weights"),
     ],
 )
 def test_a_table_1_that_cannot_be_is_named(tmp_path, changes, message):
     pytest.importorskip("matplotlib")
     with pytest.raises(LabError, match=message):
         binary.run(tmp_path / "b", binary.Setting(**({"data": SHAPES, "model": "unet"} | changes)))
+
+
+def test_the_first_phase_freezes_no_statistics_for_there_are_none_yet(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    fit, frozen = binary.fit, []
+
+    def noted(config, *given, **named):
+        frozen.append((config.loss, config.freeze_batch_norm))
+        return fit(config, *given, **named)
+
+    monkeypatch.setattr(binary, "fit", noted)
+    setting = dataclasses.replace(SMALL, classes=("disc",), losses=("hinge",), learning_rates=(1e-3,))
+    binary.run(tmp_path / "b", dataclasses.replace(setting, freeze_batch_norm=True))
+    assert frozen == [("cross_entropy", False), ("hinge", True)]
 
 
 @pytest.mark.parametrize("model", ["espnetv2", "enet", "unet"])
@@ -402,13 +422,124 @@ def test_a_grid_goes_on_from_its_result_alone(start, trained, tmp_path):
             earlier.read_entries(other)
 
 
-def test_a_run_with_other_light_does_not_belong_into_a_grid(start, trained):
-    entry = read_result(trained / "result.json")["scores"]["runs"][0]
-    config = grid(start).to_json(entry["same"]["data"])
-    finetune.check_same(entry, config)
-    lit = entry | {"same": entry["same"] | {"color_jitter": 0.3}}
-    with pytest.raises(LabError, match="a run with color jitter, which this grid has not"):
-        finetune.check_same(lit, config)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flip": False}, "a run with flip False, this grid has True"),
+        ({"color_jitter": 0.3}, "a run with color_jitter 0.3"),
+        ({"keep": "best"}, "a run with keep 'best'"),
+        ({"precision": "bf16-mixed"}, "precision"),
+        ({"momentum": 0.5}, "momentum"),
+        ({"poly_power": 1.0}, "poly_power"),
+        ({"data_seed": 3}, "data_seed"),
+        ({"devices": 2, "global_batch": True}, "global_batch"),
+        ({"data": SHAPES.replace("size=24", "size=48")}, "data_options"),
+        ({"data": "shapes", "data_options": {"size": 24}}, "data_options"),
+        ({"size": (16, 16)}, "size"),
+    ],
+)
+def test_a_run_that_was_trained_in_another_way_does_not_belong_into_a_grid(start, trained, changes, message):
+    record = json.loads(next((trained / "runs").glob("*/run.json")).read_text())
+    config = RunConfig.from_json(record["config"])
+    finetune.check_same(earlier.entry_of(record, config, "x"), grid(start))
+    with pytest.raises(LabError, match=message):
+        finetune.check_same(earlier.entry_of(record, config.replace(**changes), "x"), grid(start))
+
+
+def test_what_a_grid_varies_and_what_is_of_the_machine_may_differ(start, trained):
+    record = json.loads(next((trained / "runs").glob("*/run.json")).read_text())
+    config = RunConfig.from_json(record["config"])
+    options = {"size": "24", "train": "8", "val": "4", "test": "3"}  # given apart: the same data
+    for changes in (
+        {"loss": "hinge", "batch_size": 7, "learning_rate": 0.5, "sampler": "equibatch", "seed": 9, "epochs": 3},
+        {"threads": 2, "num_workers": 1, "device": "cuda", "validate_every": 0, "logger": "none", "out": "elsewhere"},
+        {"data": "shapes", "data_options": options, "weights": f"elsewhere/{start.name}"},
+    ):
+        finetune.check_same(earlier.entry_of(record, config.replace(**changes), "x"), grid(start))
+
+
+def test_the_entries_of_the_kept_result_belong_into_its_grid_still():
+    path = Path(__file__).resolve().parents[2] / "docs/results/paper/finetune.json"
+    config = {key: tuple(v) if isinstance(v, list) else v for key, v in read_result(path)["config"].items()}
+    entries = earlier.read_entries(path)
+    assert len(entries) == 62
+    for entry in entries:
+        finetune.check_same(entry, finetune.Setting(**(config | {"data": "camvid:PATH"})))
+
+
+def test_rates_that_were_never_searched_are_not_called_kept():
+    start = {split: {"dataset_miou": 0.5, "per_class_iou": {"a": 0.5}} for split in ("val", "test")}
+    runs = [
+        scored("lovasz_softmax", 0, 0.60),
+        scored("lovasz_softmax", 0, 0.59, learning_rate=2e-4),
+        scored("cross_entropy", 0, 0.55),
+        scored("cross_entropy", 0, 0.54, learning_rate=2e-4),
+        scored("lovasz_softmax", 0, 0.52, learning_rate=5e-4, epochs=1),
+        scored("cross_entropy", 0, 0.51, learning_rate=5e-4, epochs=1),
+        scored("weighted_cross_entropy", 0, 0.515, learning_rate=7e-4, epochs=1),  # at another rate
+    ]
+    kept = {"batch_size": 10, "epochs": 5, "learning_rate": 1e-3}
+    chosen = [{"loss": loss, **kept} for loss in ("lovasz_softmax", "cross_entropy")]
+    config = grid(Path("w")).to_json("camvid")
+    section = table4.section({"config": config, "scores": {"start": start, "chosen": chosen, "runs": runs}})
+    assert (
+        "5 epochs, each at the rate kept: Lovász-Softmax +10.00 points from the start, +5.00 from cross-entropy;"
+        in (section.seen)
+    )
+    alone = (
+        "1 epoch, all at 0.0005, not searched: Lovász-Softmax +2.00 points from the start, +1.00 from cross-entropy ("
+    )
+    assert alone in section.seen
+    assert len({row.what for row in section.rows}) == len(section.rows)  # the lengths are told apart
+
+
+def streets(root: Path) -> str:
+    """A Cityscapes of three small frames with their objects."""
+    rng = np.random.default_rng(0)
+    for number, split in enumerate(("train", "train", "val")):
+        stem = f"{split}/a/a_{number:06}_000019"
+        truth = np.full((16, 32), 7, np.uint8)
+        truth[:8, 4:12] = 26
+        objects = np.where(truth == 26, 26001, truth).astype(np.uint16)
+        write(root / "leftImg8bit" / f"{stem}_leftImg8bit.png", rng.integers(0, 256, (16, 32, 3), np.uint8))
+        write(root / "gtFine" / f"{stem}_gtFine_labelIds.png", truth)
+        write(root / "gtFine" / f"{stem}_gtFine_instanceIds.png", objects)
+    return f"cityscapes:{root}"
+
+
+def test_table_4_is_of_the_runs_that_were_trained_here_and_runs_of_two_lengths_stay_apart(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    data = streets(tmp_path / "city")
+    info = open_dataset(data, "val").info
+    weights = tmp_path / "w.safetensors"
+    torch.manual_seed(0)
+    save_weights(create_model("unet", 19), weights, model_name="unet", classes=info.classes, palette=None)
+    how = {"data": data, "losses": ("cross_entropy",), "learning_rates": (1e-2,), "batch_sizes": (2,)}
+    how |= {"seeds": (0,), "samplers": ("shuffle",), "threads": 1, "size": (8, 16)}
+    longer = finetune.run(tmp_path / "longer", grid(weights, **how, epochs=2))
+    path = finetune.run(tmp_path / "one", grid(weights, **how), earlier=[longer])
+    scores = read_result(path)["scores"]
+    assert [run["epochs"] for run in scores["runs"]] == [2, 1]
+    assert len({run["source"] for run in scores["runs"]}) == 2
+    assert [one["name"] for one in scores["cityscapes"]] == ["before", "cross-entropy, batch size 2"]
+    own = path.parent / scores["runs"][1]["source"] / "model.safetensors"
+    network = AtSize(load_weights("unet", own, info.classes), (8, 16))
+    asked = iiou.cityscapes_scores(network, open_dataset(data, "val"), tmp_path / "again.json")
+    assert {name: scores["cityscapes"][1][name] for name in asked} == asked
+    assert (
+        scores["start"]["val"]
+        == evaluate(AtSize(load_weights("unet", weights, info.classes), (8, 16)), open_dataset(data, "val")).to_json()
+    )
+
+    def forbidden(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(finetune, "train", forbidden)
+    again = finetune.run(tmp_path / "one", grid(weights, **how), earlier=[longer], resume=True)
+    assert read_result(again)["scores"] == scores
+    own.parent.rename(own.parent.with_name(own.parent.name.removesuffix("-epochs-1")))  # as earlier versions named it
+    again = finetune.run(tmp_path / "one", grid(weights, **how), earlier=[longer], resume=True)
+    assert read_result(again)["scores"]["cityscapes"] == scores["cityscapes"]
 
 
 def scored(loss: str, seed: int, test: float, **changes) -> dict:
@@ -514,6 +645,10 @@ def test_table_4_is_that_of_the_cityscapes_files(tmp_path):
         ({"losses": ("dise",)}, "there is no loss 'dise'"),
         ({"seeds": (0, 0)}, "seeds: got \\[0, 0\\]"),
         ({"samplers": ("sorted",)}, "sampler: got 'sorted'"),
+        ({"learning_rates": (1e-3, -1.0)}, "learning_rate: got -1.0"),
+        ({"learning_rates": (1e-3, float("nan"))}, "learning_rate: got nan"),
+        ({"learning_rates": (1e-3, float("inf"))}, "learning_rate: got inf"),
+        ({"seeds": (0, -1)}, "seed: got -1"),
     ],
 )
 def test_a_grid_that_cannot_be_is_named(start, changes, message):

@@ -17,9 +17,11 @@ from tests.lab.tiny import TinyDataset, use_tiny_data
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import IGNORE_INDEX, Augmentation, TrainingView
 from lovasz.lab.errors import LabError
+from lovasz.lab.evaluation import evaluate
 from lovasz.lab.fitting import EpochOrder
 from lovasz.lab.losses import class_weights
 from lovasz.lab.models import create_model, load_weights, save_weights
+from lovasz.lab.models.resized import AtSize
 from lovasz.lab.training import train, training_class_weights
 from lovasz.sampling import EquibatchSampler
 
@@ -318,6 +320,31 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale(tiny, tmp_p
         for part in ("running_mean", "running_var"):
             assert torch.equal(after[norm + part], before[norm + part]) == frozen
         assert not torch.equal(after[norm + "weight"], before[norm + "weight"])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_validation_asks_the_network_at_the_size_that_the_run_names(tmp_path) -> None:
+    path = train(config(tmp_path, model="unet", size=(16, 24), epochs=5, learning_rate=1e-2), progress=False)
+    record = json.loads(path.read_text())
+    assert record["config"]["size"] == [16, 24]
+    network = load_weights("unet", path.with_name("model.safetensors"), TinyDataset("val").info.classes)
+    for split, scores in record["scores"].items():
+        asked = evaluate(AtSize(network, (16, 24)), TinyDataset(split)).to_json()
+        assert scores == asked
+        assert scores != evaluate(network, TinyDataset(split)).to_json()
+    assert record["history"][-1]["val"] == record["scores"]["val"]
+    with pytest.raises(LabError, match=r"another configuration, size: \[16, 24\] there, None now"):
+        train(config(tmp_path, model="unet", epochs=5, learning_rate=1e-2), resume=True, progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_folder_from_before_runs_had_a_size_is_resumed(tmp_path) -> None:
+    path = train(config(tmp_path, model="unet"), progress=False)
+    path.unlink()
+    noted = json.loads(path.with_name("config.json").read_text())
+    del noted["run"]["size"]
+    path.with_name("config.json").write_text(json.dumps(noted))
+    assert train(config(tmp_path, model="unet"), resume=True, progress=False).is_file()
 
 
 @pytest.mark.usefixtures("tiny")

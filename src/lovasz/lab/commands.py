@@ -154,7 +154,7 @@ def train(
     model: options.Model = DEFAULT.model,
     weights: options.StartWeights = None,
     loss: options.Loss = "cross_entropy>lovasz_softmax",
-    pretrain_epochs: options.PretrainEpochs = 0,
+    pretrain_epochs: options.FirstEpochs = 0,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = DEFAULT.batch_size,
     learning_rate: options.LearningRate = DEFAULT.learning_rate,
@@ -184,7 +184,7 @@ def train(
     """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
     from lovasz.lab.defaults import default_folder
 
-    folder = out or default_folder(data, model, (loss, f"seed-{seed}"))
+    folder = out or default_folder(data, model, (loss,), f"seed-{seed}")
     run = _run_config(locals(), (loss,), seed=seed, out=str(folder))
     from lovasz.lab.progress import speaks
     from lovasz.lab.training import train as run_training

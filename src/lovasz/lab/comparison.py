@@ -23,6 +23,7 @@ from lovasz.lab.evaluation import evaluate
 from lovasz.lab.examples import draw_examples, largest_differences
 from lovasz.lab.losses import LossSpec
 from lovasz.lab.models import load_weights
+from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import Team, together
 from lovasz.lab.progress import display, say
 from lovasz.lab.training import (
@@ -197,7 +198,7 @@ class _Comparison:
 
     def _score_start(self, network: torch.nn.Module, dataset: SegmentationDataset) -> dict[str, Any]:
         scores = evaluate(
-            network,
+            ask_as(network, size=self.config.run.size, scales=None, crf=False),
             dataset,
             device=self.device,
             progress=self.progress or False,
@@ -225,7 +226,8 @@ class _Comparison:
         models = {}
         for spec in self.specs:
             path = self._folder(spec, seed) / "model.safetensors"
-            models[str(spec)] = (spec.slug, load_weights(self.config.run.model, path, self.data.classes))
+            network = load_weights(self.config.run.model, path, self.data.classes)
+            models[str(spec)] = (spec.slug, ask_as(network, size=self.config.run.size, scales=None, crf=False))
         return draw_examples(chosen, models, images, self.data.val, self.out, self.device)
 
 

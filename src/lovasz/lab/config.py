@@ -33,6 +33,7 @@ class RunConfig:
     learning_rate: the base of the poly schedule (Eq. 16), base * (1 - step / steps) ** poly_power, set at each step.
     weight_decay: added to the gradient as an L2 term, as torch.optim.Adam and SGD do; momentum: SGD only.
     crop: (height, width) of the training crop, None for whole images; scale: range of random rescaling.
+    size: (height, width) that images are resized to before the network is asked in validation, None for their own.
     color_jitter: how far brightness, contrast and saturation of training images are changed at random, as a part of
     themselves; 0 for not at all.
     sampler: "shuffle", each image once an epoch, or "equibatch", each class once in every |C| images (Section 3.1).
@@ -60,6 +61,7 @@ class RunConfig:
     poly_power: float = 0.9
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
+    size: tuple[int, int] | None = None
     flip: bool = True
     color_jitter: float = 0.0
     sampler: str = "shuffle"
@@ -119,11 +121,12 @@ class RunConfig:
                 f"weights and pretrain_epochs: got both ({self.weights!r} and {self.pretrain_epochs}). The start is "
                 "either a weights file or a first phase of cross-entropy; leave one out."
             )
-        if self.crop is not None:
-            crop = _pair("crop", self.crop, "(height, width) in pixels")
-            for side in crop:
-                _check_int("crop", side, 1)
-            object.__setattr__(self, "crop", crop)
+        for name in ("crop", "size"):
+            if getattr(self, name) is not None:
+                sides = _pair(name, getattr(self, name), "(height, width) in pixels")
+                for side in sides:
+                    _check_int(name, side, 1)
+                object.__setattr__(self, name, sides)
         low, high = _pair("scale", self.scale, "(smallest, largest)")
         _check_number("scale", low, above=0.0)
         _check_number("scale", high, least=low)
@@ -135,7 +138,9 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict that JSON can hold."""
         values = asdict(self)
-        values["crop"] = None if self.crop is None else list(self.crop)
+        for name in ("crop", "size"):
+            sides = getattr(self, name)
+            values[name] = None if sides is None else list(sides)
         values["scale"] = list(self.scale)
         values["data_options"] = dict(self.data_options)
         return values

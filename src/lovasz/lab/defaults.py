@@ -10,6 +10,7 @@ from pathlib import Path
 from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.data.masks import image_size
 from lovasz.lab.data.pairs import PairDataset
+from lovasz.lab.losses import LossSpec
 
 # (least steps, least epochs): a network with random weights needs far more than one that is fine-tuned. Counting steps
 # as well as epochs keeps forty images from being a run of forty steps.
@@ -43,10 +44,10 @@ def default_crop(dataset: SegmentationDataset) -> tuple[int, int] | None:
     return min(LARGEST_SIDE, max(h for h, _ in sizes)), min(LARGEST_SIDE, max(w for _, w in sizes))
 
 
-def default_folder(data: str, model: str, losses: tuple[str, ...]) -> Path:
+def default_folder(data: str, model: str, losses: tuple[str, ...], *further: str) -> Path:
     """`runs/<data>-<model>-<losses>` from the names alone, so that the same command finds its folder to resume."""
-    kind, _, place = (data.rpartition("?")[0] or data).partition(":")  # without the options behind the question mark
+    kind, _, place = (data.rpartition("?")[0] or data).partition(":")  # without the options after the question mark
     name = (Path(place).expanduser().resolve().name or kind) if place else kind
-    words = [loss.replace("+", "-plus-").replace(">", "-then-").replace("*", "x") for loss in losses]
+    words = [*(LossSpec.parse(loss).slug for loss in losses), *further]
     parts = [re.sub(r"[^\w.]+", "-", part).strip("-") for part in (name, model, *words)]
     return Path("runs") / "-".join(parts)[:150]

@@ -118,6 +118,11 @@ def fit(
         except SIGTERMException:  # asked to stop by the system: the same to the caller as Ctrl-C
             raise KeyboardInterrupt from None
         except ValueError as error:
+            if start is not None and "parameter group" in str(error):  # of DeepLab-v2, before it had several
+                raise LabError(
+                    f"{checkpoint}: from a version that trained this network with other learning rates ({error}). "
+                    "Delete it to start the run anew."
+                ) from error
             if "more than 1 value per channel" not in str(error):
                 raise
             raise LabError(

@@ -148,9 +148,18 @@ PretrainEpochs = Annotated[
     typer.Option(
         "--pretrain-epochs",
         min=0,
-        help="Epochs of cross-entropy that come first; in `compare` all losses share them and branch off after.",
+        help="Epochs of cross-entropy that come first; all losses share them and branch off after.",
         rich_help_panel=TRAINING,
         show_default="as many as --epochs from scratch, 0 with --weights",
+    ),
+]
+FirstEpochs = Annotated[
+    int,
+    typer.Option(
+        "--pretrain-epochs",
+        min=0,
+        help="Epochs of cross-entropy that come first, from random weights.",
+        rich_help_panel=TRAINING,
     ),
 ]
 Epochs = Annotated[
@@ -160,7 +169,7 @@ Epochs = Annotated[
         min=1,
         help="Epochs with the loss.",
         rich_help_panel=TRAINING,
-        show_default="10 or more, for 1000 steps; 5 or more, for 150 steps, with --weights",
+        show_default="10 or more, for 1000 steps; 5 or more, for 150 steps, with --weights, and for 400, of shapes",
     ),
 ]
 BatchSize = Annotated[

@@ -52,27 +52,8 @@ class Data:
         """With the classes of each image, read once and kept in FOLDER/image_classes.json, where equibatch is asked."""
         if config.sampler != "equibatch":
             return self
-        bar = None if progress is None else progress.add_task("reading the classes", total=len(self.train), note="")
-
-        def advance(done: int, _: int) -> None:
-            if progress is not None and bar is not None:
-                progress.update(bar, completed=done)
-
         key = json.dumps([config.data, config.data_seed, dict(config.data_options)], default=str)
-        try:
-            found = image_classes(
-                self.train,
-                lambda sample: sample.mask,
-                ignore_index=IGNORE_INDEX,
-                progress=advance,
-                cache=folder / "image_classes.json" if team.first else None,
-                key=key,
-            )
-        except ValueError as error:
-            raise LabError(str(error)) from error
-        finally:
-            if progress is not None and bar is not None:
-                progress.remove_task(bar)
+        found = held_classes(self.train, folder / "image_classes.json" if team.first else None, key, progress)
         if not any(found):
             raise LabError(
                 f"data {config.data!r}: every training pixel is void, so no image has a class to cycle over."
@@ -85,33 +66,66 @@ class Data:
         return self.train.info.classes
 
     def contents(self) -> dict[str, Any]:
-        """For config.json: the class names, and of each split the number of images and a hash of their names."""
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        return {
-            "classes": list(self.classes),
-            "splits": {
-                name: {"images": len(split), "names": _hash_of_names(split)}
-                for name, split in splits.items()
-                if split is not None
-            },
-        }
+        """For config.json: see `contents_of`."""
+        return contents_of([split for split in (self.train, self.val, self.test) if split is not None])
+
+
+def contents_of(splits: Sequence[SegmentationDataset]) -> dict[str, Any]:
+    """The class names, and of each split the number of images and a hash of their names and of their files' sizes."""
+    return {
+        "classes": list(splits[0].info.classes),
+        "splits": {split.split: {"images": len(split), **_hashes(split)} for split in splits},
+    }
 
 
 def contents_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first difference between two `Data.contents`, in words; None where there is none."""
+    """The first difference between two `contents_of`, in words; None where there is none.
+
+    Hashes that only one of them has are not compared: earlier versions had no sizes.
+    """
     if before["classes"] != now["classes"]:
         return f"classes: {before['classes']} there, {now['classes']} now"
     for name in ("train", "val", "test"):
         old, new = before["splits"].get(name), now["splits"].get(name)
-        if old != new:
+        if bool(old) != bool(new) or any(old[key] != new[key] for key in (old or {}).keys() & (new or {})):
             counts = old["images"] if old else 0, new["images"] if new else 0
-            others = ", of other names or in another order" if counts[0] == counts[1] else ""
+            others = ""
+            if counts[0] == counts[1]:
+                others = ", of other names or in another order"
+                others = ", in files of other sizes" if old["names"] == new["names"] else others
             return f"split {name!r}: {counts[0]} images there, {counts[1]} now{others}"
     return None
 
 
-def _hash_of_names(dataset: SegmentationDataset) -> str:
+def held_classes(
+    dataset: SegmentationDataset, cache: Path | None, key: str, progress: Progress | None = None
+) -> list[list[int]]:
+    """The classes of each image, read once and kept in `cache`. Raises LabError for a damaged one, naming it."""
+    bar = None
+    if progress is not None:
+        bar = progress.add_task(f"reading the classes of {dataset.split}", total=len(dataset), note="")
+
+    def advance(done: int, _: int) -> None:
+        if progress is not None and bar is not None:
+            progress.update(bar, completed=done)
+
+    try:
+        return image_classes(
+            dataset, lambda sample: sample.mask, ignore_index=IGNORE_INDEX, progress=advance, cache=cache, key=key
+        )
+    except ValueError as error:
+        raise LabError(str(error)) from error
+    finally:
+        if progress is not None and bar is not None:
+            progress.remove_task(bar)
+
+
+def _hashes(dataset: SegmentationDataset) -> dict[str, str]:
     """Of images in files; those that are drawn follow from the settings, which are compared anyway."""
-    stems = [pair.stem for pair in dataset.pairs] if isinstance(dataset, PairDataset) else []
-    text = "\n".join(stems).encode("utf-8", "surrogatepass")  # a file's name may be no text
-    return hashlib.sha256(text).hexdigest()[:16]
+    pairs = dataset.pairs if isinstance(dataset, PairDataset) else ()
+    names = "\n".join(pair.stem for pair in pairs)
+    sizes = "\n".join(f"{pair.image.stat().st_size} {pair.mask.stat().st_size}" for pair in pairs)
+    found = {"names": names, "sizes": sizes}
+    return {  # a file's name may be no text
+        key: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] for key, text in found.items()
+    }

@@ -74,13 +74,19 @@ class SegmentationTask(L.LightningModule):
         self._probing = 0.0
 
     def configure_optimizers(self) -> Any:
-        """Adam (0.9, 0.999) or SGD, both with the plain L2 term, and Eq. 16 at each step."""
+        """Adam (0.9, 0.999) or SGD, both with the plain L2 term, and Eq. 16 at each step.
+
+        A network with `parameter_groups` (DeepLab-v2) has multiples of the learning rate for some of its parameters;
+        Eq. 16 is on all of them.
+        """
         c = self.config
+        groups = getattr(self.model, "parameter_groups", None)
+        parameters: Any = self.model.parameters() if groups is None else groups(c.learning_rate, c.weight_decay)
         if c.optimizer == "adam":
-            optimizer: Any = torch.optim.Adam(self.model.parameters(), lr=c.learning_rate, weight_decay=c.weight_decay)
+            optimizer: Any = torch.optim.Adam(parameters, lr=c.learning_rate, weight_decay=c.weight_decay)
         else:
             optimizer = torch.optim.SGD(
-                self.model.parameters(), lr=c.learning_rate, momentum=c.momentum, weight_decay=c.weight_decay
+                parameters, lr=c.learning_rate, momentum=c.momentum, weight_decay=c.weight_decay
             )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: max(0.0, 1.0 - step / self.total_steps) ** c.poly_power

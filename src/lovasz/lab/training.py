@@ -27,9 +27,15 @@ from lovasz.lab.evaluation import Scores, evaluate
 from lovasz.lab.fitting import fit
 from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
 from lovasz.lab.models import brings_weights, create_model, load_weights, save_weights
+from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
 from lovasz.lab.splits import Data, contents_difference
+
+NOTHING_TO_FREEZE = (
+    "freeze_batch_norm: a network of random weights has no statistics to keep. Start from --weights or from "
+    "--pretrain-epochs of cross-entropy, or leave --freeze-batch-norm out."
+)
 
 
 @dataclass(frozen=True)
@@ -186,10 +192,7 @@ def find_start(
         return Start("weights", config.model, random)
     if not config.pretrain_epochs:
         if config.freeze_batch_norm:
-            raise LabError(
-                "freeze_batch_norm: a network of random weights has no statistics to keep. Start from --weights or "
-                "from --pretrain-epochs of cross-entropy, or leave --freeze-batch-norm out."
-            )
+            raise LabError(NOTHING_TO_FREEZE)
         return Start("random", f"seed {config.seed}", random)
     first = config.replace(
         loss="cross_entropy", epochs=config.pretrain_epochs, pretrain_epochs=0, keep="last", freeze_batch_norm=False
@@ -245,7 +248,8 @@ def run_once(
 
     def score(dataset: SegmentationDataset, network: nn.Module) -> Scores:
         title = f"{description}: {dataset.split}"
-        return evaluate(network, dataset, device=device, progress=progress or False, description=title, team=team)
+        asked = ask_as(network, size=config.size, scales=None, crf=False)
+        return evaluate(asked, dataset, device=device, progress=progress or False, description=title, team=team)
 
     result = fit(
         config,

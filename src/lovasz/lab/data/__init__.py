@@ -47,7 +47,7 @@ def open_dataset(spec: str, split: str, *, seed: int = 0, **options: Any) -> Seg
     """One split ("train", "val" or "test") of the data set that `spec` names.
 
     spec: "shapes", "camvid:PATH", "voc:PATH", "cityscapes:PATH", "ade20k:PATH" or "folder:PATH", each with options
-    behind a question mark or as keywords:
+    after a question mark or as keywords:
     shapes: size (pixels a side), train, val, test (numbers of images).
     voc: sbd (folder of extra training masks, see `lovasz.lab.data.voc`).
     folder: images, masks (names of the two folders), classes (names), palette (#rrggbb, ...), values (mask value of

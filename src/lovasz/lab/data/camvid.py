@@ -23,6 +23,7 @@ CAMVID_INFO = DatasetInfo(
         (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
     ),
 )  # fmt: skip
+PLACES = (".", "CamVid", "camvid")
 CAMVID_VOID = 11  # "Unlabelled" in the masks
 CODING = LabelCoding(CAMVID_INFO.classes, tuple(range(11)), (CAMVID_VOID,), by="index")
 
@@ -37,7 +38,8 @@ def open_camvid(root: Path, split: str) -> PairDataset:
 def camvid_splits(root: Path) -> dict[str, tuple[Pair, ...]]:
     """The pairs of each split that is there, from the lists train.txt, ... (stems, or the original pairs of paths);
     where a list is missing, all images of the split's folder."""
-    if not (root / "train").is_dir():
+    home = next((root / place for place in PLACES if (root / place / "train").is_dir()), None)
+    if home is None:
         raise LabError(
             f"{root}: no CamVid here; expected the folders train, trainannot, val, valannot, test, testannot and the "
             "lists train.txt, val.txt, test.txt. They are the folder CamVid of "
@@ -45,7 +47,7 @@ def camvid_splits(root: Path) -> dict[str, tuple[Pair, ...]]:
         )
     splits = {}
     for name in SPLITS:
-        image_folder, mask_folder, listed = root / name, root / f"{name}annot", root / f"{name}.txt"
+        image_folder, mask_folder, listed = home / name, home / f"{name}annot", home / f"{name}.txt"
         if not image_folder.is_dir():
             continue
         if not mask_folder.is_dir():

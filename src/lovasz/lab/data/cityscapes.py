@@ -30,6 +30,7 @@ CODINGS = {  # by the ending of the mask's name; the licence plate's id, -1, is 
     "_gtFine_labelIds": LabelCoding(CITYSCAPES_INFO.classes, LABEL_IDS, (*VOID_IDS, 255), by="index"),
     "_gtFine_labelTrainIds": LabelCoding(CITYSCAPES_INFO.classes, tuple(range(19)), (255,), by="index"),
 }
+PLACES = (".", "cityscapes", "Cityscapes")
 SPLITS = ("train", "val")  # the masks of test are withheld: its label files are all void
 
 EXPECTED = (
@@ -58,6 +59,7 @@ def cityscapes_splits(root: Path) -> dict[str, tuple[Pair, ...]]:
 
 def _find(root: Path) -> tuple[dict[str, tuple[Pair, ...]], str]:
     """The splits, and which of the two codings their masks have."""
+    root = next((root / place for place in PLACES if (root / place / "leftImg8bit").is_dir()), root)
     for folder in (root / "leftImg8bit", root / "gtFine"):
         if not folder.is_dir():
             raise LabError(f"{folder}: there is no such folder, so no Cityscapes here; {EXPECTED}.")

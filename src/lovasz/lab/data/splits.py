@@ -19,7 +19,6 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "test": ("test", "testing"),
 }
 RANDOM_SHARES = {"val": 0.15, "test": 0.15}  # the rest is train
-Split = Mapping[str, list[str]]  # stems of each split that there is
 
 
 def find_list_files(folder: Path) -> dict[str, Path]:

@@ -44,7 +44,8 @@ EXPECTED_SBD = (
 def open_voc(root: Path, split: str, *, sbd: str | None = None) -> PairDataset:
     """One split; masks are palette PNG files, index = class 0..20, 255 = void. Raises LabError naming folder or file.
 
-    sbd: a folder of SBD's masks, by its path or its name in `root`; they are added to train, see `voc_splits`.
+    sbd: a folder of SBD's masks, by its path or its name in `root`, in VOC2012 or beside it; they are added to train,
+    see `voc_splits`.
     """
     splits = voc_splits(root, sbd=sbd)
     extra = f", with the extra training masks of {sbd}" if sbd else ""
@@ -76,15 +77,18 @@ def voc_splits(root: Path, *, sbd: str | None = None) -> dict[str, tuple[Pair, .
     splits = {name: pair_up(images, masks, stems[name], mask_folder) for name in SPLITS}
     if sbd is not None:
         listed = {stem for members in stems.values() for stem in members}
-        splits["train"] += tuple(pair for pair in _sbd_pairs(home, sbd, images) if pair.stem not in listed)
+        splits["train"] += tuple(pair for pair in _sbd_pairs(root, home, sbd, images) if pair.stem not in listed)
     return splits
 
 
-def _sbd_pairs(home: Path, sbd: str, images: dict[str, Path]) -> tuple[Pair, ...]:
+def _sbd_pairs(root: Path, home: Path, sbd: str, images: dict[str, Path]) -> tuple[Pair, ...]:
     given = Path(sbd).expanduser()
-    folder = home / given if (home / given).is_dir() else given
-    if not folder.is_dir():
-        raise LabError(f"{folder}: there is no such folder (sbd={sbd}); {EXPECTED_SBD}.")
+    # Beside VOC2012 is where VOCaug and SegmentationClassAug often are.
+    places = dict.fromkeys((home / given, root / given, home.absolute().parent / given, given))
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        looked = ", ".join(map(str, places))
+        raise LabError(f"sbd={sbd}: there is no such folder (looked for as {looked}); {EXPECTED_SBD}.")
     release = next((folder / place for place in (".", "dataset") if (folder / place / "cls").is_dir()), None)
     if release is None:
         masks = tree(folder, MASK_SUFFIXES)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.progress import say
 
 BLOCKS = (3, 4, 23, 3)  # ResNet-101
 WIDTHS = (64, 128, 256, 512)
@@ -99,6 +102,23 @@ class DeepLabV2(nn.Module):
                 else:  # the classifier's, as in the authors' prototxt
                     nn.init.normal_(module.weight, std=0.01)
                     nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+
+    def parameter_groups(self, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+        """What an optimiser is given: the rates of the authors' train.prototxt (lr_mult, decay_mult).
+
+        Convolutions of the backbone learn at `learning_rate`, the classifier's weights at ten times and its biases at
+        twenty times that, these without weight decay. The scale and shift of batch normalisation are not trained; its
+        statistics are those of the data in training, unless they are frozen, as the authors' are.
+        """
+        backbone = [p for name, p in self.named_parameters() if p.requires_grad and not name.startswith("classifier.")]
+        weights, biases = [b.weight for b in self.classifier], [b.bias for b in self.classifier]
+        return [
+            {"params": backbone, "lr": learning_rate, "weight_decay": weight_decay},
+            {"params": weights, "lr": 10 * learning_rate, "weight_decay": weight_decay},
+            {"params": biases, "lr": 20 * learning_rate, "weight_decay": 0.0},
+        ]
 
     def coarse(self, image: Tensor) -> Tensor:
         """Logits (N, C, h, w) at an eighth of the size: side s gives 41 for s = 321, in general about s / 8 + 1."""
@@ -122,19 +142,20 @@ def deeplab_torchvision(num_classes: int) -> DeepLabV2:
     return DeepLabV2(num_classes, stride_first=False)
 
 
-def load_deeplab(path: str | Path, num_classes: int) -> DeepLabV2:
+def load_deeplab(path: str | Path, num_classes: int, progress: Progress | None = None) -> DeepLabV2:
     """A DeepLabV2 with the weights of a published file.
 
     path: a .pth of torch.save (read with weights_only=True) or a .safetensors, that holds one of
-        torchvision's ResNet-101 ("layer1.0.conv1.weight", ...; "fc" is left out): the classifier stays random;
+        torchvision's ResNet-101 ("layer1.0.conv1.weight", ...; "fc" is left out);
         isht7/pytorch-deeplab-resnet ("Scale.layer1.0.conv1.weight", ..., "Scale.layer5.conv2d_list.0.weight"); or
         kazuto1011/deeplab-pytorch ("base.layer2.block1.reduce.conv.weight", ..., "base.aspp.c0.weight"),
         which are conversions of the authors' Caffe files. For those, the first convolution is turned from BGR to RGB
         and the mean and scale of the input are Caffe's.
-    num_classes: outputs; a file with a classifier of another number keeps its backbone only if it is ImageNet's, else
-        it is refused.
+    num_classes: outputs; where the file has no classifier, or one of another number, only its backbone is taken, and
+        the classifier is random, by torch's seed.
+    progress: is told of such a classifier.
 
-    Raises LabError naming the file: not there, not loadable, another network, or another number of classes.
+    Raises LabError naming the file: not there, not loadable, or another network.
     """
     path = Path(path)
     state = {key.removeprefix("module."): value for key, value in _read(path).items()}
@@ -151,7 +172,15 @@ def load_deeplab(path: str | Path, num_classes: int) -> DeepLabV2:
         renamed["input_mean"] = torch.tensor(CAFFE_MEAN[::-1]).view(3, 1, 1) / 255
         renamed["input_std"] = torch.full((3, 1, 1), 1 / 255)
     expected = model.state_dict()
-    may_lack = ("num_batches_tracked", "input_mean", "input_std", "stride_in_") + (() if caffe else ("classifier",))
+    theirs = {key: value for key, value in renamed.items() if key.startswith("classifier.") and key in expected}
+    may_lack = ("num_batches_tracked", "input_mean", "input_std", "stride_in_")
+    if not theirs or all(value.shape[1:] == expected[key].shape[1:] for key, value in theirs.items()):
+        outputs = {value.shape[0] for value in theirs.values()}
+        if outputs != {num_classes} and len(outputs) < 2:
+            renamed = {key: value for key, value in renamed.items() if key not in theirs}
+            may_lack += ("classifier.",)
+            has = f"has {outputs.pop()} classes, not {num_classes}" if outputs else "has none"
+            say(progress, f"{path}: the classifier is new and random, for the file {has}; the backbone is the file's.")
     missing = [key for key in expected if key not in renamed and not _any_part(key, may_lack)]
     unexpected = [key for key in renamed if key not in expected]
     if missing or unexpected:
@@ -162,12 +191,7 @@ def load_deeplab(path: str | Path, num_classes: int) -> DeepLabV2:
         )
     for key, value in renamed.items():
         if value.shape != expected[key].shape:
-            hint = ""
-            if key.startswith("classifier"):
-                hint = f" The file has {value.shape[0]} classes; ask for as many."
-            raise LabError(
-                f"{path}: {key} has shape {tuple(value.shape)}; expected {tuple(expected[key].shape)}.{hint}"
-            )
+            raise LabError(f"{path}: {key} has shape {tuple(value.shape)}; expected {tuple(expected[key].shape)}.")
         if value.is_floating_point() and not value.isfinite().all():
             raise LabError(f"{path}: {key} holds NaN or infinite values; the network cannot be used.")
     model.load_state_dict(expected | renamed)
@@ -199,8 +223,8 @@ _KAZUTO = {"reduce": "1", "conv3x3": "2", "increase": "3"}
 
 
 def _our_key(key: str) -> str | None:
-    """The name of ours for a published tensor; None for ImageNet's own classifier. Unknown names stay as they are."""
-    if key.startswith("fc."):
+    """The name of ours for a published tensor, None for a classifier of whole images; unknown names stay the same."""
+    if key.removeprefix("Scale.").removeprefix("base.").startswith("fc."):
         return None
     if key.startswith("Scale."):
         return re.sub(r"^layer5\.conv2d_list\.", "classifier.", key.removeprefix("Scale."))

@@ -163,7 +163,8 @@ def decisions(
     device: torch.device,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Mean over batches of batch-mIoU and image-mIoU of each rule; each batch has |C| images that hold every class.
+    """Mean over batches of batch-mIoU and image-mIoU of each rule; each batch has |C| images, among which every class
+    that an image of the data set holds occurs.
 
     held: the classes of each image; shape: (height, width) at which probabilities and masks are compared, because the
     rule for a batch needs all its probabilities at once. Void counts in no score. `path` keeps the values.

@@ -21,8 +21,10 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import load_weights
 from lovasz.lab.models.resized import ask_as
-from lovasz.lab.paper.result import Experiment, Row, Section, matplotlib_pyplot, spec_of
+from lovasz.lab.paper.command_line import command_line
+from lovasz.lab.paper.result import Experiment, Row, Section, matplotlib_pyplot
 from lovasz.lab.progress import display
+from lovasz.lab.splits import contents_of
 from lovasz.sampling import EquibatchSampler
 
 NAME = "batches"
@@ -67,7 +69,7 @@ def run(
     }
     network = ask_as(load_weights(model, weights, dataset.info.classes), size=size, scales=None, crf=False)
     network.eval().to(device)
-    experiment = Experiment.open(NAME, folder, config, resume=resume)
+    experiment = Experiment.open(NAME, folder, config, resume=resume, data=contents_of([dataset]), weights=weights)
     counts: list[list[list[int]]] = experiment.state.setdefault("counts", [])  # of each image: right, predicted, true
     with display(progress) as shown:
         bar = None
@@ -160,8 +162,7 @@ def section(result: Mapping[str, Any]) -> Section:
     size = f" at {config['size'][0]} x {config['size'][1]}" if config["size"] else ""
     return Section(
         title="Section 3.1: the mean IoU of images, batches and the data set (Eq. 15)",
-        command=f"lovasz paper batches --data {spec_of(config['data'])} --weights {config['weights']}"
-        + (f" --size {config['size'][0]}x{config['size'][1]}" if config["size"] else ""),
+        command=command_line(NAME, config),
         setting=f"{config['model']} with {config['weights']}{size}, {config['images']} images of val of "
         f"{config['data']}; batches from {config['passes']} passes over them, mean and standard deviation over "
         f"batches; seed {config['seed']}.",

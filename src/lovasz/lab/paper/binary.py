@@ -18,7 +18,6 @@ from torch import nn
 
 from lovasz.lab.config import RunConfig, read_json, write_json
 from lovasz.lab.data import (
-    IGNORE_INDEX,
     Augmentation,
     SegmentationDataset,
     TrainingView,
@@ -29,13 +28,14 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores
 from lovasz.lab.fitting import fit
 from lovasz.lab.losses import TrainingLoss
-from lovasz.lab.models import create_model, load_weights
+from lovasz.lab.models import brings_weights, create_model, load_weights
 from lovasz.lab.models.deeplab import load_deeplab
 from lovasz.lab.models.layouts import LAYOUTS
 from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, Resized, half_and_half, measure
 from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
 from lovasz.lab.progress import display, say
-from lovasz.sampling import image_classes
+from lovasz.lab.splits import contents_of, held_classes
+from lovasz.lab.training import NOTHING_TO_FREEZE
 
 NAME = "binary"
 
@@ -70,7 +70,11 @@ class Setting:
             ForegroundLoss(name)
         if not self.losses or not self.learning_rates or self.classes == ():
             raise LabError("losses, learning_rates, classes: give at least one of each.")
-        self.run(self.losses[0], self.learning_rates[0], "cpu")  # checks the rest
+        for rate in self.learning_rates:
+            self.run(self.losses[0], rate, "cpu")  # checks the rest
+        random = self.weights is None and not self.pretrain_epochs and not brings_weights(self.model)
+        if self.freeze_batch_norm and random:
+            raise LabError(NOTHING_TO_FREEZE)
 
     def run(self, loss: str, learning_rate: float, device: str) -> RunConfig:
         """The configuration of one run. Half of each epoch's images hold the class: equibatch over "does, does not"."""
@@ -109,16 +113,27 @@ def run(
     splits = available_splits(setting.data)
     if not {"train", "val"} <= set(splits):
         raise LabError(f"data {setting.data!r}: it has {', '.join(splits)}; expected train and val.")
-    bases = {name: Resized(open_dataset(setting.data, name), setting.size) for name in splits}
+    opened = {name: open_dataset(setting.data, name) for name in splits}
+    bases = {name: Resized(dataset, setting.size) for name, dataset in opened.items()}
     info = bases["train"].info
     classes = setting.classes or info.classes[1:]
     for name in classes:
         if name not in info.classes:
             raise LabError(f"classes: the data have no class {name!r}; they have {', '.join(info.classes)}.")
     place = torch.device(device)
-    experiment = Experiment.open(NAME, folder, setting.to_json(classes, info.name), resume=resume)
+    experiment = Experiment.open(
+        NAME,
+        folder,
+        setting.to_json(classes, info.name),
+        resume=resume,
+        data=contents_of(list(opened.values())),
+        weights=setting.weights,
+    )
     with display(progress) as shown:
-        held = {name: _held(base, folder / f"classes-{name}.json", setting.data, shown) for name, base in bases.items()}
+        held = {
+            name: held_classes(base, folder / f"classes-{name}.json", setting.data, shown)
+            for name, base in bases.items()
+        }
         total = len(classes) * len(setting.losses) * len(setting.learning_rates)
         bar = None if shown is None else shown.add_task("runs", total=total, note="")
         records, starts = [], {}
@@ -197,17 +212,17 @@ class _Class:
     def start_values(self) -> dict[str, dict[str, float]]:
         path = self.folder / "start.json"
         if not path.is_file():
-            network = self.start()
+            network = self.start(self.progress)
             values = {split: measure(network, view, self.device) for split, view in self.measured.items()}
             write_json(path, values)
         return read_json(path)
 
-    def start(self) -> nn.Module:
+    def start(self, shown: Progress | None = None) -> nn.Module:
         """The network before any of the four losses; the same each time."""
         setting = self.setting
+        torch.manual_seed(setting.seed)  # of weights that no file holds, the classifier's too
         if setting.weights is not None:
-            return one_output(setting.model, Path(setting.weights), self.name, self.classes)
-        torch.manual_seed(setting.seed)
+            return one_output(setting.model, Path(setting.weights), self.name, self.classes, shown)
         network = create_model(setting.model, 1)
         if not setting.pretrain_epochs:
             return network
@@ -216,7 +231,8 @@ class _Class:
             network.load_state_dict(torch.load(kept, weights_only=True))
             return network
         rate = setting.learning_rates[-1]
-        config = setting.run("cross_entropy", rate, str(self.device)).replace(epochs=setting.pretrain_epochs)
+        config = setting.run("cross_entropy", rate, str(self.device))
+        config = config.replace(epochs=setting.pretrain_epochs, freeze_batch_norm=False)  # there is nothing to keep yet
         self._fit(config, network, self.folder / "pretraining", f"{self.name}, pretraining", validate=None)
         torch.save(network.cpu().state_dict(), kept)
         return network
@@ -279,7 +295,9 @@ def _never(network: nn.Module) -> Scores:
     raise AssertionError(f"{type(network).__name__} is not to be validated here")
 
 
-def one_output(model: str, weights: Path, name: str, classes: tuple[str, ...]) -> nn.Module:
+def one_output(
+    model: str, weights: Path, name: str, classes: tuple[str, ...], shown: Progress | None = None
+) -> nn.Module:
     """The network of a weights file with one output: the logit of class `name` minus that of the background.
 
     That difference is the network's own score to begin with; where no class is called background, the mean logit of all
@@ -287,7 +305,7 @@ def one_output(model: str, weights: Path, name: str, classes: tuple[str, ...]) -
     order of `classes`.
     """
     if model == "deeplab" and not weights.with_suffix(".json").is_file():
-        network: nn.Module = load_deeplab(weights, len(classes))
+        network: nn.Module = load_deeplab(weights, len(classes), shown)
     else:
         network = load_weights(model, weights, classes)
     label = classes.index(name)
@@ -301,25 +319,6 @@ def one_output(model: str, weights: Path, name: str, classes: tuple[str, ...]) -
         rest = values.index_select(dimension, torch.tensor(others)).mean(dimension, keepdim=True)
         setattr(network.get_submodule(owner), tensor, nn.Parameter(values.narrow(dimension, label, 1) - rest))
     return network
-
-
-def _held(base: SegmentationDataset, path: Path, key: str, shown: Progress | None) -> list[list[int]]:
-    """The classes of each image, read once and kept in the output folder."""
-    bar = None if shown is None else shown.add_task(f"reading the classes of {base.split}", total=len(base), note="")
-
-    def advance(done: int, _: int) -> None:
-        if shown is not None and bar is not None:
-            shown.update(bar, completed=done)
-
-    try:
-        return image_classes(
-            base, lambda sample: sample.mask, ignore_index=IGNORE_INDEX, progress=advance, cache=path, key=key
-        )
-    except ValueError as error:
-        raise LabError(str(error)) from error
-    finally:
-        if shown is not None and bar is not None:
-            shown.remove_task(bar)
 
 
 def _slug(text: str) -> str:

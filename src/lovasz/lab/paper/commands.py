@@ -130,7 +130,10 @@ def everything(
     with display(True) as progress:
         assert progress is not None
         failed = whole.run_all(out, {name: part for name, part in found.items() if name in names}, progress)
-    typer.echo(f"Page: {write_page(out, page)}")
+    try:
+        typer.echo(f"Page: {write_page(out, page, failed)}")
+    except LabError as error:  # no result at all; why there is none has been collected
+        failed.append(str(error))
     if failed:
         raise LabError("not everything could be run:\n" + "\n".join(failed))
 

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lovasz.lab.config import RunConfig, read_json
+from lovasz.lab.config import MAY_DIFFER, RunConfig, read_json
 from lovasz.lab.errors import LabError
 
 ENTRY = {"loss", "batch_size", "learning_rate", "sampler", "seed", "epochs", "val", "test", "same"}
+VARIED = {"loss", "batch_size", "learning_rate", "sampler", "seed", "epochs"}
+OF_THE_MACHINE = {*MAY_DIFFER, "device", "devices", "threads", "validate_every"}
 SCORES = ("dataset_miou", "image_miou", "pixel_accuracy", "per_class_iou")
 
 
@@ -40,20 +42,24 @@ def entry_of(record: Mapping[str, Any], config: RunConfig, source: str) -> dict[
             "seconds": record["seconds"],
             "machine": machine(environment),
             "source": source,
-            "same": {
-                "data": data_name(config.data),
-                "model": config.model,
-                "weights": Path(config.weights).name if config.weights else None,
-                "optimizer": config.optimizer,
-                "weight_decay": config.weight_decay,
-                "freeze_batch_norm": config.freeze_batch_norm,
-                "crop": None if config.crop is None else list(config.crop),
-                "scale": list(config.scale),
-                "color_jitter": config.color_jitter,
-            },
+            "same": same_of(config),
         }
     except (KeyError, TypeError) as error:
         raise LabError(f"{source}: not the record of a finished run ({error!r}).") from error
+
+
+def same_of(config: RunConfig) -> dict[str, Any]:
+    """What all runs of a grid share: every field but those that a grid varies or that are of the machine."""
+    kept = {name: value for name, value in config.to_json().items() if name not in VARIED | OF_THE_MACHINE}
+    kept["weights"] = Path(config.weights).name if config.weights else None
+    # Options may stand in the specification or apart; a path in it is of the machine.
+    _, mark, query = config.data.rpartition("?")
+    pairs = (part.partition("=") for part in query.split("&")) if mark else ()
+    options = {name: value for name, _, value in pairs}
+    kept["data"] = data_name(config.data)
+    options = {name: str(value) for name, value in sorted((options | kept["data_options"]).items())}
+    kept["data_options"] = options | ({"sbd": Path(options["sbd"]).name} if "sbd" in options else {})
+    return kept
 
 
 def _curve(record: Mapping[str, Any], score: str) -> list[float | None]:

@@ -39,19 +39,15 @@ class Places:
 
     @classmethod
     def below(cls, shared: Path) -> Places:
-        """The layout data/voc2012_mini, data/nuclei, data/camvid and weights/ of one folder. Raises LabError."""
+        """The layout data/voc2012_mini, data/nuclei, data/camvid and weights/ of one folder; it need not be there."""
         data, weights = shared / "data", shared / "weights"
-        found = cls(
+        return cls(
             f"voc:{data / 'voc2012_mini'}",
             f"folder:{data / 'nuclei'}",
             f"camvid:{data / 'camvid'}",
             weights / "espnetv2_s2.0_voc2012.safetensors",
             weights / "enet_camvid_davidtvs.safetensors",
         )
-        for path in (data / "voc2012_mini", data / "nuclei", data / "camvid", found.espnet, found.enet):
-            if not path.exists():
-                raise LabError(f"{path}: not there; --shared names the folder that has data/ and weights/.")
-        return found
 
 
 @dataclass(frozen=True)
@@ -62,72 +58,106 @@ class Part:
     run: Callable[[Path, bool, Progress | bool], Path]
 
 
-def parts(places: Places, *, small: bool, device: str = "auto", threads: int | None = None) -> dict[str, Part]:
-    """The parts by the name of their folder, in the order in which they run: the shortest first."""
+Maker = Callable[[], Part]
+
+
+def parts(places: Places, *, small: bool, device: str = "auto", threads: int | None = None) -> dict[str, Maker]:
+    """What makes each part, by the name of its folder, in the order in which they run: the shortest first.
+
+    A part is made when it is to run, for that reads its data; making it raises LabError where something is missing.
+    """
     place = use_machine(device, threads)
     machine: dict[str, Any] = {"device": device, "threads": threads}
     draws = synthetic.Setting()
-    voc = binary.Setting(
-        data=places.voc,
-        weights=str(places.espnet),
-        classes=FIVE if small else None,
-        size=(160, 160) if small else None,
-        crop=None if small else (321, 321),
-        freeze_batch_norm=True,  # of a trained network, as DeepLab-v2's is; its statistics do not bear small images
-        epochs=2 if small else 10,
-        learning_rates=(2e-5, 1e-4) if small else (2e-5, 5e-5, 1e-4),
-    )
-    nuclei = binary.Setting(
-        data=places.nuclei,
-        classes=("nucleus",),
-        model="unet",
-        crop=(160, 160),
-        epochs=3 if small else 30,
-        pretrain_epochs=8 if small else 80,
-        learning_rates=(5e-4, 2e-3),
-    )
-    val = open_dataset(places.voc, "val")
-    steps = max(1, len(open_dataset(places.voc, "train")) // 10)
-    many = multiclass.Setting(
-        data=places.voc,
-        weights=str(places.espnet),
-        size=SIZE,
-        crop=(256, 256) if small else (321, 321),
-        scale=(0.6, 1.2) if small else (0.5, 1.5),
-        epochs=3 if small else -(-ITERATIONS // steps),
-        freeze_batch_norm=small,  # few images, and crops smaller than the weights were trained on
-        learning_rates=(1e-4,) if small else (1e-4, 1e-3, 1e-2),
-        images=80 if small else None,
-        crf_search=0 if small else 100,
-        batches=3 if small else 15,
-        **machine,
-    )
-    tuned = finetune.Setting(
-        data=places.camvid,
-        weights=str(places.enet),
-        epochs=1 if small else 5,
-        learning_rates=(2e-4, 1e-3) if small else (2e-4, 5e-4, 1e-3),
-        seeds=(0,) if small else (0, 1, 2),
-        **machine,
-    )
+
+    def voc() -> binary.Setting:
+        return binary.Setting(
+            data=places.voc,
+            weights=str(places.espnet),
+            classes=FIVE if small else None,
+            size=(160, 160) if small else None,
+            crop=None if small else (321, 321),
+            freeze_batch_norm=True,  # of a trained network, as DeepLab-v2's is; its statistics do not bear small images
+            epochs=2 if small else 10,
+            learning_rates=(2e-5, 1e-4) if small else (2e-5, 5e-5, 1e-4),
+        )
+
+    def nuclei() -> binary.Setting:
+        return binary.Setting(
+            data=places.nuclei,
+            classes=("nucleus",),
+            model="unet",
+            crop=(160, 160),
+            epochs=3 if small else 30,
+            pretrain_epochs=8 if small else 80,
+            learning_rates=(5e-4, 2e-3),
+        )
+
+    def asked(module: Any, **how: Any) -> Part:
+        val = open_dataset(places.voc, "val")
+        config = {"data": val.info.name, "images": len(val), "weights": places.espnet.name}
+        config |= {name: list(value) for name, value in how.items()}
+        return Part(
+            config,
+            lambda f, r, p: module.run(f, places.voc, places.espnet, **how, device=place, resume=r, progress=p),
+        )
+
+    def many() -> Part:
+        steps = max(1, len(open_dataset(places.voc, "train")) // 10)
+        setting = multiclass.Setting(
+            data=places.voc,
+            weights=str(places.espnet),
+            size=SIZE,
+            crop=(256, 256) if small else (321, 321),
+            scale=(0.6, 1.2) if small else (0.5, 1.5),
+            epochs=3 if small else -(-ITERATIONS // steps),
+            freeze_batch_norm=small,  # few images, and crops smaller than the weights were trained on
+            learning_rates=(1e-4,) if small else (1e-4, 1e-3, 1e-2),
+            images=80 if small else None,
+            crf_search=0 if small else 100,
+            batches=3 if small else 15,
+            **machine,
+        )
+        config = setting.to_json(data_name(places.voc))
+        return Part(config, lambda f, r, p: multiclass.run(f, setting, resume=r, progress=p))
+
+    def tuned() -> Part:
+        setting = finetune.Setting(
+            data=places.camvid,
+            weights=str(places.enet),
+            epochs=1 if small else 5,
+            learning_rates=(2e-4, 1e-3) if small else (2e-4, 5e-4, 1e-3),
+            seeds=(0,) if small else (0, 1, 2),
+            **machine,
+        )
+        config = setting.to_json(data_name(places.camvid))
+        return Part(config, lambda f, r, p: finetune.run(f, setting, resume=r, progress=p))
+
+    with_espnet, with_enet = _of_file(places.espnet), _of_file(places.enet)
     return {
-        "surfaces": Part({"points": 31}, lambda f, r, _: surfaces.run(f, points=31, resume=r)),
-        "synthetic": Part(draws.to_json(), lambda f, r, p: synthetic.run(f, draws, resume=r, progress=p)),
-        "networks": Part(
-            {"data": val.info.name, "images": len(val), "weights": places.espnet.name},
-            lambda f, r, p: networks.run(f, places.voc, places.espnet, device=place, resume=r, progress=p),
-        ),
-        "batches": Part(
-            {"data": val.info.name, "images": len(val), "weights": places.espnet.name, "size": list(SIZE)},
-            lambda f, r, p: batches.run(f, places.voc, places.espnet, size=SIZE, device=place, resume=r, progress=p),
-        ),
-        f"binary-{data_name(places.nuclei)}": _binary(nuclei, place),
-        "binary-voc": _binary(voc, place),
-        "multiclass": Part(many.to_json(val.info.name), lambda f, r, p: multiclass.run(f, many, resume=r, progress=p)),
-        "finetune": Part(
-            tuned.to_json(data_name(places.camvid)), lambda f, r, p: finetune.run(f, tuned, resume=r, progress=p)
-        ),
+        "surfaces": lambda: Part({"points": 31}, lambda f, r, _: surfaces.run(f, points=31, resume=r)),
+        "synthetic": lambda: Part(draws.to_json(), lambda f, r, p: synthetic.run(f, draws, resume=r, progress=p)),
+        "networks": with_espnet(lambda: asked(networks)),
+        "batches": with_espnet(lambda: asked(batches, size=SIZE)),
+        f"binary-{data_name(places.nuclei)}": lambda: _binary(nuclei(), place),
+        "binary-voc": with_espnet(lambda: _binary(voc(), place)),
+        "multiclass": with_espnet(many),
+        "finetune": with_enet(tuned),
     }
+
+
+def _of_file(weights: Path) -> Callable[[Maker], Maker]:
+    """A part that needs this weights file."""
+
+    def checked(maker: Maker) -> Maker:
+        def make() -> Part:
+            if not weights.is_file():
+                raise LabError(f"{weights}: not there; --shared names the folder that has data/ and weights/.")
+            return maker()
+
+        return make
+
+    return checked
 
 
 def _binary(setting: binary.Setting, device: torch.device) -> Part:
@@ -146,24 +176,26 @@ def finished(folder: Path, part: Part) -> bool:
     return same and bool(result["scores"].get("complete", True))
 
 
-def run_all(folder: Path, chosen: Mapping[str, Part], progress: Progress) -> list[str]:
+def run_all(folder: Path, chosen: Mapping[str, Maker], progress: Progress) -> list[str]:
     """Run what is not finished, in order; returns the reasons of the parts that could not be run.
 
-    A part that fails for its data, its folder or a package that is missing does not keep the others from running.
+    A part that fails for its data, its folder, a result that cannot be read or a package that is missing does not keep
+    the others from running.
     """
     failed = []
     bar = progress.add_task("parts", total=len(chosen), note="")
-    for name, part in chosen.items():
+    for name, make in chosen.items():
         progress.update(bar, note=name)
         place = folder / name
-        if finished(place, part):
-            say(progress, f"{name}: finished before, with the same settings.")
-        else:
-            try:
+        try:
+            part = make()
+            if finished(place, part):
+                say(progress, f"{name}: finished before, with the same settings.")
+            else:
                 part.run(place, place.is_dir() and any(place.iterdir()), progress)
-            except LabError as error:
-                failed.append(f"{name}: {error}")
-                say(progress, failed[-1])
+        except LabError as error:
+            failed.append(f"{name}: {error}")
+            say(progress, failed[-1])
         progress.advance(bar)
     progress.remove_task(bar)
     return failed

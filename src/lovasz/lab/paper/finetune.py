@@ -6,6 +6,7 @@ are made from the entries of the result (`table4.py`), which may also come from 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,20 +16,21 @@ import torch
 from rich.progress import Progress
 
 from lovasz.lab.config import RunConfig, read_json, write_json
-from lovasz.lab.data import SegmentationDataset, open_dataset
+from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.environment import resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import evaluate
 from lovasz.lab.losses import LossSpec
 from lovasz.lab.models import load_weights
+from lovasz.lab.models.resized import ask_as
 from lovasz.lab.paper import table4
 from lovasz.lab.paper.crops import draw_crops
-from lovasz.lab.paper.earlier import entry_of, read_entries, read_start
+from lovasz.lab.paper.earlier import entry_of, read_entries, read_start, same_of
 from lovasz.lab.paper.iiou import cityscapes_scores
 from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
 from lovasz.lab.progress import display, say
-from lovasz.lab.splits import Data, contents_difference
+from lovasz.lab.splits import Data
 from lovasz.lab.training import train
 
 NAME = "finetune"
@@ -40,8 +42,8 @@ class Setting:
     """The grid. data, model, weights, epochs, optimizer, crop and scale as in RunConfig, the same for all runs.
 
     learning_rates: searched for each loss and batch size with the first seed and sampler, by mean IoU on val after all
-    epochs; the other seeds and samplers then run at the one that was best. size: of Cityscapes, to which images are
-    resized (height, width) before a network is asked for Table 4.
+    epochs; the other seeds and samplers then run at the one that was best. size: to which images are resized (height,
+    width) before a network is asked, in validation, for Table 4 and for the crops.
     """
 
     data: str
@@ -70,14 +72,15 @@ class Setting:
                 raise LabError(f"{name}: got {list(values)}, expected at least one, each once.")
         for loss in self.losses:
             LossSpec.parse(loss)
-        for sampler in self.samplers:  # checks the rest
-            for size in self.batch_sizes:
-                self.run(self.losses[0], size, self.learning_rates[0], sampler, self.seeds[0])
+        for sampler, size, rate, seed in itertools.product(
+            self.samplers, self.batch_sizes, self.learning_rates, self.seeds
+        ):
+            self.run(self.losses[0], size, rate, sampler, seed)  # checks the rest
 
     def run(self, loss: str, batch_size: int, learning_rate: float, sampler: str, seed: int) -> RunConfig:
         """One run; its folder is set where it is trained."""
         same = ("data", "model", "weights", "epochs", "optimizer", "weight_decay", "freeze_batch_norm", "crop", "scale")
-        same += ("threads", "device")
+        same += ("size", "threads", "device")
         return RunConfig(
             **{name: getattr(self, name) for name in same},
             num_workers=self.workers,
@@ -133,19 +136,13 @@ def run(
     config = setting.to_json(data.train.info.name)
     entries = [entry for path in earlier for entry in read_entries(path)]
     for entry in entries:
-        check_same(entry, config)
-    experiment = Experiment.open(NAME, folder, config, resume=resume)
-    contents = data.contents()
-    changed = contents_difference(experiment.state.setdefault("data", contents), contents)
-    if changed:
-        raise LabError(
-            f"{folder}: cannot resume with other data, {changed}. Put the files back, or choose another --out."
-        )
+        check_same(entry, setting)
+    experiment = Experiment.open(NAME, folder, config, resume=resume, data=data.contents(), weights=setting.weights)
     if not training and not entries and not any((folder / "runs").glob("*/run.json")):
         raise LabError(f"{folder}: nothing is trained here, and no earlier runs are given; leave --no-training out.")
     grid = _Grid(experiment, setting, entries, training, pyplot)
     with display(progress) as shown:
-        grid.start = read_start(earlier) or _start_scores(folder / "start.json", setting, shown)
+        grid.start = read_start(earlier) or _start_scores(folder / "start.json", setting, data, grid.size, shown)
         total = len(list(setting.searched()))
         bar = None if shown is None else shown.add_task("learning rates", total=total, note="")
         for one in setting.searched():
@@ -186,16 +183,15 @@ def choose(entries: Sequence[dict[str, Any]], setting: Setting) -> list[dict[str
     return chosen
 
 
-def check_same(entry: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise LabError where an earlier run does not belong into these tables."""
-    for name in ("data", "model", "weights", "optimizer", "weight_decay", "freeze_batch_norm", "crop", "scale"):
-        if entry["same"][name] != config[name]:
+def check_same(entry: dict[str, Any], setting: Setting) -> None:
+    """Raise LabError where an earlier run does not belong into these tables; entries of earlier versions say less."""
+    ours = same_of(next(setting.searched()))
+    for name in (name for name in ours if name in entry["same"]):
+        if entry["same"][name] != ours[name]:
             raise LabError(
-                f"{entry['source']}: a run with {name} {entry['same'][name]!r}, this grid has {config[name]!r}; leave "
+                f"{entry['source']}: a run with {name} {entry['same'][name]!r}, this grid has {ours[name]!r}; leave "
                 "it out, or give the grid the same."
             )
-    if entry["same"].get("color_jitter"):
-        raise LabError(f"{entry['source']}: a run with color jitter, which this grid has not; leave it out.")
 
 
 class _Grid:
@@ -206,9 +202,13 @@ class _Grid:
     ) -> None:
         self.experiment, self.setting, self.training, self.pyplot = experiment, setting, training, pyplot
         self.start: dict[str, Any] = {}
+        before = (experiment.folder / "runs").glob("*/config.json")
+        # Earlier versions validated at the images' own size; a grid of theirs goes on so, to be one curve with another.
+        self.size = None if any("size" not in read_json(path).get("run", {}) for path in before) else setting.size
         self.complete = False  # a result is written after every run
         self.cityscapes: list[dict[str, Any]] = []  # the four scores of the start and of every run trained here
         self.entries: list[dict[str, Any]] = []
+        self.folders: dict[tuple[Any, ...], Path] = {}  # of the runs trained here; the sources of others lie elsewhere
         for entry in entries:
             self._add(entry)
 
@@ -216,15 +216,29 @@ class _Grid:
         """The entry of one run: from the earlier ones, from its folder, or trained now."""
         if self.has(config):
             return
-        folder = self.experiment.folder / "runs" / _name(config)
+        config = config.replace(size=self.size)
+        folder = self._folder(config)
         if not (folder / "run.json").is_file():
             if not self.training:
                 return
             train(config.replace(out=str(folder)), resume=True, progress=shown or False)
         name = folder.relative_to(self.experiment.folder).as_posix()
         self._add(entry_of(read_json(folder / "run.json"), config, name))
+        self.folders[_key(_flat(config))] = folder
         self.experiment.keep()
         self.write()  # a grid takes days: what is there can be looked at
+
+    def _folder(self, config: RunConfig) -> Path:
+        """Of one run; with its epochs where an earlier run of another length came from a folder of the same name."""
+        place = self.experiment.folder / "runs"
+        plain, longer = place / _name(config), place / f"{_name(config)}-epochs-{config.epochs}"
+        taken = any(entry["source"] == f"runs/{plain.name}" for entry in self.entries)
+        return longer if longer.is_dir() or (taken and not plain.is_dir()) else plain
+
+    def weights(self, run: dict[str, Any]) -> Path | None:
+        """The weights of a run that was trained here."""
+        folder = self.folders.get(_key(run))
+        return folder / "model.safetensors" if folder and (folder / "model.safetensors").is_file() else None
 
     def has(self, config: RunConfig) -> bool:
         """Whether the entry of one run is there."""
@@ -265,9 +279,9 @@ def _table_4(grid: _Grid, val: SegmentationDataset, shown: Progress | None) -> N
     jobs: list[tuple[str, Path, Path]] = [("before", Path(setting.weights), folder / "start-cityscapes.json")]
     for group in (group for group in table4.groups(scores) if group["reported"]):
         for run in group["runs"]:
-            place = folder / run["source"]
-            if (place / "model.safetensors").is_file():  # an earlier run's weights may be elsewhere
-                jobs.append((table4.line_of(group), place / "model.safetensors", place / "cityscapes.json"))
+            weights = grid.weights(run)
+            if weights is not None:
+                jobs.append((table4.line_of(group), weights, weights.with_name("cityscapes.json")))
     how: dict[str, Any] = {"size": setting.size, "device": resolve_device(setting.device), "progress": shown}
     for name, weights, kept in jobs:
         network = load_weights(setting.model, weights, val.info.classes)
@@ -280,30 +294,38 @@ def _figure_8(grid: _Grid, dataset: SegmentationDataset, shown: Progress | None)
     files = {"before": Path(setting.weights)}
     scores = {"runs": grid.entries, "chosen": choose(grid.entries, setting)}
     for group in (group for group in table4.groups(scores) if group["reported"]):
-        file = grid.experiment.folder / group["runs"][0]["source"] / "model.safetensors"
-        if group["loss"] not in files and file.is_file():
-            files[group["loss"]] = file
+        found = [file for run in group["runs"] if (file := grid.weights(run)) is not None]
+        if group["loss"] not in files and found:
+            files[group["loss"]] = found[0]
     losses = [loss for loss in files if loss not in ("before", "lovasz_softmax")]
     if path.is_file() or not losses or "lovasz_softmax" not in files:
         return
     kept = ("before", losses[0], "lovasz_softmax")
-    networks = {name: load_weights(setting.model, files[name], dataset.info.classes) for name in kept}
+    networks = {
+        name: ask_as(
+            load_weights(setting.model, files[name], dataset.info.classes), size=setting.size, scales=None, crf=False
+        )
+        for name in kept
+    }
     between = losses[0], "lovasz_softmax"
     device = resolve_device(setting.device)
     draw_crops(grid.pyplot, networks, between, dataset, path, device=device, progress=shown)
 
 
-def _start_scores(path: Path, setting: Setting, shown: Progress | None) -> dict[str, Any]:
-    """Scores of the weights that all runs start from, kept beside them."""
+def _start_scores(
+    path: Path, setting: Setting, data: Data, size: tuple[int, int] | None, shown: Progress | None
+) -> dict[str, Any]:
+    """Scores of the weights that all runs start from, asked as these are in validation; kept beside them."""
     if path.is_file():
         return read_json(path)
     found: dict[str, Any] = {"val": None, "test": None}
-    data = Data.open(setting.run(setting.losses[0], 1, setting.learning_rates[0], "shuffle", 0))
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
     network = load_weights(setting.model, Path(setting.weights), data.classes)
-    for split in [name for name in found if name == "val" or data.test is not None]:
-        dataset = open_dataset(setting.data, split)
+    network = ask_as(network, size=size, scales=None, crf=False)
+    for split, dataset in (("val", data.val), ("test", data.test)):
+        if dataset is None:
+            continue
         scores = evaluate(
             network, dataset, device=setting.device, progress=shown or False, description=f"start: {split}"
         )

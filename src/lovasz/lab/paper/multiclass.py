@@ -7,7 +7,7 @@ scale, at several and behind the CRF, and by the decision rules of `answers`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,21 @@ import torch
 from rich.progress import Progress
 from torch import nn
 
+from lovasz.lab.config import RunConfig, read_json
 from lovasz.lab.crf import CRF, require_densecrf
-from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset, open_dataset
+from lovasz.lab.data import SegmentationDataset, open_dataset
 from lovasz.lab.environment import resolve_device, use_machine
 from lovasz.lab.errors import LabError
 from lovasz.lab.models import load_weights, save_weights
 from lovasz.lab.models.deeplab import load_deeplab
-from lovasz.lab.models.resized import AtSize
+from lovasz.lab.models.resized import MultiScale, ask_as
 from lovasz.lab.paper import finetune
 from lovasz.lab.paper.answers import RULES, answer, decisions, search_crf
 from lovasz.lab.paper.crops import draw_crops
-from lovasz.lab.paper.result import Experiment, matplotlib_pyplot, read_result
+from lovasz.lab.paper.result import STATE, Experiment, matplotlib_pyplot, read_result
 from lovasz.lab.paper.table4 import groups
 from lovasz.lab.progress import display
-from lovasz.sampling import image_classes
+from lovasz.lab.splits import Data, held_classes
 
 NAME = "multiclass"
 KINDS = ("image", "batch", "dataset")  # of mean IoU, as the panels of Figure 6
@@ -40,10 +41,10 @@ START = "start"  # the network before the losses, which is asked as well
 class Setting:
     """What is trained and how it is asked. data, model, weights, losses and so on as in `finetune.Setting`.
 
-    size: images are resized to it (height, width) before the network is asked, None: their own. scales: of the
-    several-scale evaluation. images: of val that are asked, evenly over its list, None: all. crf: whether to refine;
-    crf_search: images of train on which the CRF's parameters are searched for each network, 0: DeepLab-v2's own.
-    batches: of |C| images for the decision rules, 0: none; shape: at which these see them.
+    size: images are resized to it (height, width) before the network is asked, in validation too, None: their own.
+    scales: of the several-scale evaluation. images: of val that are asked, evenly over its list, None: all. crf:
+    whether to refine; crf_search: images of train on which the CRF's parameters are searched for each network, 0:
+    DeepLab-v2's own. batches: of |C| images for the decision rules, 0: none; shape: at which these see them.
     """
 
     data: str
@@ -80,13 +81,13 @@ class Setting:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise LabError(f"{name}: got {value}, expected at least {least}.")
+        MultiScale(nn.Identity(), self.scales)
         self.training(self.weights)  # checks the rest
 
     def training(self, weights: str) -> finetune.Setting:
         """The grid that trains the networks, from this weights file."""
         same = ("data", "model", "losses", "samplers", "learning_rates", "epochs", "optimizer", "weight_decay")
-        same += ("freeze_batch_norm",)
-        same += ("crop", "scale", "workers", "threads", "device")
+        same += ("freeze_batch_norm", "crop", "scale", "size", "workers", "threads", "device")
         values = {name: getattr(self, name) for name in same}
         return finetune.Setting(**values, weights=weights, batch_sizes=(self.batch_size,), seeds=(self.seed,))
 
@@ -108,12 +109,17 @@ def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progr
         require_densecrf()
     if setting.batches and "rankseg" in setting.rules:
         RULES["rankseg"][1](torch.full((1, 2, 1, 1), 0.5))
-    val = open_dataset(setting.data, "val")
-    experiment = Experiment.open(NAME, folder, setting.to_json(val.info.name), resume=resume)
+    data = Data.open(RunConfig(data=setting.data))
+    val = data.val
+    experiment = Experiment.open(
+        NAME, folder, setting.to_json(val.info.name), resume=resume, data=data.contents(), weights=setting.weights
+    )
     with display(progress) as shown:
-        weights = str(starting_weights(setting, folder, val))
+        weights = str(starting_weights(setting, folder, val, shown))
         place = folder / "training"
         grid = setting.training(weights)
+        if (place / STATE).is_file() and read_json(place / STATE).get("config", {}).get("size") is None:
+            grid = replace(grid, size=None)  # an earlier version validated at the images' own size; it goes on so
         path = finetune.run(place, grid, crops=False, resume=place.exists(), progress=shown or False)
         experiment.keep()
         training = read_result(path)["scores"]
@@ -134,7 +140,7 @@ def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progr
     return experiment.finish(scores, {picture: caption}, device=resolve_device(setting.device))
 
 
-def starting_weights(setting: Setting, folder: Path, val: SegmentationDataset) -> Path:
+def starting_weights(setting: Setting, folder: Path, val: SegmentationDataset, shown: Progress | None = None) -> Path:
     """The weights file that the lab's training takes; the public DeepLab files are turned into one first."""
     given = Path(setting.weights)
     if setting.model != "deeplab" or given.with_suffix(".json").is_file():
@@ -142,7 +148,7 @@ def starting_weights(setting: Setting, folder: Path, val: SegmentationDataset) -
     kept = folder / "start.safetensors"
     if not kept.is_file():
         torch.manual_seed(setting.seed)  # of a classifier that the file does not hold
-        network = load_deeplab(given, val.info.num_classes)
+        network = load_deeplab(given, val.info.num_classes, shown)
         save_weights(network, kept, model_name="deeplab", classes=val.info.classes, palette=val.info.palette)
     return kept
 
@@ -168,13 +174,8 @@ def _ask(
         "rules": None,
     }
     if setting.batches:
-        held = image_classes(
-            val,
-            lambda sample: sample.mask,
-            ignore_index=IGNORE_INDEX,
-            cache=folder / "image_classes.json",
-            key=setting.data,
-        )
+        held = held_classes(val, folder / "image_classes.json", setting.data, shown)
+        found["cycled"] = len({label for labels in held for label in labels})
         found["rules"] = decisions(
             network,
             val,
@@ -205,8 +206,7 @@ def _figure_7(
     if path.is_file() or len(found) < 2:
         return
     networks = {loss: load_weights(setting.model, file, val.info.classes) for loss, file in found.items()}
-    if setting.size is not None:
-        networks = {loss: AtSize(network, setting.size) for loss, network in networks.items()}
+    networks = {loss: ask_as(one, size=setting.size, scales=None, crf=False) for loss, one in networks.items()}
     device = use_machine(setting.device, setting.threads)
     draw_crops(pyplot, networks, ("cross_entropy", "lovasz_softmax"), val, path, device=device, progress=shown)
 

@@ -16,8 +16,10 @@ from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import create_model, load_weights
 from lovasz.lab.models.deeplab import DeepLabV2
 from lovasz.lab.models.resized import AtSize
+from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.result import Experiment, Row, Section
 from lovasz.lab.progress import display
+from lovasz.lab.splits import contents_of
 
 NAME = "networks"
 SIZE = (384, 384)  # that ESPNetv2's published weights were trained and are evaluated at
@@ -48,7 +50,7 @@ def run(
         "weights": Path(weights).name,
         "size": list(SIZE),
     }
-    experiment = Experiment.open(NAME, folder, config, resume=resume)
+    experiment = Experiment.open(NAME, folder, config, resume=resume, data=contents_of([dataset]), weights=weights)
     done = int(experiment.state.get("done", 0))
     counts = torch.tensor(experiment.state.get("confusion") or [[0] * len(classes)] * len(classes))
     with display(progress) as shown:
@@ -96,7 +98,7 @@ def section(result: Mapping[str, Any]) -> Section:
     espnet, parameters = scores["espnetv2"], scores["parameters"]
     return Section(
         title="Sections 4.2 to 4.4: the networks against their sources",
-        command="lovasz paper networks --data voc:PATH --weights espnetv2_s2.0_voc2012.safetensors",
+        command=command_line(NAME, {name: config[name] for name in ("data", "weights")}),
         setting=f"ESPNetv2 with the weights {config['weights']} of sacmehta/EdgeNets, images resized to "
         f"{config['size'][0]} x {config['size'][1]} and the answer back; {config['images']} images of {config['data']}"
         f", {config['split']}. Parameters counted, output size computed.",

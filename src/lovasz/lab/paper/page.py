@@ -27,33 +27,26 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
 }
 
 
-def write_page(results: Path, path: Path) -> Path:
+def write_page(results: Path, path: Path, failed: list[str] | None = None) -> Path:
     """Write the page at `path` from every result in the folder `results`; returns `path`.
+
+    failed: gets the reason of each result that cannot be used, which the page then lacks; None: such a result raises.
 
     A result is RESULTS/NAME/result.json with its pictures beside it, as `lovasz paper` writes them, or else
     RESULTS/NAME.json with the pictures in RESULTS/../../pictures, as the page keeps them. A section may be there
-    several times, on other data, as NAME-SOMETHING. The pictures go to the folder pictures/ beside the page, the
-    results to results/paper/NAME.json.
+    several times, on other data, as NAME-SOMETHING. The pictures go to the folder pictures/ beside the page, with the
+    SOMETHING in their names, the results to results/paper/NAME.json.
     Raises LabError when no result is there, or one is not readable, naming the file.
     """
     parts = [_HEAD]
+    taken: set[str] = set()
     for source in sources(results):
-        result = read_result(source.result)
-        if result["name"] != source.section:
-            raise LabError(
-                f"{source.result}: a result of `lovasz paper {result['name']}`, expected one of {source.section}."
-            )
         try:
-            section = SECTIONS[source.section](result)
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise LabError(f"{source.result}: a score is missing or not a number ({error!r}); run it again.") from error
-        for picture in result["pictures"]:
-            if Path(picture).name != picture or not (source.pictures / picture).is_file():
-                raise LabError(f"{source.result}: its picture {picture!r} is not there; run the experiment again.")
-            _copy(source.pictures / picture, path.parent / "pictures" / picture)
-        kept = f"results/paper/{source.name}.json"
-        _copy(source.result, path.parent / kept)
-        parts.append(render(section, result, kept))
+            parts.append(_part(source, path.parent, taken))
+        except LabError as error:
+            if failed is None:
+                raise
+            failed.append(f"not on the page: {error}")
     if len(parts) == 1:
         wanted = ", ".join(f"{name}/{RESULT}" for name in SECTIONS)
         raise LabError(f"{results}: no results here; expected {wanted}. Run `lovasz paper surfaces` first.")
@@ -62,14 +55,49 @@ def write_page(results: Path, path: Path) -> Path:
     return path
 
 
+def _part(source: Source, home: Path, taken: set[str]) -> str:
+    """The section of one result, with copies of its files at the page's place. taken: names of the copies so far."""
+    result = read_result(source.result)
+    if result["name"] != source.section:
+        raise LabError(
+            f"{source.result}: a result of `lovasz paper {result['name']}`, expected one of {source.section}."
+        )
+    try:
+        section = SECTIONS[source.section](result)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise LabError(f"{source.result}: a score is missing or not a number ({error!r}); run it again.") from error
+    names = {picture: _name_of_copy(picture, source, taken) for picture in result["pictures"]}
+    for picture, name in names.items():
+        there = source.pictures / (name if source.copied else picture)
+        if Path(picture).name != picture or not there.is_file():
+            raise LabError(f"{source.result}: its picture {picture!r} is not there; run the experiment again.")
+        _copy(there, home / "pictures" / name)
+    taken.update(names.values())
+    kept = f"results/paper/{source.name}.json"
+    _copy(source.result, home / kept)
+    captions = {names[picture]: caption for picture, caption in result["pictures"].items()}
+    return render(section, result, kept, captions)
+
+
+def _name_of_copy(picture: str, source: Source, taken: set[str]) -> str:
+    """A picture's name on the page: with what tells this result from another of its section, unless it has that."""
+    suffix = source.name.removeprefix(source.section)  # "-SOMETHING"
+    path = Path(picture)
+    return picture if path.stem.endswith(suffix) and picture not in taken else f"{path.stem}{suffix}{path.suffix}"
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where one result is: its name, the section that it belongs to, its JSON and the folder of its pictures."""
+    """Where one result is: its name, the section that it belongs to, its JSON and the folder of its pictures.
+
+    copied: these are the page's own copies.
+    """
 
     name: str
     section: str
     result: Path
     pictures: Path
+    copied: bool
 
 
 def sources(results: Path) -> list[Source]:
@@ -78,10 +106,11 @@ def sources(results: Path) -> list[Source]:
     for section in SECTIONS:
         for place in (results / section, *sorted(results.glob(f"{section}-*"))):
             if (place / RESULT).is_file():
-                found.append(Source(place.name, section, place / RESULT, place))
+                found.append(Source(place.name, section, place / RESULT, place, copied=False))
         for file in (results / f"{section}.json", *sorted(results.glob(f"{section}-*.json"))):
             if file.is_file() and all(source.name != file.stem for source in found):
-                found.append(Source(file.stem, section, file, results.absolute().parents[1] / "pictures"))
+                pictures = results.absolute().parents[1] / "pictures"
+                found.append(Source(file.stem, section, file, pictures, copied=True))
     return found
 
 
@@ -106,8 +135,8 @@ which needs Cityscapes. Figure 5, which is not reproduced. Figures 7 and 8, crop
 """
 
 
-def render(section: Section, result: Mapping[str, Any], source: str) -> str:
-    """One section as Markdown."""
+def render(section: Section, result: Mapping[str, Any], source: str, pictures: Mapping[str, str] | None = None) -> str:
+    """One section as Markdown. pictures: captions by the names that the page's copies have, None: the result's own."""
     noted = any(row.note for row in section.rows)
     head = ["", "the paper", "ours", *(["note"] if noted else [])]
     cells = [[row.what, row.paper, row.ours, *([row.note] if noted else [])] for row in section.rows]
@@ -135,8 +164,9 @@ def render(section: Section, result: Mapping[str, Any], source: str) -> str:
     ]
     for table in section.tables:
         lines += [table.caption, "", _line(table.head), _line(["---"] * len(table.head)), *map(_line, table.rows), ""]
-    for picture, caption in result["pictures"].items():
-        lines += [f"![{caption}](pictures/{picture})", "", f"{caption}.", ""]
+    for picture, caption in (pictures or result["pictures"]).items():
+        whole = caption + section.pictured
+        lines += [f"![{whole}](pictures/{picture})", "", f"{whole}.", ""]
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ every section of the page too.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +19,19 @@ from lovasz.lab.config import read_json, write_json
 from lovasz.lab.data import PUBLISHED
 from lovasz.lab.environment import describe_environment
 from lovasz.lab.errors import LabError
+from lovasz.lab.splits import contents_difference
 
 VERSION = 1
 RESULT = "result.json"
 STATE = "state.json"
+FROZEN = ", batch normalisation with the statistics of the start"  # of --freeze-batch-norm, in the setting sentences
 
 
 @dataclass
 class Experiment:
     """One run of one section in one folder, from `open` to `finish`.
 
+    inputs: "data", what `contents_of` says of them, and "weights", a hash: the configuration has their names alone.
     state: what was computed so far; written by `keep`, so that a killed run goes on from there.
     """
 
@@ -36,18 +40,30 @@ class Experiment:
     config: Mapping[str, Any]
     state: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    inputs: dict[str, Any] = field(default_factory=dict)
     _clock: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def open(cls, name: str, folder: Path, config: Mapping[str, Any], *, resume: bool) -> Experiment:
-        """Make the folder, or go on in it.
+    def open(
+        cls,
+        name: str,
+        folder: Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool,
+        data: Mapping[str, Any] | None = None,
+        weights: str | Path | None = None,
+    ) -> Experiment:
+        """Make the folder, or go on in it. data: what `contents_of` says; weights: the file that it starts from.
 
-        Raises LabError for a folder that holds something when `resume` is off, or holds another configuration.
+        Raises LabError for a folder that holds something when `resume` is off, or that holds another configuration, or
+        results of other data or weights.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise LabError(f"{folder}: the output folder is a file. Choose another --out.")
-        experiment = cls(name, folder, config)
+        inputs = {"data": data, "weights": None if weights is None else hash_of(Path(weights))}
+        experiment = cls(name, folder, config, inputs={key: value for key, value in inputs.items() if value})
         if folder.is_dir() and any(folder.iterdir()):
             if not resume:
                 raise LabError(
@@ -75,15 +91,31 @@ class Experiment:
                     "Use the old value or another --out."
                 )
         self.state, self.seconds = before["state"], float(before.get("seconds", 0.0))
+        # Earlier versions kept no inputs, or the data of `finetune` in its state.
+        noted = {"data": self.state.get("data")} | (before.get("inputs") or {})
+        kept = {key: value for key, value in noted.items() if value}
+        changed = None
+        if "data" in kept and "data" in self.inputs:
+            changed = contents_difference(kept["data"], self.inputs["data"])
+        if changed:
+            raise LabError(
+                f"{path}: cannot resume with other data, {changed}. What was computed on both could not be compared: "
+                "put the images and masks back as they were, or choose another --out."
+            )
+        hashes = {one["weights"] for one in (kept, self.inputs) if "weights" in one}
+        if len(hashes) > 1:
+            raise LabError(
+                f"{path}: cannot resume with other weights, the file {self.config.get('weights')} has changed. Put the "
+                "one back that was there, or choose another --out."
+            )
+        self.inputs = kept | self.inputs
 
     def keep(self) -> None:
         """Write the state; a kill loses what came after the last call."""
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
-        write_json(
-            self.folder / STATE,
-            {"name": self.name, "config": dict(self.config), "seconds": self.seconds, "state": self.state},
-        )
+        document = {"name": self.name, "config": dict(self.config), "inputs": self.inputs, "seconds": self.seconds}
+        write_json(self.folder / STATE, document | {"state": self.state})
 
     def finish(
         self, scores: Mapping[str, Any], pictures: Mapping[str, str], *, device: torch.device | None = None
@@ -103,6 +135,14 @@ class Experiment:
         }
         write_json(path, document)
         return path
+
+
+def hash_of(path: Path) -> str | None:
+    """SHA-256 of a file; None where there is none, which is for those to say who need it."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -128,7 +168,8 @@ class Table:
 class Section:
     """One section of the page. comparable: what may be compared with the paper and what may not, in plain words.
 
-    seconds, machine: what the computation took, and where, if that is not the result's own, as with earlier runs.
+    pictured: follows each picture's caption. seconds, machine: what the computation took, and where, if that is not the
+    result's own, as with earlier runs.
     """
 
     title: str
@@ -138,6 +179,7 @@ class Section:
     comparable: str
     seen: str = ""
     tables: Sequence[Table] = ()
+    pictured: str = ""
     seconds: float | None = None
     machine: str = ""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lovasz import lovasz_extension
+from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.result import Experiment, Row, Section, matplotlib_pyplot
 from lovasz.set_functions import jaccard
 
@@ -154,7 +155,7 @@ def section(result: Mapping[str, Any]) -> Section:
     points = result["config"]["points"]
     return Section(
         title="Section 2: two pixels (Figures 1 and 2)",
-        command="lovasz paper surfaces",
+        command=command_line(NAME, result["config"]),
         setting=f"Closed form, float64, {points} x {points} points; four ground truths.",
         rows=tuple(rows),
         comparable="The paper shows pictures and no numbers. The axes are ours where the paper's are not labelled with "

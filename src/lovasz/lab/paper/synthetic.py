@@ -6,6 +6,7 @@ exhaustively: how far each loss's choice is from the Jaccard loss's own.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from rich.progress import Progress
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.result import Experiment, Row, Section, matplotlib_pyplot
 from lovasz.lab.progress import display
 
@@ -26,6 +28,7 @@ READINGS: dict[str, tuple[str, Callable[[float], tuple[float, float]]]] = {
     "noise": ("mean ±1, standard deviation ε", lambda epsilon: (1.0, epsilon)),
     "shift": ("mean ±ε, standard deviation 1", lambda epsilon: (epsilon, 1.0)),
 }
+MOST_BIASES = 100_000
 CLOSE = 0.05  # a minimum this near to the Jaccard loss's counts as the same
 
 
@@ -54,10 +57,12 @@ class Setting:
         if not 1 <= low <= high <= (self.size - 1) / 2:
             raise LabError(f"radius: got {low} to {high}, expected 1 to {(self.size - 1) / 2} for {self.size} pixels.")
         first, last, step = self.bias
-        if not (first < last and step > 0):
+        if not (math.isfinite(last - first) and first < last and 0 < step <= last - first):
             raise LabError(f"bias: got {first} to {last} by {step}, expected rising values and a positive step.")
-        if not self.epsilon > 0:
-            raise LabError(f"epsilon: got {self.epsilon}, expected more than 0.")
+        if (last - first) / step > MOST_BIASES:
+            raise LabError(f"bias: got {first} to {last} by {step}, over {MOST_BIASES} values; take larger steps.")
+        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise LabError(f"epsilon: got {self.epsilon}, expected a finite number above 0.")
 
     @property
     def biases(self) -> np.ndarray:
@@ -206,7 +211,7 @@ def section(result: Mapping[str, Any]) -> Section:
     radius = f"radius uniform from {config['radius'][0]:g} to {config['radius'][1]:g} pixels"
     return Section(
         title="Section 4.1: the bias at which each loss is least (Figure 3)",
-        command=f"lovasz paper synthetic --draws {config['draws']}",
+        command=command_line(NAME, {**config, "step": step}),
         setting=f"{config['images']} images of {config['size']} x {config['size']}, one circle each, {radius}, inside "
         f"the image; ε = {config['epsilon']:g}; score = feature + b, b from {low:g} to {high:g} by {step:g}; "
         f"{config['draws']} draws, seed {config['seed']}; mean and standard deviation over draws.",

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.foreground import LOSSES
-from lovasz.lab.paper.result import Row, Section, Table, spec_of
+from lovasz.lab.paper.result import FROZEN, Row, Section, Table
 
 CLOSE = 0.005  # values within half a point (of 100) of the best count as tied
 
@@ -65,7 +66,7 @@ def section(result: Mapping[str, Any]) -> Section:
         tables.append(Table("Image-IoU of each class, %.", ["class", *head[1:]], lines))
     return Section(
         title=f"Section 4.2: one class against the rest, {config['data']} (Table 1, Figure 4)",
-        command=_command(config),
+        command=command_line("binary", config),
         setting=_setting(config, scores),
         rows=tuple(rows),
         comparable="The order within a line of Table 1. Not the values: the paper fine-tunes DeepLab-v2, pre-trained "
@@ -110,22 +111,6 @@ def _rates(config: Mapping[str, Any], split: str) -> str:
     return f"of {rates} by the loss's own value on val{same}"
 
 
-def _command(config: Mapping[str, Any]) -> str:
-    words = [f"lovasz paper binary --data {spec_of(config['data'])} --model {config['model']}"]
-    if config["weights"]:
-        words.append(f"--weights {config['weights']}")
-    words.append(f"--classes {','.join(config['classes'])} --epochs {config['epochs']}")
-    words.append(f"--learning-rates {','.join(f'{rate:g}' for rate in config['learning_rates'])}")
-    if config["pretrain_epochs"]:
-        words.append(f"--pretrain-epochs {config['pretrain_epochs']}")
-    for key in ("size", "crop"):
-        if config[key]:
-            words.append(f"--{key} {config[key][0]}x{config[key][1]}")
-    if config.get("freeze_batch_norm"):
-        words.append("--freeze-batch-norm")
-    return " ".join(words)
-
-
 def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     start = (
         f"from {config['weights']}, the logit of the class minus that of the background"
@@ -134,7 +119,7 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     )
     shown = f", images resized to {config['size'][0]} x {config['size'][1]}" if config["size"] else ""
     shown += f", crops of {config['crop'][0]} x {config['crop'][1]}" if config["crop"] else ""
-    shown += ", batch normalisation as it was" if config.get("freeze_batch_norm") else ""
+    shown += FROZEN if config.get("freeze_batch_norm") else ""
     steps = scores["runs"][0]["steps"]
     counts = scores["images"]
     images = ", ".join(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lovasz.lab.paper.answers import RULES, WAYS
-from lovasz.lab.paper.result import Row, Section, Table, spec_of
+from lovasz.lab.paper.command_line import command_line
+from lovasz.lab.paper.result import FROZEN, Row, Section, Table
 
 SAMPLERS = {"shuffle": "", "equibatch": ", equibatch"}
 
@@ -26,7 +27,7 @@ def section(result: Mapping[str, Any]) -> Section:
     tables = [table for table in (_rules(answers), _crf(answers), _classes(answers)) if table is not None]
     return Section(
         title=f"Section 4.3: all classes of {config['data']} with {config['model']} (Tables 2 and 3, Figure 6)",
-        command=_command(config),
+        command=command_line("multiclass", config),
         setting=_setting(config, scores),
         rows=tuple(rows),
         comparable="One loss against another, with and without equibatch, under one budget on one network. Not the "
@@ -34,6 +35,7 @@ def section(result: Mapping[str, Any]) -> Section:
         "test server with Lovász-Softmax, several scales and CRF; the network, images and length are others here.",
         seen=_seen(answers, ways),
         tables=tables,
+        pictured=f", {_validation(scores)}; the tables have {scores['images']}{_size(config['size'])}",
     )
 
 
@@ -69,9 +71,11 @@ def _rules(answers: Mapping[str, Any]) -> Table | None:
         [_label(name), *(f"{_percent(of[rule]['batch_miou'])} / {_percent(of[rule]['image_miou'])}" for rule in rules)]
         for name, of in shown.items()
     ]
-    caption = (
-        "Decision rules on the same probabilities: batch-mIoU / image-mIoU, %, mean over batches that hold every class."
-    )
+    classes = len(answers["start"]["ways"]["single"]["per_class_iou"])
+    cycled = answers["start"].get("cycled", classes)  # earlier results do not say it
+    held = "every class" if cycled == classes else f"each of the {cycled} classes of {classes} that images of val hold"
+    caption = "Decision rules on the same probabilities: batch-mIoU / image-mIoU, %, mean over batches that hold "
+    caption += f"{held}."
     return Table(caption, ["network", *(RULES[rule][0] for rule in rules)], lines)
 
 
@@ -116,33 +120,30 @@ def _searched(config: Mapping[str, Any]) -> str:
     return f", of {', '.join(f'{rate:g}' for rate in rates)} by mean IoU on val itself" if len(rates) > 1 else ""
 
 
-def _command(config: Mapping[str, Any]) -> str:
-    words = [f"lovasz paper multiclass --data {spec_of(config['data'])} --model {config['model']}"]
-    words.append(f"--weights {config['weights']} --epochs {config['epochs']}")
-    words.append(f"--learning-rates {','.join(f'{rate:g}' for rate in config['learning_rates'])}")
-    for key in ("crop", "size"):
-        if config[key]:
-            words.append(f"--{key} {config[key][0]}x{config[key][1]}")
-    words.append(f"--scale {','.join(f'{factor:g}' for factor in config['scale'])}")
-    if config["images"]:
-        words.append(f"--images {config['images']}")
-    if config["crf_search"]:
-        words.append(f"--crf-search {config['crf_search']}")
-    return " ".join([*words, f"--batches {config['batches']}"])
+def _validation(scores: Mapping[str, Any]) -> str:
+    """What the curves of Figure 6 are of; entries of earlier versions say no size, for they knew none."""
+    size = scores["training"]["runs"][0]["same"].get("size")
+    return f"on all images of val{_size(size)}"
+
+
+def _size(size: Sequence[int] | None) -> str:
+    return " at their own size" if size is None else f" at {size[0]} x {size[1]}"
 
 
 def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     crop = "whole images" if config["crop"] is None else f"crops of {config['crop'][0]} x {config['crop'][1]}"
     low, high = config["scale"]
+    frozen = FROZEN if config.get("freeze_batch_norm") else ""
     asked = f", resized to {config['size'][0]} x {config['size'][1]} and the answer back" if config["size"] else ""
     run = scores["training"]["runs"][0]
     chosen = {f"{one['loss']} {one['learning_rate']:g}" for one in scores["training"]["chosen"]}
     return (
         f"{config['model']} from {config['weights']}; {config['optimizer']}, momentum 0.9, weight decay "
         f"{config['weight_decay']:g}, poly schedule (Eq. 16), {run['steps']} steps of {config['batch_size']} {crop}, "
-        f"scaled by {low:g} to {high:g} and mirrored at random; learning rates "
+        f"scaled by {low:g} to {high:g} and mirrored at random{frozen}; learning rates "
         f"{', '.join(sorted(chosen))}{_searched(config)}; "
-        f"{scores['images']} images of val{asked}; scales {', '.join(f'{s:g}' for s in config['scales'])}; "
+        f"validation during training {_validation(scores)}; asked on {scores['images']} images of val{asked}; "
+        f"scales {', '.join(f'{s:g}' for s in config['scales'])}; "
         f"decision rules on {config['batches']} batches at {config['shape'][0]} x {config['shape'][1]}; seed "
         f"{config['seed']}."
     )

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.iiou import SCORES
-from lovasz.lab.paper.result import Row, Section, Table, spec_of
+from lovasz.lab.paper.result import FROZEN, Row, Section, Table
 from lovasz.lab.summary import label_of
 
 CAPTION = (
@@ -23,16 +24,21 @@ def groups(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The runs that differ in the seed alone, together: the longest first, then by sampler, by loss in the order in
     which these came, and from the largest batch down.
 
-    Each has the fields of GROUP, `runs`, and `reported`: whether its learning rate is the one chosen for its loss,
-    batch size and number of epochs, or none was chosen there.
+    Each has the fields of GROUP, `runs`, `reported`: whether its learning rate is the one chosen for its loss, batch
+    size and number of epochs, or none was chosen there; and `searched`: whether one was, of several.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in scores["runs"]:
         key = tuple(run[name] for name in GROUP)
         found.setdefault(key, {**dict(zip(GROUP, key, strict=True)), "runs": []})["runs"].append(run)
     chosen = {(one["loss"], one["batch_size"], one.get("epochs")): one["learning_rate"] for one in scores["chosen"]}
+    tried: dict[tuple[Any, ...], set[float]] = {}
+    for group in found.values():
+        tried.setdefault((group["loss"], group["batch_size"], group["epochs"]), set()).add(group["learning_rate"])
     for group in found.values():
         where = group["loss"], group["batch_size"]
+        there = any((*where, epochs) in chosen for epochs in (None, group["epochs"]))
+        group["searched"] = there and len(tried[*where, group["epochs"]]) > 1
         of_any = chosen.get((*where, None), group["learning_rate"])  # older results do not say the epochs
         group["reported"] = chosen.get((*where, group["epochs"]), of_any) == group["learning_rate"]
     losses = list(dict.fromkeys(run["loss"] for run in scores["runs"]))
@@ -67,17 +73,19 @@ def section(result: Mapping[str, Any]) -> Section:
     start = scores["start"][split]["dataset_miou"]
     reported = [group for group in groups(scores) if group["reported"] or len(group["runs"]) > 1]
     rows = [Row(f"before, mean IoU on {split}, %", "58.3 (ENet, Cityscapes test)", f"{100 * start:.2f}")]
+    several = len({group["epochs"] for group in reported}) > 1
     for group in reported:
         paper = "63.06 (Cityscapes test)" if group["loss"] == "lovasz_softmax" and group["batch_size"] == 10 else ""
         seeds = len(group["runs"])
         note = f"{100 * (mean(group, split) - start):+.2f}; learning rate {group['learning_rate']:g}, "
-        note += f"{_count(seeds, 'seed')}, {_count(group['epochs'], 'epoch')}"
+        note += _count(seeds, "seed") + ("" if several else f", {_count(group['epochs'], 'epoch')}")
         note += "" if group["reported"] else "; the search kept another rate"
-        rows.append(Row(f"{line_of(group)}, mean IoU on {split}, %", paper, _percent(group, split), note))
+        length = f", {_count(group['epochs'], 'epoch')}" if several else ""
+        rows.append(Row(f"{line_of(group)}{length}, mean IoU on {split}, %", paper, _percent(group, split), note))
     tables = _table_4(scores), _rates(scores), _classes(reported, scores, split)
     return Section(
         title=f"Section 4.4: {config['model']} trained further on {config['data']} (Figure 9)",
-        command=_command(config),
+        command=command_line("finetune", config),
         setting=_setting(config, scores),
         rows=tuple(rows),
         comparable="The gain of one loss over another from the same start under the same budget. Not the values: the "
@@ -112,14 +120,15 @@ def _rates(scores: Mapping[str, Any]) -> Table | None:
         run = group["runs"][0]
         first.setdefault((group["batch_size"], group["loss"], group["sampler"], group["epochs"]), {})[
             group["learning_rate"]
-        ] = (run["val"]["dataset_miou"], group["reported"])
+        ] = (run["val"]["dataset_miou"], _kept(group))
     searched = {key: rates for key, rates in first.items() if len(rates) > 1}
     if not searched:
         return None
     rates = sorted({rate for found in searched.values() for rate in found})
     lines = []
     for (size, loss, sampler, epochs), found in searched.items():
-        name = line_of({"loss": loss, "batch_size": size, "sampler": sampler, "epochs": epochs})
+        name = line_of({"loss": loss, "batch_size": size, "sampler": sampler})
+        name += f", {_count(epochs, 'epoch')}" if len({key[-1] for key in searched}) > 1 else ""
         cells = []
         for rate in rates:
             value, kept = found.get(rate, (None, False))
@@ -158,11 +167,12 @@ def _seen(reported: Sequence[Mapping[str, Any]], start: float, split: str) -> st
     for group in (one for one in plain if one["loss"] == "lovasz_softmax"):
         gain = 100 * (mean(group, split) - start)
         words = f"batch size {group['batch_size']}, {_count(group['epochs'], 'epoch')}, "
-        words += "each at the rate kept: " if group["reported"] else f"all at {group['learning_rate']:g}: "
+        alike = f"all at {group['learning_rate']:g}" + ("" if group["searched"] else ", not searched")
+        words += "each at the rate kept: " if _kept(group) else f"{alike}: "
         words += f"Lovász-Softmax {gain:+.2f} points from the start"
         for other in plain:
             same = all(other[name] == group[name] for name in ("batch_size", "epochs"))
-            fair = other["reported"] if group["reported"] else other["learning_rate"] == group["learning_rate"]
+            fair = _kept(other) if _kept(group) else other["learning_rate"] == group["learning_rate"]
             if same and fair and other["loss"] in ("weighted_cross_entropy", "cross_entropy"):
                 difference = 100 * (mean(group, split) - mean(other, split))
                 words += f", {difference:+.2f} from {label_of(other['loss'])}"
@@ -174,6 +184,11 @@ def _seen(reported: Sequence[Mapping[str, Any]], start: float, split: str) -> st
                 label = label_of(group["loss"])
                 parts.append(f"equibatch with {label}, batch size {group['batch_size']}: {difference:+.2f} points")
     return ("; ".join(parts) + f" (mean IoU on {split}).") if parts else ""
+
+
+def _kept(group: Mapping[str, Any]) -> bool:
+    """Whether a search kept its learning rate."""
+    return group["searched"] and group["reported"]
 
 
 def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
@@ -230,23 +245,20 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _command(config: Mapping[str, Any]) -> str:
-    words = [f"lovasz paper finetune --data {spec_of(config['data'])} --weights {config['weights']}"]
-    for option, key in (("losses", "losses"), ("batch-sizes", "batch_sizes"), ("samplers", "samplers")):
-        words.append(f"--{option} {','.join(map(str, config[key]))}")
-    words.append(f"--learning-rates {','.join(f'{rate:g}' for rate in config['learning_rates'])}")
-    seeds = ",".join(map(str, config["seeds"])) + ("," if len(config["seeds"]) == 1 else "")
-    return " ".join([*words, f"--seeds {seeds} --epochs {config['epochs']}"])
-
-
 def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     grid = {name: config[key] for name, key in (("batch_size", "batch_sizes"), ("sampler", "samplers"))}
     grid["epochs"] = [config["epochs"]]
     earlier = any(run[name] not in allowed for run in scores["runs"] for name, allowed in grid.items())
     hours = sum(run["seconds"] for run in scores["runs"]) / 3600
     seen = "whole images" if config["crop"] is None else f"crops of {config['crop'][0]} x {config['crop'][1]}"
+    low, high = config["scale"]
+    seen += "" if low == high == 1 else f", scaled by {low:g}" + ("" if low == high else f" to {high:g}")
+    seen += ", mirrored at random" + (FROZEN if config.get("freeze_batch_norm") else "")
+    if config.get("size"):  # entries of earlier versions say no size: in validation they knew none
+        whole = scores["runs"][0].get("same", {}).get("size") is not None
+        seen += f"; {'asked' if whole else 'Table 4 asked'} at {config['size'][0]} x {config['size'][1]}"
     return (
-        f"{config['model']} from {config['weights']}; {seen}, mirrored at random; {config['optimizer']}, poly schedule "
+        f"{config['model']} from {config['weights']}; {seen}; {config['optimizer']}, poly schedule "
         f"(Eq. 16), weight decay {config['weight_decay']:g}; {_count(len(scores['runs']), 'run')}, {hours:.1f} h in "
         "all; the learning rate of each loss and batch size by one run of the first seed on val, where "
         "more than one was tried; test is looked at for the tables alone."

@@ -1,0 +1,122 @@
+"""An experiment goes on with the data and the weights that it began with: their names are all that its configuration
+has, and other files of the same names would mix in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.lab.image_files import write
+
+from lovasz.lab.data import open_dataset
+from lovasz.lab.errors import LabError
+from lovasz.lab.models import create_model, save_weights
+from lovasz.lab.paper import batches, binary, finetune, multiclass, networks
+from lovasz.lab.paper.result import Experiment, read_result
+
+pytest.importorskip("matplotlib")
+
+
+def cells(home: Path, seed: int) -> str:
+    """A data set of nine images, `folder:HOME/cells`: of one seed the names of another's, not the content."""
+    rng, place = np.random.default_rng(seed), home / "cells"
+    for number in range(9):
+        write(place / "images" / f"{number}.png", rng.integers(0, 256, (16, 16, 3), np.uint8))
+        write(place / "masks" / f"{number}.png", (rng.random((16, 16)) < 0.2 + 0.1 * seed).astype(np.uint8))
+    for split, stems in (("train", "01234"), ("val", "56"), ("test", "78")):
+        (place / f"{split}.txt").write_text("\n".join(stems))
+    return f"folder:{place}"
+
+
+def weights(home: Path, seed: int, data: str) -> Path:
+    """A small network, HOME/w.safetensors."""
+    torch.manual_seed(seed)
+    classes = open_dataset(data, "train").info.classes
+    home.mkdir(exist_ok=True)
+    network = create_model("unet", len(classes))
+    save_weights(network, home / "w.safetensors", model_name="unet", classes=classes, palette=None)
+    return home / "w.safetensors"
+
+
+@pytest.fixture
+def start(tmp_path) -> tuple[str, Path]:
+    data = cells(tmp_path / "a", 1)
+    return data, weights(tmp_path / "a", 1, data)
+
+
+def ask(folder: Path, data: str, file: Path, *, resume: bool = False) -> Path:
+    return batches.run(folder, data, file, model="unet", batch_sizes=(1, 2), passes=1, resume=resume)
+
+
+def test_a_resumed_experiment_takes_no_other_data_and_no_other_weights(start, tmp_path):
+    data, file = start
+    first = read_result(ask(tmp_path / "out", data, file))["scores"]
+    with pytest.raises(LabError, match=r"cannot resume with other data, split 'val': 2 images there, 2 now, in files"):
+        ask(tmp_path / "out", cells(tmp_path / "b", 2), file, resume=True)
+    with pytest.raises(LabError, match=r"other weights, the file w\.safetensors has changed"):
+        ask(tmp_path / "out", data, weights(tmp_path / "c", 2, data), resume=True)
+    assert read_result(ask(tmp_path / "out", data, file, resume=True))["scores"] == first
+
+
+def test_files_that_lie_elsewhere_are_the_same(start, tmp_path):
+    data, file = start
+    first = read_result(ask(tmp_path / "out", data, file))["scores"]
+    data = cells(tmp_path / "moved", 1)
+    again = ask(tmp_path / "out", data, weights(tmp_path / "moved", 1, data), resume=True)
+    assert read_result(again)["scores"] == first
+
+
+def test_a_state_of_an_earlier_version_is_resumed_and_notes_the_files_from_then_on(start, tmp_path):
+    data, file = start
+    ask(tmp_path / "out", data, file)
+    path = tmp_path / "out" / "state.json"
+    noted = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in noted.items() if name != "inputs"}))
+    ask(tmp_path / "out", data, file, resume=True)
+    assert json.loads(path.read_text())["inputs"] == noted["inputs"]
+
+
+def test_a_grid_of_an_earlier_version_that_noted_its_data_does_not_go_on_with_others(tmp_path):
+    there = {"classes": ["a"], "splits": {"val": {"images": 2, "names": "x"}}}
+    Experiment.open("finetune", tmp_path / "f", {}, resume=False).keep()
+    path = tmp_path / "f" / "state.json"
+    old = json.loads(path.read_text()) | {"state": {"data": there}}
+    del old["inputs"]
+    path.write_text(json.dumps(old))
+    same = {"classes": ["a"], "splits": {"val": {"images": 2, "names": "x", "sizes": "new"}}}
+    Experiment.open("finetune", tmp_path / "f", {}, resume=True, data=same)
+    path.write_text(json.dumps(old))
+    other = {"classes": ["a"], "splits": {"val": {"images": 2, "names": "y"}}}
+    with pytest.raises(LabError, match=r"other data, split 'val'"):
+        Experiment.open("finetune", tmp_path / "f", {}, resume=True, data=other)
+
+
+def test_every_experiment_that_reads_files_notes_them(start, tmp_path, monkeypatch):
+    data, file = start
+    noted = {}
+
+    def stop(name, *_, data, weights, **__):
+        noted[name] = set(data["splits"]), Path(weights)
+        raise LabError("stopped by the test")
+
+    monkeypatch.setattr(Experiment, "open", stop)
+    monkeypatch.setattr(networks, "load_weights", lambda *_: torch.nn.Identity())
+    common = {"data": data, "weights": str(file), "model": "unet"}
+    runs = [
+        lambda: ask(tmp_path / "1", data, file),
+        lambda: networks.run(tmp_path / "2", data, file),
+        lambda: binary.run(tmp_path / "3", binary.Setting(**common)),
+        lambda: multiclass.run(tmp_path / "4", multiclass.Setting(**common, crf=False, batches=0)),
+        lambda: finetune.run(tmp_path / "5", finetune.Setting(**common)),
+    ]
+    for run in runs:
+        with pytest.raises(LabError, match="stopped by the test"):
+            run()
+    whole = {"train", "val", "test"}, file
+    assert noted == {
+        "batches": ({"val"}, file), "networks": ({"val"}, file),
+        "binary": whole, "multiclass": whole, "finetune": whole,
+    }  # fmt: skip
