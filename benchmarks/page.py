@@ -64,7 +64,8 @@ def page(results: dict[str, Part], gpu: str = "") -> str:
         lines += render(part)
         if part.get("note"):
             lines += ["", part["note"]]
-    lines += ["", "## GPU", "", "`python -m benchmarks gpu`, which needs torch, triton and numpy alone.", ""]
+    lines += ["", "## GPU", "", "`python -m benchmarks gpu`, which needs torch, triton, numpy and pytest, and"]
+    lines += ["Triton a C compiler and Python.h.", ""]
     lines += [gpu.strip()] if gpu else NO_GPU
     return "\n".join(lines) + "\n"
 

@@ -17,11 +17,12 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from lovasz.kernels.gpu import elements, passes, softmax  # noqa: E402
+from lovasz.kernels.gpu import between, elements, passes, softmax  # noqa: E402
 
 KERNELS = [
     *((softmax, name) for name in ("count_labels", "count_softmax", "gradient_softmax")),
     *((elements, name) for name in ("count_elements", "gradient_elements")),
+    *((between, name) for name in ("deal_bins", "weigh_bins")),
 ]
 POINTERS = {
     torch.float64: "*fp64",
@@ -38,8 +39,9 @@ A100, H100 = 80, 90  # compute capabilities, of H200 too
 class Compiler:
     """Stands where a kernel is launched: compiles it for the arguments of the launch."""
 
-    def __init__(self, kernel: Any, capability: int, done: list[str]) -> None:
+    def __init__(self, kernel: Any, capability: int, done: list[str], variants: set[Any] | None = None) -> None:
         self.kernel, self.target, self.done = kernel, GPUTarget("cuda", capability, 32), done
+        self.variants = variants  # where given, each is noted and none compiled
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         assert all(0 < size < 1 << 31 for size in grid)
@@ -51,6 +53,10 @@ class Compiler:
         assert values.keys() == set(self.kernel.arg_names)
         constants = {(p.num,): values[p.name] for p in self.kernel.params if p.is_constexpr}
         signature = {p.name: "constexpr" if p.is_constexpr else _kind(values[p.name]) for p in self.kernel.params}
+        if self.variants is not None:
+            special = {p.name: _special(values[p.name]) for p in self.kernel.params if not p.do_not_specialize}
+            self.variants.add((self.kernel.__name__, *constants.items(), *signature.items(), *special.items()))
+            return
         source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants)
         built = triton.compile(source, target=self.target, options={"num_warps": num_warps})
         assert built.asm["cubin"][:4] == b"\x7fELF"
@@ -60,7 +66,14 @@ class Compiler:
 def _kind(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return POINTERS[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
     return "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
+
+
+def _special(value: Any) -> tuple[bool, bool] | None:
+    """What Triton compiles an integer for, unless it is told not to: being 1, being divisible by 16."""
+    return (value == 1, value % 16 == 0) if isinstance(value, int) else None
 
 
 @pytest.fixture
@@ -86,7 +99,7 @@ def test_every_launch_of_a_loss_compiles(case: Case, compiled: list[str]) -> Non
     both_passes(case, scores.float(), target)
     of = "softmax" if case.kind == "softmax" else "elements"
     labels = ["count_labels"] if case.labelled else []
-    assert compiled == [*labels, f"count_{of}", f"count_{of}", f"gradient_{of}"]
+    assert compiled == [*labels, f"count_{of}", "deal_bins", f"count_{of}", "weigh_bins", f"gradient_{of}"]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +123,20 @@ def test_every_number_format_and_width_of_offsets_compiles(
     scores, target = case.draw(size=(16, 24))
     both_passes(case, scores.to(dtype), target)
     assert compiled[-1].startswith("gradient")
+
+
+@pytest.mark.parametrize("name", ["softmax", "sigmoid"])
+def test_other_sizes_need_no_other_machine_code(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants: list[set[Any]] = []
+    launched = [(module, kernel, getattr(module, kernel)) for module, kernel in KERNELS]
+    monkeypatch.setattr("lovasz.kernels.interpreted", lambda: True)
+    for size in ((16, 24), (40, 100), (64, 80)):  # other bins and tiles; the sample is all of them
+        variants.append(set())
+        for module, kernel, function in launched:
+            monkeypatch.setattr(module, kernel, Compiler(function, H100, [], variants[-1]))
+        case = Case(name, name, 5 if name == "softmax" else 1, {"ignore_index": 255})
+        both_passes(case, *(part.clone() for part in case.draw(size=size)))
+    assert variants[0] == variants[1] == variants[2]
 
 
 def test_a_launch_that_the_compiler_refuses_fails_here(compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

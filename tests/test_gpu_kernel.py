@@ -8,19 +8,26 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import oracle
 import pytest
 import torch
 from losses import CASES, Case, assert_near_exact, value_and_gradient
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lovasz import lovasz_sigmoid, lovasz_softmax
 from lovasz.kernels import available, choose, interpreted, triton_problem
+from lovasz.validation import resolve_weight
 
 HERE = Path(__file__).resolve()
+BETWEEN = HERE.with_name("test_gpu_between.py")
 INSTALLED = importlib.util.find_spec("triton") is not None
 DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
 RUNS = INSTALLED and not triton_problem()
 SOFTMAX = Case("softmax", "softmax", 5, {"ignore_index": 255})
+CHOOSY = Case("softmax", "softmax", 5, {"ignore_index": 255, "classes": [0, 3], "weight": [1.0, 2.0, 0.0, 4.0, 5.0]})
 
 # The interpreter computes in numpy, which speaks up where a GPU is silent: infinity minus infinity, and the like.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
@@ -33,7 +40,7 @@ gpu = pytest.mark.skipif(DEVICE != "cuda" or not RUNS, reason="no NVIDIA GPU her
 @pytest.mark.skipif(RUNS, reason="the tests below run in this process")
 def test_the_kernel_is_right_in_the_interpreter() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE), str(BETWEEN)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         cwd=HERE.parents[1],
         capture_output=True,
@@ -205,38 +212,124 @@ def test_compiled_it_keeps_one_graph() -> None:
     leaf = scores.clone().requires_grad_()
     value = torch.compile(loss, fullgraph=True, backend="inductor" if DEVICE == "cuda" else "aot_eager")(leaf, target)
     (gradient,) = torch.autograd.grad(value, leaf)
-    torch.testing.assert_close(value.detach(), 2 * expected[0])
-    torch.testing.assert_close(gradient, 2 * expected[1])
+    # One rounding of a logarithm may move bins, and inductor may fuse what rounds.
+    torch.testing.assert_close(value.detach(), 2 * expected[0], rtol=1e-4, atol=0)
+    assert oracle.relative(gradient, 2 * expected[1]) < 2e-3
+
+
+@runs
+@pytest.mark.parametrize("number", ["labels", "errors"])
+def test_more_than_2_to_the_31_pixels_are_told_apart(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if DEVICE != "cpu":
+        pytest.skip("the interpreter alone runs a single program of many")
+    from lovasz.kernels.gpu import passes, softmax
+
+    pixels, classes = (1 << 31) + 100, 2  # whose last 100 are the last program's
+    target = torch.zeros(1, 1, dtype=torch.uint8).expand(1, pixels)
+    kernel = "count_labels" if number == "labels" else "count_softmax"
+    monkeypatch.setattr(softmax, kernel, LastProgram(getattr(softmax, kernel)))
+    if number == "labels":
+        found = passes.count_labels(target, classes, False, 0, False)
+        assert found.tolist() == [[100, 0, 0]]
+        return
+    cells = 928
+    entries = torch.arange(19, cells << 5, 32, dtype=torch.int32).repeat(classes, 1)
+    scores = torch.zeros(1, classes, 1).expand(1, classes, pixels)
+    hist, _, _ = passes.count_errors(scores, target, entries, "softmax", True, False, 0, False, 1, cells)
+    assert (hist >> 38).sum((0, 3)).tolist() == [[0, 100], [100, 0]]
+
+
+class LastProgram:
+    """Stands where a kernel is launched: in the interpreter, runs only the last program of the grid."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        from triton.runtime.interpreter import TensorHandle, interpreter_builder, tl
+
+        def launch(*arguments: Any, **named: Any) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in (("program_id", grid[0] - 1), ("num_programs", grid[0])):
+                    handle = TensorHandle(np.array([value], dtype=np.int32), tl.int32)
+                    patch.setattr(interpreter_builder, f"create_get_{name}", lambda axis, handle=handle: handle)
+                self.kernel[(1,)](*arguments, **named)
+
+        return launch
+
+
+@runs
+def test_far_reaching_strides_of_any_tensor_ask_for_64_bits() -> None:
+    from lovasz.kernels.gpu import passes
+
+    def strided(*strides: int) -> torch.Tensor:
+        return torch.empty_strided((2, 3, 16)[-len(strides) :], strides, device="meta")
+
+    entries, near = torch.empty(3, 928, device="meta"), strided(48, 16, 1)
+    large = {
+        far.stride(): passes._how((near, far), entries, False, False)["LARGE"]
+        for far in (
+            near,
+            strided(1 << 40, 16, 1),
+            strided(48, 1 << 30, 1),
+            strided(48, 1, 1 << 20),
+            strided(16, 1),
+            strided(1 << 40, 1 << 20),
+        )
+    }
+    assert list(large.values()) == [False, False, True, True, False, True]
+
+
+def test_class_weights_given_as_numbers_are_not_copied_to_a_device() -> None:
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    names: list[str] = []
+    like = torch.empty(1, 3, 4, device="meta")  # stands for a GPU
+    with Calls():
+        weight = resolve_weight([1, 2.5, 0], 3, like)
+    assert weight is not None
+    assert weight.shape == (3,)
+    assert weight.device == like.device
+    assert not {"_to_copy", "copy_", "lift_fresh"} & set(names)
+    for wrong in ([], [1.0, 2.0], torch.ones(2, device="meta")):
+        with pytest.raises(ValueError, match=r"weight must have shape \(3,\)"):
+            resolve_weight(wrong, 3, like)
 
 
 @gpu
-def test_nothing_waits_for_the_device() -> None:
-    scores, target = SOFTMAX.draw(size=(100, 120))
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")  # a prototype, torch says
+@pytest.mark.parametrize("case", [SOFTMAX, CHOOSY], ids=str)
+def test_nothing_waits_for_the_device(case: Case) -> None:
+    scores, target = case.draw(size=(100, 120))
     scores, target = scores.float().cuda(), target.cuda()
-    value_and_gradient(SOFTMAX, scores, target, impl="triton")  # compiles
+    value_and_gradient(case, scores, target, impl="triton")  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
-        value_and_gradient(SOFTMAX, scores, target, impl="triton")
+        value_and_gradient(case, scores, target, impl="triton")
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
 @gpu
-def test_a_cuda_graph_captures_both_passes() -> None:
-    scores, target = SOFTMAX.draw(size=(100, 120))
+@pytest.mark.parametrize("case", [SOFTMAX, CHOOSY], ids=str)
+def test_a_cuda_graph_captures_both_passes(case: Case) -> None:
+    scores, target = case.draw(size=(100, 120))
     leaf, target = scores.float().cuda().requires_grad_(), target.cuda()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
-            torch.autograd.grad(SOFTMAX.package(leaf, target, impl="triton"), leaf)
+            torch.autograd.grad(case.package(leaf, target, impl="triton"), leaf)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        value = SOFTMAX.package(leaf, target, impl="triton")
+        value = case.package(leaf, target, impl="triton")
         (gradient,) = torch.autograd.grad(value, leaf)
     with torch.no_grad():
         leaf.copy_(torch.randn_like(leaf))
     graph.replay()
-    expected = value_and_gradient(SOFTMAX, leaf, target, impl="triton")
+    expected = value_and_gradient(case, leaf, target, impl="triton")
     assert torch.equal(value, expected[0])
     assert torch.equal(gradient, expected[1])

@@ -18,8 +18,26 @@ MIRROR = tl.constexpr(bins.FLOOR + 2 * bins.HALF_RANGE - 1)
 TOP = tl.constexpr(2 * bins.HALF_RANGE - 1)  # the last place of a mirrored error
 LAST = tl.constexpr((bins.UNBOUNDED_CELLS << bins.CELL_BITS) - 1)  # of an unbounded one
 FRACTION_BITS = tl.constexpr(bins.FRACTION_BITS)
+LOG2E = tl.constexpr(1.4426950408889634)
+# The entry of a cell in the tail: the lowest cell always is, so bin 0, its first, is never counted in.
+TAIL = tl.constexpr(31)
 COUNT_BITS = 38  # a packed bin is count << 38 | sum of fractions: 2^25 errors fit
 COUNT = tl.constexpr(1 << COUNT_BITS)
+# Numbers that only count something: compiling anew where one of them happens to be 1 or even would gain nothing.
+COUNTED = ("pixels", "tiles", "void", "parts", "part_size", "size", "step", "rows", "row_stride", "processes")
+
+
+@triton.jit
+def exp_of(x, shift, ONE_SHIFT: tl.constexpr):
+    """exp(x - shift) as a power of two.
+
+    ONE_SHIFT: all classes of a pixel have the same. Then the rounding of ``shift * LOG2E`` cancels in the softmax, and
+    the exponent can be one fused step.
+    """
+    if ONE_SHIFT:
+        return tl.exp2(x * LOG2E - shift * LOG2E)
+    else:
+        return tl.exp2((x - shift) * LOG2E)
 
 
 @triton.jit
@@ -38,39 +56,38 @@ def unbounded_place(error):
 
 @triton.jit
 def bin_and_fraction(place, entry):
-    """The bin of a place by its cell's entry ``first bin << 5 | bits dropped``, and where in it, in units of 2^-12."""
+    """The bin of a place by its cell's entry ``first bin << 5 | bits dropped``, and where in it, in units of 2^-12.
+
+    In the tail, whose entry is ``TAIL``, this is the start of bin 0.
+    """
     within = place & CELL_MASK
     dropped = entry & 31
-    rest = within & ((1 << dropped) - 1)
+    rest = within & ~(-1 << dropped)
     return (entry >> 5) + (within >> dropped), (rest << FRACTION_BITS) >> dropped
 
 
 @triton.jit
-def tally(place, counted, group, kind, class_, lut, tail, hist, CELLS: tl.constexpr, BINS: tl.constexpr):
-    """Count errors into ``hist`` (G, 2, BINS), but for those in the class's tail: these are what is left of the total.
+def tally(place, counted, group, kind, class_, lut, hist, size, CELLS: tl.constexpr):
+    """Count errors into ``hist`` (G, 2, size), but for those in the class's tail: these are what is left of the total.
 
-    lut: (C, CELLS) entries; tail: (C,) the first cell above the tail.
+    lut: (C, CELLS) entries, ``TAIL`` in the tail. Every place has one, so it is read whether it counts or not.
     """
-    cell = place >> CELL_BITS
-    counted = counted & (cell >= tl.load(tail + class_))
-    entry = tl.load(lut + class_ * CELLS + cell, mask=counted, other=0)
+    entry = tl.load(lut + class_ * CELLS + (place >> CELL_BITS))
     bin_, fraction = bin_and_fraction(place, entry)
-    tl.atomic_add(hist + (group * 2 + kind) * BINS + bin_, fraction.to(tl.int64) + COUNT, mask=counted, sem="relaxed")
+    counted = counted & (entry != TAIL)
+    at = hist + (group * 2 + kind) * size + bin_
+    tl.atomic_add(at, fraction.to(tl.int64) + COUNT, mask=counted, sem="relaxed")
 
 
 @triton.jit
-def slope(place, counted, group, kind, class_, lut, tail, table, flat, CELLS: tl.constexpr, BINS: tl.constexpr):
-    """What an error weighs: ``offset + rise * fraction`` of its bin, one weight for the whole tail, 0 if not counted.
+def slope(place, counted, group, kind, class_, lut, table, size, CELLS: tl.constexpr):
+    """What an error weighs: ``offset + rise * fraction`` of its bin, 0 if not counted.
 
-    table: (G, 2, BINS) two float32 in one int64, offset below and rise above; flat: (G, 2) float32, of the tail.
+    table: (G, 2, size) two float32 in one int64, offset below and rise above; bin 0 holds the weight of the whole tail.
     """
-    cell = place >> CELL_BITS
-    binned = counted & (cell >= tl.load(tail + class_))
-    entry = tl.load(lut + class_ * CELLS + cell, mask=binned, other=0)
+    entry = tl.load(lut + class_ * CELLS + (place >> CELL_BITS))
     bin_, fraction = bin_and_fraction(place, entry)
-    row = group * 2 + kind
-    both = tl.load(table + row * BINS + bin_, mask=binned, other=0)
+    both = tl.load(table + (group * 2 + kind) * size + bin_)
     offset = both.to(tl.int32).to(tl.float32, bitcast=True)
     rise = (both >> 32).to(tl.int32).to(tl.float32, bitcast=True)
-    inside = offset + rise * (fraction.to(tl.float32) + 0.5)
-    return tl.where(binned, inside, tl.where(counted, tl.load(flat + row), 0.0))
+    return tl.where(counted, offset + rise * (fraction.to(tl.float32) + 0.5), 0.0)

@@ -6,7 +6,7 @@
 import triton
 import triton.language as tl
 
-from lovasz.kernels.gpu.arithmetic import mirrored_place, slope, tally, unbounded_place
+from lovasz.kernels.gpu.arithmetic import COUNTED, mirrored_place, slope, tally, unbounded_place
 
 SIGMOID, PROBABILITY, HINGE, ELU = (tl.constexpr(i) for i in range(4))
 
@@ -60,30 +60,30 @@ def _truth(
     return foreground & valid, valid & known, valid & ~known
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTED)
 def count_elements(
-    x, target, lut, tail, hist, status, seen,
+    x, target, lut, hist, status, seen,
     image_stride, class_stride, pixel_stride, target_image, target_class, target_pixel, pixels, tiles, void,
-    parts, part_size,
+    parts, part_size, size,
     HAS_VOID: tl.constexpr, LABELLED: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, MODE: tl.constexpr,
-    CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, WIDTH: tl.constexpr,
+    CLASSES: tl.constexpr, CELLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """First pass: the bins of all errors. ``seen`` (G, 2) receives foreground << 32 | valid, and wrong labels."""
     class_, tile, image = _where_am_i(tiles, CLASSES)
-    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     if LARGE:
-        pixel = pixel.to(tl.int64)
+        tile = tile.to(tl.int64)
+    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     inside = pixel < pixels
     foreground, valid, wrong = _truth(
         target, image, class_, pixel, target_image, target_class, target_pixel, inside, void,
         HAS_VOID, LABELLED, CLASSES,
     )  # fmt: skip
     base = x + image.to(tl.int64) * image_stride + class_.to(tl.int64) * class_stride
-    z = tl.load(base + pixel * pixel_stride, mask=valid, other=0.0).to(tl.float32)
+    z = tl.load(base + pixel * pixel_stride, mask=valid, other=0.0, eviction_policy="evict_first").to(tl.float32)
     error, place, _ = _error_and_place(z, foreground, MODE)
     part = tl.program_id(0).to(tl.int64) * parts // tl.num_programs(0)
     group = class_ + (image * CLASSES if PER_IMAGE else 0)
-    tally(place, valid, group, foreground.to(tl.int32), class_, lut, tail, hist + part * part_size, CELLS, BINS)
+    tally(place, valid, group, foreground.to(tl.int32), class_, lut, hist + part * part_size, size, CELLS)
     strange = valid & (error - error != 0)
     tl.atomic_max(status + class_ + tl.zeros(place.shape, tl.int32), 1, mask=strange, sem="relaxed")
     if not LABELLED:
@@ -95,30 +95,32 @@ def count_elements(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTED)
 def gradient_elements(
-    x, target, lut, tail, table, flat, factor, out,
+    x, target, lut, table, factor, out,
     image_stride, class_stride, pixel_stride, out_image, out_class, out_pixel,
-    target_image, target_class, target_pixel, pixels, tiles, void,
+    target_image, target_class, target_pixel, pixels, tiles, void, size,
     HAS_VOID: tl.constexpr, LABELLED: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, MODE: tl.constexpr,
-    CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, WIDTH: tl.constexpr,
+    CLASSES: tl.constexpr, CELLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Second pass: weight, sign and slope of each error times ``factor``, a number on the device, into ``out``."""
     class_, tile, image = _where_am_i(tiles, CLASSES)
-    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     if LARGE:
-        pixel = pixel.to(tl.int64)
+        tile = tile.to(tl.int64)
+    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     inside = pixel < pixels
     foreground, valid, _ = _truth(
         target, image, class_, pixel, target_image, target_class, target_pixel, inside, void,
         HAS_VOID, LABELLED, CLASSES,
     )  # fmt: skip
     base = x + image.to(tl.int64) * image_stride + class_.to(tl.int64) * class_stride
-    z = tl.load(base + pixel * pixel_stride, mask=valid, other=0.0).to(tl.float32)
+    z = tl.load(base + pixel * pixel_stride, mask=valid, other=0.0, eviction_policy="evict_first").to(tl.float32)
     _, place, steep = _error_and_place(z, foreground, MODE)
     group = class_ + (image * CLASSES if PER_IMAGE else 0)
-    q = slope(place, valid, group, foreground.to(tl.int32), class_, lut, tail, table, flat, CELLS, BINS)
+    q = slope(place, valid, group, foreground.to(tl.int32), class_, lut, table, size, CELLS)
     gradient = tl.where(foreground, -q, q) * steep * tl.load(factor).to(tl.float32)
     gradient = tl.where(valid, gradient, 0.0)
     out_base = out + image.to(tl.int64) * out_image + class_.to(tl.int64) * out_class
-    tl.store(out_base + pixel * out_pixel, gradient.to(out.dtype.element_ty), mask=inside)
+    tl.store(
+        out_base + pixel * out_pixel, gradient.to(out.dtype.element_ty), mask=inside, eviction_policy="evict_first"
+    )

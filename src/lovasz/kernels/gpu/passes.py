@@ -24,7 +24,7 @@ from lovasz.sharing import ProcessGroup, sum_over
 
 # For tuning on a device: warps of a program, classes whose exponentials fit into registers, else classes at a time.
 WARPS = 4
-HELD_CLASSES = 32
+HELD_CLASSES = 24  # more compile for a minute
 BLOCK_CLASSES = 8
 LABELS = 4096  # of a program that only counts labels
 # One pixel to a thread. The interpreter has no threads, and few large programs cost it less.
@@ -32,10 +32,10 @@ WIDTH = 32 * WARPS if os.environ.get("TRITON_INTERPRET") != "1" else 4096
 
 # Declared plainly: torch.library.custom_op would load torch's compiler, seconds of it, at the first call.
 _ASKED = "str errors, bool labelled, bool per_image, int void, bool has_void"
-_TABLES = "Tensor input, Tensor target, Tensor entries, Tensor tail, Tensor table, Tensor flat"
+_TABLES = "Tensor input, Tensor target, Tensor entries, Tensor table"
 _SCHEMAS = {
     "count_labels": "(Tensor target, int classes, bool per_image, int void, bool has_void) -> Tensor",
-    "count_errors": f"(Tensor input, Tensor target, Tensor entries, Tensor tail, {_ASKED}, int step, int size)"
+    "count_errors": f"(Tensor input, Tensor target, Tensor entries, {_ASKED}, int step, int size)"
     " -> (Tensor, Tensor, Tensor)",
     "gradient": f"(Tensor factor, {_TABLES}, {_ASKED}) -> Tensor",
     "attach_gradient": f"(Tensor value, {_TABLES}, {_ASKED}) -> Tensor",
@@ -65,61 +65,47 @@ def loss(
     asked = problem.errors, problem.labelled, problem.per_image, void, has_void
     rows = images if problem.per_image else 1
     with torch.no_grad():
-        totals = foreground = valid = torch.empty(0)
+        present = torch.empty(1, 1, dtype=torch.int64, device=input.device)
         if problem.labelled:
-            totals = _OPERATORS.count_labels(target, classes, problem.per_image, void, has_void)  # (rows, C + 1)
-            _check(totals[:, -1], f"target holds a label outside 0..{classes - 1}")
-            foreground = sum_over(group, totals[:, :-1])
-            valid = foreground.sum(1, keepdim=True).expand_as(foreground)
+            present = _OPERATORS.count_labels(target, classes, problem.per_image, void, has_void)  # (rows, C + 1)
+            _check(present[:, -1], f"target holds a label outside 0..{classes - 1}")
+            if group is not None:
+                present = sum_over(group, present[:, :-1])
         # Deal the bins, from a sample of the pixels.
         step = max(1, images * pixels // bins.SAMPLE) | 1
         entries = tables.one_bin_per_cell(classes, cells, input.device)
-        nothing = torch.zeros(classes, dtype=torch.int32, device=input.device)
         sampled = problem.errors, problem.labelled, False, void, has_void
-        hist, _, _ = _OPERATORS.count_errors(input, target, entries, nothing, *sampled, step, cells)
-        sample = tables.unpacked(hist)[0] * step  # (C, 2, cells)
-        spacing: int | Tensor = step
-        finer = bins.fineness(images * pixels) * tables.FINENESS
-        most = tables.capacity(classes * rows, cells, images * pixels)
+        sample, _, _ = _OPERATORS.count_errors(input, target, entries, *sampled, step, cells)
+        spacing: Tensor | None = None
+        size = tables.capacity(classes * rows, cells, images * pixels)
         if group is not None:
             # The same bins for all, whatever their sizes; and no number is fetched from the device.
-            known = torch.cat([sample.flatten(), torch.full_like(sample[0, 0, :1], images * pixels)])
+            known = tables.unpacked(sample)[0] * step  # (C, 2, cells)
+            known = torch.cat([known.flatten(), torch.full_like(known[0, 0, :1], images * pixels)])
             known = sum_over(group, known)
-            sample, spacing = known[:-1].view_as(sample), (known[-1] / bins.SAMPLE).clamp(min=3)
-            most, finer = max(bins.SHARED_BINS, 2 * cells), tables.FINENESS
-        active = torch.ones_like(nothing, dtype=torch.bool)
-        if problem.labelled:
-            active = (problem.shares(foreground, weight) > 0).any(0)
-            number = foreground.sum(0)
-        else:
-            number = sample[:, 1].sum(-1)
+            sample, spacing = known[:-1].view(classes, 2, cells), (known[-1] / bins.SAMPLE).clamp(min=3)
+            size = max(bins.SHARED_BINS, 2 * cells)
         tailed = problem.errors in ("softmax", "sigmoid", "elu") and not problem.per_image
-        dealt = tables.deal(sample, number, active, spacing, finer, most, mirrored=mirrored, tailed=tailed)
+        weight = None if weight is None else weight.detach().contiguous()
+        counted = weight, tables.bits_of(problem.chosen, classes, input.device), problem.only_present
+        counted = *counted, problem.labelled, mirrored
+        entries, tail_error = _OPERATORS.deal(sample, present, spacing, *counted, tailed, step, images * pixels, size)
 
         # First pass.
-        hist, status, seen = _OPERATORS.count_errors(input, target, dealt.entries, dealt.tail, *asked, 1, most)
-        counts, fractions = tables.unpacked(hist)  # (G, 2, bins)
-        if group is not None:
-            counts, fractions = sum_over(group, torch.stack([counts, fractions])).unbind()
-            status = sum_over(group, status)
+        hist, status, seen = _OPERATORS.count_errors(input, target, entries, *asked, 1, size)
         if not problem.labelled:
             _check(seen[:, 1], "target holds a label outside 0..1")
-            number = torch.stack([seen[:, 0] & 0xFFFFFFFF, seen[:, 0] >> 32])
-            valid, foreground = sum_over(group, number).view(2, rows, classes).unbind()
-        shares = problem.shares(foreground, weight).flatten()  # (G,)
-        present = torch.stack([valid - foreground, foreground], -1).view(-1, 2)  # (G, 2)
-        rest = present - counts.sum(-1)
-        losses, lines, flat = tables.weigh(counts, fractions, rest, dealt, mirrored)
-        value = torch.where(shares > 0, losses * shares, 0).sum()
-        counted = shares.view(rows, classes).amax(0) > 0
-        poisoned = (status > 0) & (counted if status.numel() == classes else counted.any())
-        value = value.masked_fill(poisoned.any(), torch.nan)
-        value = value.to(torch.promote_types(input.dtype, torch.float32))
-        # Averaged over the processes, as DistributedDataParallel does, this is the gradient of the loss of all.
-        scale = shares if group is None else shares * group.size()
-        flat = (flat * scale.view(-1, 1)).float()
-        table = (lines * scale.view(-1, 1, 1, 1)).float().view(torch.int64).squeeze(-1)  # (G, 2, bins)
-    return _OPERATORS.attach_gradient(value, input, target, dealt.entries, dealt.tail, table, flat, *asked)
+            present = seen
+        if group is not None:
+            hist = sum_over(group, torch.stack(tables.unpacked(hist)))
+            status = sum_over(group, status)
+            if not problem.labelled:
+                present = sum_over(group, torch.stack([seen[:, 0] & 0xFFFFFFFF, seen[:, 0] >> 32], 1))
+        # Averaged over the processes, as DistributedDataParallel does, the gradient is that of the loss of all.
+        processes = 0 if group is None else group.size()
+        losses, table = _OPERATORS.weigh(hist, present, status, entries, tail_error, *counted, processes)
+        value = losses.sum().to(torch.promote_types(input.dtype, torch.float32))
+    return _OPERATORS.attach_gradient(value, input, target, entries, table, *asked)
 
 
 def _check(wrong: Tensor, message: str) -> None:
@@ -148,14 +134,14 @@ def _(target: Tensor, classes: int, per_image: bool, void: int, has_void: bool) 
 
 @torch.library.impl(_LIBRARY, "count_errors", "CompositeExplicitAutograd")
 def count_errors(
-    input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, errors: str, labelled: bool, per_image: bool,
+    input: Tensor, target: Tensor, entries: Tensor, errors: str, labelled: bool, per_image: bool,
     void: int, has_void: bool, step: int, size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """First pass, over every ``step``-th pixel.
 
     Returns:
         packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; and for masks
-        (G, 2) numbers of elements, foreground << 32 | valid, and of wrong labels.
+        (G, 2) numbers of elements, foreground << 32 | valid, and of wrong labels (for labels, (0, 2)).
     """
     images, classes, _ = input.shape
     pixels, (image, channel, pixel) = _walk_of(input, step)
@@ -164,18 +150,18 @@ def count_errors(
     parts = -(-tiles * images * WIDTH // _PART)
     hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
-    seen = torch.zeros(groups, 2, dtype=torch.int64, device=input.device)
+    seen = torch.zeros(0 if labelled else groups, 2, dtype=torch.int64, device=input.device)
     strides = image, channel, pixel, *_target_strides(target, labelled, step, errors == "softmax")
-    walk = *strides, pixels, tiles, void, parts, groups * 2 * size
-    how = _how(input, entries, size, per_image, has_void)
+    walk = *strides, pixels, tiles, void, parts, groups * 2 * size, size
+    how = _how((input, target), entries, per_image, has_void)
     with torch.cuda.device_of(input):
         if errors == "softmax":
             softmax.count_softmax[(tiles * images,)](
-                input, target, entries, tail, hist, status, *walk, **how, **_softmax_shape(classes)
+                input, target, entries, hist, status, *walk, **how, **_softmax_shape(classes)
             )
         else:
             elements.count_elements[(tiles * classes * images,)](
-                input, target, entries, tail, hist, status, seen, *walk, **how, LABELLED=labelled,
+                input, target, entries, hist, status, seen, *walk, **how, LABELLED=labelled,
                 MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
             )  # fmt: skip
     return hist, status, seen
@@ -183,7 +169,7 @@ def count_errors(
 
 @torch.library.register_fake("lovasz::count_errors")
 def _(
-    input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, errors: str, labelled: bool, per_image: bool,
+    input: Tensor, target: Tensor, entries: Tensor, errors: str, labelled: bool, per_image: bool,
     void: int, has_void: bool, step: int, size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     images, classes, pixels = input.shape
@@ -192,12 +178,12 @@ def _(
     parts = ((pixels + WIDTH - 1) // WIDTH * images * WIDTH + _PART - 1) // _PART
     hist = input.new_empty(parts, groups, 2, size, dtype=torch.int64)
     status = input.new_empty(1 if errors == "softmax" else classes, dtype=torch.int32)
-    return hist, status, input.new_empty(groups, 2, dtype=torch.int64)
+    return hist, status, input.new_empty(0 if labelled else groups, 2, dtype=torch.int64)
 
 
 @torch.library.impl(_LIBRARY, "gradient", "CompositeExplicitAutograd")
 def gradient(
-    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, table: Tensor, flat: Tensor,
+    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor,
     errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
 ) -> Tensor:  # fmt: skip
     """Second pass: the gradient at the scores times ``factor``, laid out as they are."""
@@ -206,16 +192,16 @@ def gradient(
     pixels, strides = _walk_of(input, 1)
     walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax")
     tiles = triton.cdiv(pixels, WIDTH)
-    how = _how(input, entries, table.shape[-1], per_image, has_void)
-    walk = *walk, pixels, tiles, void
+    how = _how((input, target, out), entries, per_image, has_void)
+    walk = *walk, pixels, tiles, void, table.shape[-1]
     with torch.cuda.device_of(input):
         if errors == "softmax":
             softmax.gradient_softmax[(tiles * images,)](
-                input, target, entries, tail, table, flat, factor, out, *walk, **how, **_softmax_shape(classes)
+                input, target, entries, table, factor, out, *walk, **how, **_softmax_shape(classes)
             )
         else:
             elements.gradient_elements[(tiles * classes * images,)](
-                input, target, entries, tail, table, flat, factor, out, *walk, **how, LABELLED=labelled,
+                input, target, entries, table, factor, out, *walk, **how, LABELLED=labelled,
                 MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
             )  # fmt: skip
     return out
@@ -228,7 +214,7 @@ def _(factor: Tensor, input: Tensor, *_rest: Any) -> Tensor:
 
 @torch.library.impl(_LIBRARY, "attach_gradient", "CompositeExplicitAutograd")
 def attach_gradient(
-    value: Tensor, input: Tensor, target: Tensor, entries: Tensor, tail: Tensor, table: Tensor, flat: Tensor,
+    value: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor,
     errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
 ) -> Tensor:  # fmt: skip
     """The value, with the second pass as its gradient at ``input``."""
@@ -241,13 +227,13 @@ def _(value: Tensor, *_rest: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:7])
-    ctx.asked = inputs[7:]
+    ctx.save_for_backward(*inputs[1:5])
+    ctx.asked = inputs[5:]
 
 
 def _backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
     at_input = _OPERATORS.gradient(factor, *ctx.saved_tensors, *ctx.asked)
-    return (None, at_input, *[None] * 10)
+    return (None, at_input, *[None] * 8)
 
 
 def _no_second_backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -278,15 +264,20 @@ def _softmax_shape(classes: int) -> dict[str, Any]:
     return {"HELD": held, "BLOCK": classes if held else BLOCK_CLASSES, "WIDTH": WIDTH, "num_warps": WARPS}
 
 
-def _how(input: Tensor, entries: Tensor, size: int, per_image: bool, has_void: bool) -> dict[str, Any]:
-    """What every pass is compiled for; offsets inside one image take 64 bits where they need them."""
-    _, classes, pixels = input.shape
-    _, channel, pixel = input.stride()
+def _how(tensors: tuple[Tensor, ...], entries: Tensor, per_image: bool, has_void: bool) -> dict[str, Any]:
+    """What every pass is compiled for; offsets inside one image take 64 bits where any tensor needs them."""
+    classes = entries.shape[0]
     return {
         "HAS_VOID": has_void,
         "PER_IMAGE": per_image,
-        "LARGE": (classes - 1) * abs(channel) + (pixels + 4096) * abs(pixel) > _LIMIT,
+        "LARGE": max(map(_reach, tensors)) > _LIMIT,
         "CLASSES": classes,
         "CELLS": entries.shape[1],
-        "BINS": size,
     }
+
+
+def _reach(tensor: Tensor) -> int:
+    """The farthest that a pass steps inside one image of (N, C, S) or (N, S), some pixels beyond the last included."""
+    _, *channel, pixel = tensor.stride()
+    classes = tensor.shape[1] if channel else 1
+    return sum((classes - 1) * abs(stride) for stride in channel) + (tensor.shape[-1] + 4096) * max(abs(pixel), 1)

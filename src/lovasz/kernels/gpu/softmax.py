@@ -11,17 +11,17 @@ walked block by block, and their logits read again from the cache.
 import triton
 import triton.language as tl
 
-from lovasz.kernels.gpu.arithmetic import mirrored_place, slope, tally
+from lovasz.kernels.gpu.arithmetic import COUNTED, exp_of, mirrored_place, slope, tally
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTED)
 def count_labels(
     target, totals, image_stride, pixel_stride, pixels, tiles, void, HAS_VOID: tl.constexpr, PER_IMAGE: tl.constexpr,
     CLASSES: tl.constexpr, SLOTS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """``totals`` (images or 1, CLASSES + 1): pixels of each class, then labels that are neither a class nor void."""
     image, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    pixel = tile * WIDTH + tl.arange(0, WIDTH)
+    pixel = tile.to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
     inside = pixel < pixels
     label = tl.load(target + image.to(tl.int64) * image_stride + pixel * pixel_stride, mask=inside, other=0).to(
         tl.int64
@@ -62,42 +62,48 @@ def _within(mask, class_, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _logits(base, class_stride, first, counted, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
-    """The logits of the classes ``first`` to ``first + BLOCK``, minus infinity beyond the last."""
+def _logits(base, class_stride, first, counted, KEEP: tl.constexpr, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
+    """The logits of the classes ``first`` to ``first + BLOCK``, minus infinity beyond the last.
+
+    KEEP: whether they are read again; those that are not make room in the cache for the tables.
+    """
     block = ()
     for i in tl.static_range(BLOCK):
         known = _within(counted, first + i, CLASSES, BLOCK)
-        x = tl.load(base + (first + i) * class_stride, mask=known, other=-float("inf"))
+        x = tl.load(
+            base + (first + i) * class_stride, mask=known, other=-float("inf"),
+            eviction_policy="" if KEEP else "evict_first",
+        )  # fmt: skip
         block = block + (x.to(tl.float32),)
     return block
 
 
 @triton.jit
-def _add(block, first, label, highest, others, BLOCK: tl.constexpr):
+def _add(block, first, label, highest, others, HELD: tl.constexpr, BLOCK: tl.constexpr):
     """Largest logit so far, and the sum of exp(logit - largest) over all classes so far but the label's."""
     new = highest
     for i in tl.static_range(BLOCK):
         new = tl.maximum(new, block[i])
     shift = tl.where(new == -float("inf"), 0.0, new)
-    others = others * tl.exp(highest - shift)
+    others = others * exp_of(highest, shift, HELD)
     for i in tl.static_range(BLOCK):
-        others += tl.where(label == first + i, 0.0, tl.exp(block[i] - shift))
+        others += tl.where(label == first + i, 0.0, exp_of(block[i], shift, HELD))
     return new, others
 
 
 @triton.jit
-def _probabilities(block, shift, inverse, BLOCK: tl.constexpr):
+def _probabilities(block, shift, inverse, HELD: tl.constexpr, BLOCK: tl.constexpr):
     """The softmax of a block of logits."""
     result = ()
     for i in tl.static_range(BLOCK):
-        result = result + (tl.exp(block[i] - shift) * inverse,)
+        result = result + (exp_of(block[i], shift, HELD) * inverse,)
     return result
 
 
 @triton.jit
 def _tally_block(
-    p, first, label, valid, group, lut, tail, hist,
-    CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr,
+    p, first, label, valid, group, lut, hist, size,
+    CLASSES: tl.constexpr, CELLS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Count the background errors of a block of classes."""
     for i in tl.static_range(BLOCK):
@@ -105,13 +111,13 @@ def _tally_block(
         counted = _within(valid & (label != class_), class_, CLASSES, BLOCK)
         if CLASSES % BLOCK != 0:
             class_ = tl.minimum(class_, CLASSES - 1)
-        tally(mirrored_place(p[i], 1.0 - p[i]), counted, group + class_, 0, class_, lut, tail, hist, CELLS, BINS)
+        tally(mirrored_place(p[i], 1.0 - p[i]), counted, group + class_, 0, class_, lut, hist, size, CELLS)
 
 
 @triton.jit
 def _slopes(
-    p, first, label, valid, group, lut, tail, table, flat,
-    CLASSES: tl.constexpr, CELLS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr,
+    p, first, label, valid, group, lut, table, size,
+    CLASSES: tl.constexpr, CELLS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The weights of the background errors of a block of classes."""
     result = ()
@@ -121,7 +127,7 @@ def _slopes(
         if CLASSES % BLOCK != 0:
             class_ = tl.minimum(class_, CLASSES - 1)
         place = mirrored_place(p[i], 1.0 - p[i])
-        result = result + (slope(place, counted, group + class_, 0, class_, lut, tail, table, flat, CELLS, BINS),)
+        result = result + (slope(place, counted, group + class_, 0, class_, lut, table, size, CELLS),)
     return result
 
 
@@ -134,22 +140,23 @@ def _write(
     for i in tl.static_range(BLOCK):
         gradient = tl.where(label == first + i, at_label, p[i] * (q[i] - mean) * scale)
         gradient = tl.where(valid, gradient, 0.0).to(out_base.dtype.element_ty)
-        tl.store(out_base + (first + i) * out_class, gradient, mask=_within(inside, first + i, CLASSES, BLOCK))
+        there = _within(inside, first + i, CLASSES, BLOCK)
+        tl.store(out_base + (first + i) * out_class, gradient, mask=there, eviction_policy="evict_first")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTED)
 def count_softmax(
-    x, target, lut, tail, hist, status,
-    image_stride, class_stride, pixel_stride, target_image, target_pixel, pixels, tiles, void, parts, part_size,
+    x, target, lut, hist, status,
+    image_stride, class_stride, pixel_stride, target_image, target_pixel, pixels, tiles, void, parts, part_size, size,
     HAS_VOID: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, HELD: tl.constexpr, CLASSES: tl.constexpr,
-    CELLS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    CELLS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """First pass: the bins of all errors. ``status`` is set to 1 by a logit that is not finite."""
     image, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     if LARGE:
-        pixel = pixel.to(tl.int64)
+        tile = tile.to(tl.int64)
         class_stride = tl.cast(class_stride, tl.int64)
+    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     label, valid = _labels(target, image, pixel, target_image, target_pixel, pixels, void, HAS_VOID, CLASSES)
     base = x + image.to(tl.int64) * image_stride + pixel * pixel_stride
     hist = hist + tl.program_id(0).to(tl.int64) * parts // tl.num_programs(0) * part_size
@@ -157,36 +164,36 @@ def count_softmax(
     own = tl.load(base + label * class_stride, mask=valid, other=0.0).to(tl.float32)
     highest, others = own, tl.zeros_like(own)
     if HELD:
-        block = _logits(base, class_stride, 0, valid, CLASSES, BLOCK)
-        highest, others = _add(block, 0, label, highest, others, BLOCK)
+        block = _logits(base, class_stride, 0, valid, False, CLASSES, BLOCK)
+        highest, others = _add(block, 0, label, highest, others, HELD, BLOCK)
     else:
         for first in range(0, CLASSES, BLOCK):
-            block = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
-            highest, others = _add(block, first, label, highest, others, BLOCK)
+            block = _logits(base, class_stride, first, valid, True, CLASSES, BLOCK)
+            highest, others = _add(block, first, label, highest, others, HELD, BLOCK)
     shift = tl.where(highest == -float("inf"), 0.0, highest)
-    right = tl.exp(own - shift)
+    right = exp_of(own, shift, HELD)
     inverse = 1.0 / (others + right)
     wrong = others * inverse  # NaN also where all logits are minus infinity: 0 / 0
     place = mirrored_place(wrong, right * inverse)
-    tally(place, valid, group + label, 1, label, lut, tail, hist, CELLS, BINS)
+    tally(place, valid, group + label, 1, label, lut, hist, size, CELLS)
     tl.atomic_max(status + tl.zeros_like(label), 1, mask=valid & ~(wrong >= 0), sem="relaxed")
     if HELD:
-        p = _probabilities(block, shift, inverse, BLOCK)
-        _tally_block(p, 0, label, valid, group, lut, tail, hist, CLASSES, CELLS, BINS, BLOCK)
+        p = _probabilities(block, shift, inverse, HELD, BLOCK)
+        _tally_block(p, 0, label, valid, group, lut, hist, size, CLASSES, CELLS, BLOCK)
     else:
         for first in range(0, CLASSES, BLOCK):
-            again = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
-            p = _probabilities(again, shift, inverse, BLOCK)
-            _tally_block(p, first, label, valid, group, lut, tail, hist, CLASSES, CELLS, BINS, BLOCK)
+            again = _logits(base, class_stride, first, valid, False, CLASSES, BLOCK)
+            p = _probabilities(again, shift, inverse, HELD, BLOCK)
+            _tally_block(p, first, label, valid, group, lut, hist, size, CLASSES, CELLS, BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTED)
 def gradient_softmax(
-    x, target, lut, tail, table, flat, factor, out,
+    x, target, lut, table, factor, out,
     image_stride, class_stride, pixel_stride, out_image, out_class, out_pixel, target_image, target_pixel,
-    pixels, tiles, void,
+    pixels, tiles, void, size,
     HAS_VOID: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, HELD: tl.constexpr, CLASSES: tl.constexpr,
-    CELLS: tl.constexpr, BINS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    CELLS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Second pass: the gradient at the logits times ``factor``, a number on the device.
 
@@ -194,11 +201,11 @@ def gradient_softmax(
     q_k + p_t q_t)``, and at the label's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
     """
     image, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
-    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     if LARGE:
-        pixel = pixel.to(tl.int64)
+        tile = tile.to(tl.int64)
         class_stride = tl.cast(class_stride, tl.int64)
         out_class = tl.cast(out_class, tl.int64)
+    pixel = tile * WIDTH + tl.arange(0, WIDTH)
     inside = pixel < pixels
     label, valid = _labels(target, image, pixel, target_image, target_pixel, pixels, void, HAS_VOID, CLASSES)
     base = x + image.to(tl.int64) * image_stride + pixel * pixel_stride
@@ -208,30 +215,30 @@ def gradient_softmax(
     own = tl.load(base + label * class_stride, mask=valid, other=0.0).to(tl.float32)
     highest, others = own, tl.zeros_like(own)
     if HELD:
-        block = _logits(base, class_stride, 0, valid, CLASSES, BLOCK)
-        highest, others = _add(block, 0, label, highest, others, BLOCK)
+        block = _logits(base, class_stride, 0, valid, False, CLASSES, BLOCK)
+        highest, others = _add(block, 0, label, highest, others, HELD, BLOCK)
     else:
         for first in range(0, CLASSES, BLOCK):
-            block = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
-            highest, others = _add(block, first, label, highest, others, BLOCK)
+            block = _logits(base, class_stride, first, valid, True, CLASSES, BLOCK)
+            highest, others = _add(block, first, label, highest, others, HELD, BLOCK)
     shift = tl.where(highest == -float("inf"), 0.0, highest)
-    right = tl.exp(own - shift)
+    right = exp_of(own, shift, HELD)
     inverse = 1.0 / (others + right)
     wrong = others * inverse
     right = right * inverse
     place = mirrored_place(wrong, right)
-    q_own = slope(place, valid, group + label, 1, label, lut, tail, table, flat, CELLS, BINS)
+    q_own = slope(place, valid, group + label, 1, label, lut, table, size, CELLS)
     mean = tl.zeros_like(own)
     if HELD:
-        p = _probabilities(block, shift, inverse, BLOCK)
-        q = _slopes(p, 0, label, valid, group, lut, tail, table, flat, CLASSES, CELLS, BINS, BLOCK)
+        p = _probabilities(block, shift, inverse, HELD, BLOCK)
+        q = _slopes(p, 0, label, valid, group, lut, table, size, CLASSES, CELLS, BLOCK)
         for i in tl.static_range(BLOCK):
             mean += p[i] * q[i]
     else:
         for first in range(0, CLASSES, BLOCK):
-            again = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
-            p = _probabilities(again, shift, inverse, BLOCK)
-            q = _slopes(p, first, label, valid, group, lut, tail, table, flat, CLASSES, CELLS, BINS, BLOCK)
+            again = _logits(base, class_stride, first, valid, True, CLASSES, BLOCK)
+            p = _probabilities(again, shift, inverse, HELD, BLOCK)
+            q = _slopes(p, first, label, valid, group, lut, table, size, CLASSES, CELLS, BLOCK)
             for i in tl.static_range(BLOCK):
                 mean += p[i] * q[i]
     at_label = -right * (wrong * q_own + mean) * scale
@@ -240,7 +247,7 @@ def gradient_softmax(
         _write(p, q, 0, label, valid, inside, mean, at_label, scale, out_base, out_class, CLASSES, BLOCK)
     else:
         for first in range(0, CLASSES, BLOCK):
-            again = _logits(base, class_stride, first, valid, CLASSES, BLOCK)
-            p = _probabilities(again, shift, inverse, BLOCK)
-            q = _slopes(p, first, label, valid, group, lut, tail, table, flat, CLASSES, CELLS, BINS, BLOCK)
+            again = _logits(base, class_stride, first, valid, False, CLASSES, BLOCK)
+            p = _probabilities(again, shift, inverse, HELD, BLOCK)
+            q = _slopes(p, first, label, valid, group, lut, table, size, CLASSES, CELLS, BLOCK)
             _write(p, q, first, label, valid, inside, mean, at_label, scale, out_base, out_class, CLASSES, BLOCK)

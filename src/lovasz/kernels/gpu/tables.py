@@ -1,34 +1,43 @@
-"""The small tables between the two GPU passes: bins dealt from a sample, then weights and value from the counts.
+"""The small tables between the two GPU passes, as torch operators: bins dealt from a sample, then weights and losses.
 
-Plain torch operations of fixed shapes, which run on the device and never wait for it.
+Each operator launches one kernel of between.py, and none waits for the device.
 """
+
+# What Triton compiles is not quite Python: its launches mean more.
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+import triton
 from torch import Tensor
 
 from lovasz.kernels import bins
+from lovasz.kernels.gpu import between
 from lovasz.kernels.gpu.arithmetic import COUNT_BITS
 
 MOST_BINS = 16384  # of each group: all tables together are to stay in the cache
 MEMORY = 1 << 19  # bins of all groups together
 FINENESS = 1.0  # by what to multiply the steps of bins.deal
-TAIL = 2.0**-13  # of a class's loss: errors below that share weigh alike, and are not counted one by one
+# For tuning on a device: bins of a program that weighs them. The interpreter likes few large programs.
+CHUNK, WARPS = (1024, 8) if os.environ.get("TRITON_INTERPRET") != "1" else (1 << 14, 8)
 
-_FRACTIONS = 1 << bins.FRACTION_BITS
 _COUNTS = (1 << (64 - COUNT_BITS)) - 1
-
-
-class Dealt(NamedTuple):
-    """Bins of each class: ``entries`` (C, cells) int32 as in bins.deal, ``tail`` (C,) int32 the first cell above the
-    tail, ``tail_error`` (C,) the mean error in the tail, as the sample has it."""
-
-    entries: Tensor
-    tail: Tensor
-    tail_error: Tensor
+_COUNTED = "Tensor? weight, Tensor? chosen, bool only_present, bool labelled, bool mirrored"
+_SCHEMAS = {
+    "deal": f"(Tensor sample, Tensor totals, Tensor? spacing, {_COUNTED}, bool tailed, int step, int pixels, int size)"
+    " -> (Tensor, Tensor)",
+    "weigh": f"(Tensor hist, Tensor present, Tensor status, Tensor entries, Tensor tail_error, {_COUNTED}, "
+    "int processes) -> (Tensor, Tensor)",
+}
+_LIBRARY = torch.library.Library("lovasz", "FRAGMENT")
+for _name, _schema in _SCHEMAS.items():
+    _LIBRARY.define(_name + _schema)
 
 
 def capacity(groups: int, cells: int, pixels: int) -> int:
@@ -40,8 +49,8 @@ def capacity(groups: int, cells: int, pixels: int) -> int:
 
 def one_bin_per_cell(classes: int, cells: int, device: torch.device) -> Tensor:
     """The entries (C, cells) with which the sample is counted."""
-    entries = torch.arange(cells, dtype=torch.int32, device=device) << 5 | bins.CELL_BITS
-    return entries.expand(classes, cells).contiguous()
+    entries = torch.arange(bins.CELL_BITS, cells << 5, 32, dtype=torch.int32, device=device)
+    return entries.repeat(classes, 1)
 
 
 def unpacked(hist: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,92 +58,112 @@ def unpacked(hist: Tensor) -> tuple[Tensor, Tensor]:
     return (hist >> COUNT_BITS & _COUNTS).sum(0), (hist & ((1 << COUNT_BITS) - 1)).sum(0)
 
 
+def bits_of(chosen: Sequence[int] | None, classes: int, device: torch.device) -> Tensor | None:
+    """The chosen classes as bits of numbers, which a device can be told without waiting for it."""
+    if chosen is None:
+        return None
+    words = [0] * -(-classes // between.WORD)
+    for c in chosen:
+        words[c // between.WORD] |= 1 << c % between.WORD
+    filled = [torch.full((1,), word, dtype=torch.int64, device=device) for word in words]
+    return filled[0] if len(filled) == 1 else torch.cat(filled)
+
+
+@torch.library.impl(_LIBRARY, "deal", "CompositeExplicitAutograd")
 def deal(
-    sample: Tensor, foreground: Tensor, active: Tensor, step: int | Tensor, finer: float, most: int, *,
-    mirrored: bool, tailed: bool,
-) -> Dealt:  # fmt: skip
-    """Deal the bins, and cut off the tail.
-
-    The weights of a class add up to at most 1, so all errors below a number e change the loss by at most e. Where the
-    gradient fades with the error (``tailed``: softmax, sigmoid) the tail reaches up to a small part of ``sum m (1 - m)
-    g`` of the sample, which is no more than the loss; else it is the lowest cell: the errors that are as good as 0.
+    sample: Tensor, totals: Tensor, spacing: Tensor | None, weight: Tensor | None, chosen: Tensor | None,
+    only_present: bool, labelled: bool, mirrored: bool, tailed: bool, step: int, pixels: int, size: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Deal the bins of each class, and cut off its tail.
 
     Args:
-        sample: (C, 2, cells) counts, background and foreground, times ``step``.
-        foreground: (C,) number or estimate of foreground pixels.
-        active: (C,) whether the class counts; of the others all is tail.
-        step, finer, most: as in :func:`bins.deal`.
-        mirrored: whether errors end at 1.
-    """
-    cells = sample.shape[-1]
-    background, seen = sample[:, 0], sample[:, 1]
-    place = torch.arange(cells + 1, device=sample.device) << bins.CELL_BITS
-    bounds = error_at(place, mirrored)
-    middle = (bounds[1:] + bounds[:-1]) / 2  # (cells,)
-    cell = torch.arange(cells, device=sample.device)
-    tail = torch.ones_like(foreground)
-    if tailed:
-        total = seen.sum(1, keepdim=True)
-        # A class that the sample missed may be all right: its foreground as the lowest errors there are.
-        scaled = seen.double() * foreground.unsqueeze(1) / total.clamp(min=1)
-        scaled[:, 0] += torch.where(total[:, 0] > 0, 0, foreground)
-        mean, _ = bins.weights(background.double(), scaled)  # (C, 2, cells)
-        faded = middle * (1 - middle if mirrored else 1 / middle.clamp(min=1))
-        loss = (faded * (mean[:, 0] * background + mean[:, 1] * scaled)).sum(1)  # (C,)
-        tail = (bounds[1:] < TAIL * loss.unsqueeze(1)).sum(1).clamp(min=1)
-    below = cell < tail.unsqueeze(1)  # (C, cells)
-    both = (background + seen) * below
-    lowest = bounds.gather(0, tail) / 2
-    tail_error = torch.where(both.any(1), (both * middle).sum(1) / both.sum(1).clamp(min=1), lowest)
-    above = torch.where(below, 0, background), torch.where(below, 0, seen)
-    entries = bins.deal(*above, foreground, step, finer, most, 0)
-    return Dealt(entries.int(), torch.where(active, tail, cells).int(), tail_error)
-
-
-def error_at(place: Tensor, mirrored: bool) -> Tensor:
-    """The error at a place (int64) or between two, in float64; the last one is the end of them all."""
-    if not mirrored:
-        return _float_of(place + bins.FLOOR)
-    high = 1 - _float_of(bins.FLOOR + 2 * bins.HALF_RANGE - 1 - place)
-    return torch.where(place < bins.HALF_RANGE, _float_of(place + bins.FLOOR), high)
-
-
-def _float_of(bits: Tensor) -> Tensor:
-    return bits.clamp(bins.FLOOR - 1, 0x7F7FFFFF).int().view(torch.float32).double()
-
-
-def weigh(
-    counts: Tensor, fractions: Tensor, rest: Tensor, dealt: Dealt, mirrored: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and weights of each group from its counts.
-
-    Args:
-        counts, fractions: (G, 2, bins) of the errors above the tail.
-        rest: (G, 2) errors in the tail.
-        dealt: the classes' bins; G is C, or images times C.
+        sample: packed counts (parts, C, 2, cells) of every ``step``-th pixel; if processes share the batch, with
+            ``spacing``, plain ones (C, 2, cells) times the step.
+        totals: (rows, C or more) pixels of each class, if ``labelled``.
+        spacing: the step of processes that share the batch, a number on the device.
+        weight, chosen, only_present: which classes count; ``chosen`` from :func:`bits_of`.
+        mirrored: whether errors end at 1. tailed: whether the gradient fades with the error.
+        pixels: of the input. size: bins of each class.
 
     Returns:
-        losses (G,), the weights' lines (G, 2, bins, 2) offset and rise with each 2^-12 of the bin, and the tail's
-        weights (G, 2).
+        entries (C, cells) int32, and the mean error in each class's tail, (C,) float64.
     """
-    groups, _, size = counts.shape
-    classes, cells = dealt.entries.shape
-    mean, fall = bins.weights(*(torch.cat([rest[:, i : i + 1], counts[:, i]], 1) for i in range(2)))
-    flat, mean, fall = mean[..., 0], mean[..., 1:], fall[..., 1:]
-    offset, rise = bins.lines(mean, fall, counts, fractions)
-    # Where each bin begins: the cell whose first bin is the last one not beyond it.
-    first = (dealt.entries >> 5).contiguous()
-    number = torch.arange(size, dtype=torch.int32, device=counts.device).expand(classes, size).contiguous()
-    cell = torch.searchsorted(first, number, right=True) - 1  # (C, bins)
-    dropped = dealt.entries.gather(1, cell).long() & 31
-    begin = (cell << bins.CELL_BITS) + ((number - first.gather(1, cell)).long() << dropped)
-    end = (begin + (1 << dropped)).clamp(max=cells << bins.CELL_BITS)
-    low, high = (error_at(place, mirrored).view(1, classes, 1, size) for place in (begin, end))
-    inner, count, sums, weight = (t.view(groups // classes, classes, 2, size) for t in (rise, counts, fractions, mean))
-    position = (sums + 0.5 * count) / _FRACTIONS  # sum over the bin's errors, in units of its width
-    # Inside a bin larger errors weigh more: errors spread evenly have a variance of 1/12.
-    spread = inner * (count - 1).clamp(min=0) / 12
-    losses = (weight * (count * low + position * (high - low)) + spread * (high - low)).sum((2, 3)).view(groups)
-    tail_error = dealt.tail_error.expand(groups // classes, classes).reshape(groups, 1)
-    losses = losses + (flat * rest * tail_error).sum(1)
-    return losses, torch.stack([offset, rise / _FRACTIONS], -1), flat
+    classes, _, cells = sample.shape[-3:]
+    entries = torch.empty(classes, cells, dtype=torch.int32, device=sample.device)
+    tail_error = torch.empty(classes, dtype=torch.float64, device=sample.device)
+    shared = spacing is not None
+    finer = FINENESS * (1.0 if shared else bins.fineness(pixels))
+    with torch.cuda.device_of(sample):
+        between.deal_bins[(classes,)](
+            sample, *_given(totals, weight, chosen, spacing), entries, tail_error,
+            totals.shape[0], totals.stride(0), 1 if shared else sample.shape[0], step, size, float(np.float32(finer)),
+            **_averaged(labelled, only_present, weight, chosen), SHARED=shared, WHOLE=step == 1 and not shared,
+            MIRRORED=mirrored, TAILED=tailed, CLASSES=classes, CELLS=cells, SLOTS=triton.next_power_of_2(cells),
+            num_warps=WARPS,
+        )  # fmt: skip
+    return entries, tail_error
+
+
+@torch.library.register_fake("lovasz::deal")
+def _(sample: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:
+    classes, _, cells = sample.shape[-3:]
+    return sample.new_empty(classes, cells, dtype=torch.int32), sample.new_empty(classes, dtype=torch.float64)
+
+
+@torch.library.impl(_LIBRARY, "weigh", "CompositeExplicitAutograd")
+def weigh(
+    hist: Tensor, present: Tensor, status: Tensor, entries: Tensor, tail_error: Tensor, weight: Tensor | None,
+    chosen: Tensor | None, only_present: bool, labelled: bool, mirrored: bool, processes: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weights and losses of each group from its counts; G is C, or images times C.
+
+    Args:
+        hist: packed counts (parts, G, 2, bins); of several ``processes`` (2, G, 2, bins) counts and sums of fractions.
+        present: (rows, C or more) pixels of each class, if ``labelled``; else (G, 2) as the first pass has it, or, of
+            several processes, valid and foreground pixels.
+        status: (1 or C,) not 0 where an error is not finite.
+        entries, tail_error: from :func:`deal`.
+        weight, chosen, only_present: as there.
+        processes: that share the batch; 0 for one that is alone.
+
+    Returns:
+        parts of the loss, whose sum it is, and the table (G, 2, bins) for the second pass.
+    """
+    parts, groups, _, size = hist.shape
+    classes, cells = entries.shape
+    losses, table = _results(hist)
+    with torch.cuda.device_of(hist):
+        between.weigh_bins[(groups, losses.shape[1])](
+            hist, present, status, entries, tail_error, *_given(weight, chosen, none=hist), losses, table,
+            groups // classes, present.stride(0), parts, groups * 2 * size, size, max(processes, 1),
+            **_averaged(labelled, only_present, weight, chosen), SHARED=processes > 0, MIRRORED=mirrored,
+            STATUS_OF_CLASS=status.shape[0] > 1, CLASSES=classes, CLASS_SLOTS=triton.next_power_of_2(classes),
+            CELLS=cells, STEPS=(cells - 1).bit_length(), CHUNK=CHUNK, num_warps=WARPS,
+        )  # fmt: skip
+    return losses, table
+
+
+@torch.library.register_fake("lovasz::weigh")
+def _(hist: Tensor, *_rest: Any) -> tuple[Tensor, Tensor]:
+    return _results(hist)
+
+
+def _results(hist: Tensor) -> tuple[Tensor, Tensor]:
+    _, groups, _, size = hist.shape
+    losses = hist.new_empty(groups, (size + CHUNK - 1) // CHUNK, dtype=torch.float64)
+    return losses, hist.new_empty(groups, 2, size, dtype=torch.int64)
+
+
+def _given(*tensors: Tensor | None, none: Tensor | None = None) -> list[Tensor]:
+    """What a kernel reads, side by side; another tensor, which it does not read, in the place of one that is not."""
+    stand_in = next(t for t in (none, *tensors) if t is not None)
+    return [stand_in if t is None else t for t in tensors]
+
+
+def _averaged(labelled: bool, only_present: bool, weight: Tensor | None, chosen: Tensor | None) -> dict[str, bool]:
+    return {
+        "LABELLED": labelled,
+        "ONLY_PRESENT": only_present,
+        "HAS_WEIGHT": weight is not None,
+        "HAS_CHOSEN": chosen is not None,
+    }
