@@ -227,6 +227,24 @@ def test_the_figures_on_voc_are_those_of_the_results() -> None:
     assert said == [pytest.approx([100 * score for score in row], abs=0.0500001) for row in expected]
 
 
+def test_the_readmes_figures_of_the_demo_and_of_speed_are_those_of_the_results() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    (demo,) = re.findall(
+        r"test mIoU: ([\d.]+) % at the branch, then ([\d.]+) % with cross-entropy, ([\d.]+) % with", text
+    )
+    result = json.loads((REPOSITORY / "docs" / "results" / "demo.json").read_text(encoding="utf-8"))
+    by_loss = {run["loss"]: run["scores"] for run in result["runs"]}
+    scores = [result["initial"], by_loss["cross_entropy"], by_loss["lovasz_softmax"]]
+    assert [float(figure) for figure in demo] == pytest.approx(
+        [100 * score["test"]["dataset_miou"] for score in scores], abs=0.0501
+    )
+    ((ratio, times),) = re.findall(r"backward: ([\d.]+) times the time of `F.cross_entropy`; (\d+) times faster", text)
+    tables = json.loads((REPOSITORY / "benchmarks" / "results.json").read_text(encoding="utf-8"))["speed"]["tables"]
+    quick, slow = ({row["name"]: row for row in table["rows"]} for table in tables[:2])
+    assert float(ratio) == pytest.approx(quick["lovasz_softmax"]["ratio"], abs=0.00501)
+    assert int(times) == round(slow["authors' formula"]["median"] / slow["lovasz_softmax"]["median"])
+
+
 def test_the_readme_has_the_scores_at_the_rates_that_the_search_kept() -> None:
     scores = json.loads((REPOSITORY / "docs" / "results" / "paper" / "finetune.json").read_text(encoding="utf-8"))[
         "scores"
