@@ -71,11 +71,8 @@ def test_many_classes_are_at_least_as_near_too(kind: str, classes: int, size: in
 @needs_numba
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("kind", MULTICLASS)
-@pytest.mark.parametrize(("classes", "size"), [(2, 256), (5, 128)])
-def test_half_precision_is_at_least_as_near_as_the_formula_on_the_rounded_logits(
-    kind: str, classes: int, size: int, dtype: torch.dtype
-) -> None:
-    logits, target = multiclass(kind, classes, size)
+def test_half_precision_is_at_least_as_near_as_the_formula_on_the_rounded_logits(kind: str, dtype: torch.dtype) -> None:
+    logits, target = multiclass(kind, classes=2)
     row = narrow_row(kind, lovasz_softmax, formulas.softmax_by_class, logits.to(dtype), target)
     # Both gradients are rounded to half precision, which is nearly all of their error where bins leave none.
     assert row["ours, gradient"] <= 1.01 * row["authors' float32, gradient"]
