@@ -1,7 +1,6 @@
 """A comparison is fair and survives a kill: one start, one order of data, finished runs kept, missing ones added."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,16 +16,9 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.examples import largest_differences
 from lovasz.lab.models import create_model, save_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LOSSES = ("cross_entropy", "lovasz_softmax")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Images of 32 x 32 pixels leave threads nothing to share; on a busy machine two are many times slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -21,13 +21,7 @@ from lovasz.lab.paper import binary
 from lovasz.lab.task import SegmentationTask
 from lovasz.lab.training import train
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +22,9 @@ from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.paper import answers, finetune, multiclass, page, table2
 from lovasz.lab.paper.result import read_result
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = "shapes?size=24&train=8&val=30"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Images of 24 x 24 pixels leave threads nothing to share."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Noise(SegmentationDataset):

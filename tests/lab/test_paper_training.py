@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,17 +26,10 @@ from lovasz.lab.paper import binary, earlier, finetune, iiou, page, table1, tabl
 from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, Resized, half_and_half, measure
 from lovasz.lab.paper.result import read_result
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = "shapes?size=24&train=8&val=4&test=3"
 runner = CliRunner()
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Images of 24 x 24 pixels leave threads nothing to share."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Listed(SegmentationDataset):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,8 @@ from lovasz.lab import fitting, training
 from lovasz.lab.config import RunConfig
 from tests.lab.tiny import use_tiny_data
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 use_tiny_data(setattr)
 step = fitting.SegmentationTask.training_step
 
@@ -60,15 +61,6 @@ for arguments in json.loads(sys.argv[1]):
 
 def config(tmp_path, **changes) -> RunConfig:
     return RunConfig(**({"data": "tiny", "epochs": 1, "batch_size": 4, "out": str(tmp_path / "run")} | changes))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Images of 32 x 32 pixels leave threads nothing to share; on a busy machine two are many times slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
