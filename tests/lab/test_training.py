@@ -24,6 +24,8 @@ from lovasz.lab.models.resized import AtSize
 from lovasz.lab.training import train, training_class_weights
 from lovasz.sampling import EquibatchSampler
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # One process imports the lab and forks for each run: most of a run's time here would be imports.
 RUNS = """
 import json, os, signal, sys
@@ -32,8 +34,6 @@ torch.set_num_threads(1)
 from lovasz.lab import fitting, training
 from lovasz.lab.config import RunConfig
 from tests.lab.tiny import use_tiny_data
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 use_tiny_data(setattr)
 step = fitting.SegmentationTask.training_step
