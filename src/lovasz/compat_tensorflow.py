@@ -64,7 +64,7 @@ def lovasz_hinge(logits: Any, labels: Any, per_image: bool = True, ignore: int |
     Returns:
         A scalar; errors as in `lovasz.tensorflow.lovasz_hinge`.
     """
-    return port.lovasz_hinge(logits, _whole(labels), per_image=per_image, ignore_index=ignore, method="exact")
+    return port.lovasz_hinge(logits, _whole(labels), per_image=bool(per_image), ignore_index=ignore, method="exact")
 
 
 def lovasz_hinge_flat(logits: Any, labels: Any) -> Any:
@@ -126,7 +126,7 @@ def lovasz_softmax(
         _whole(labels),
         from_logits=False,
         classes=classes,
-        per_image=per_image,
+        per_image=bool(per_image),
         ignore_index=ignore,
         axis=_axis(order),
         method="exact",

@@ -73,6 +73,15 @@ def test_all_void_and_nothing_are_zero() -> None:
     assert float(compat.lovasz_hinge_flat(*compat.flatten_binary_scores(scores, void, 255))) == 0
 
 
+def test_per_image_may_be_a_number_as_in_the_authors_code() -> None:
+    scores, labels = np.float32([[[2.0, -0.5]], [[-3.0, 1.0]]]), np.int32([[[1, 0]], [[0, 0]]])
+    for number in (0, 1):
+        assert float(compat.lovasz_hinge(scores, labels, number)) == float(
+            compat.lovasz_hinge(scores, labels, bool(number))
+        )
+    assert float(compat.lovasz_hinge(scores, labels, 1)) != float(compat.lovasz_hinge(scores, labels, 0))
+
+
 def test_compiles_with_xla() -> None:
     scores, labels = np.float32([[[2.0, -0.5, -3.0]]]), np.int32([[[1, 255, 0]]])
     compiled = tf.function(compat.lovasz_hinge, jit_compile=True)
