@@ -416,6 +416,30 @@ def test_tensors_that_are_not_contiguous_work():
     assert compat.binary_xloss(logits[:, 0], binary) == pytest.approx(contiguous)
 
 
+def test_labels_may_have_a_channel_as_the_authors_flatten_them():
+    probas, labels = torch.rand(2, 3, 4, 5).softmax(1), torch.randint(0, 2, (2, 4, 5))
+    assert compat.lovasz_softmax(probas, labels[:, None]) == compat.lovasz_softmax(probas, labels)
+    for scores in (probas[:, 0], probas[:, :1]):
+        for per_image in (True, False):
+            expected = compat.lovasz_hinge(probas[:, 0], labels, per_image)
+            assert compat.lovasz_hinge(scores, labels[:, None], per_image) == expected
+            assert compat.lovasz_hinge(scores, labels, per_image) == expected
+            expected = compat.lovasz_softmax(probas[:, 0], labels, [1], per_image)
+            assert compat.lovasz_softmax(scores, labels[:, None], [1], per_image) == expected
+
+
+def test_labels_in_another_order_are_still_refused():
+    with pytest.raises(ValueError, match="target must have shape"):
+        compat.lovasz_softmax(torch.rand(2, 3, 4, 5).softmax(1), torch.zeros(2, 5, 4, dtype=torch.long))
+
+
+def test_flipped_arrays_have_an_iou():
+    preds, labels = np.array([[0, 1, 2], [0, 1, 1]]), np.array([[0, 1, 1], [0, 2, 1]])
+    np.testing.assert_array_equal(compat.iou(preds[:, ::-1], labels[:, ::-1], 3), compat.iou(preds, labels, 3))
+    flipped = compat.iou_binary(preds[:, ::-1] == 1, labels[:, ::-1] == 1)
+    assert flipped == compat.iou_binary(preds == 1, labels == 1)
+
+
 def test_classes_may_be_any_equal_string():
     probas, labels = draw(None)  # the last class is absent, so that the two names differ
     computed = "".join(["pre", "sent"])

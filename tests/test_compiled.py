@@ -84,6 +84,15 @@ def test_flags_of_every_kind_keep_one_graph() -> None:
     assert chosen(scores, target) == loss(scores, target)
 
 
+def test_a_second_derivative_is_refused_and_not_zero() -> None:
+    scores, target = SOFTMAX.draw(size=(70, 90))
+    scores.requires_grad_()
+    loss = torch.compile(SOFTMAX.package, fullgraph=True, backend="eager")  # the compilers proper refuse by themselves
+    (gradient,) = torch.autograd.grad(loss(scores, target), scores, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiable once.*method='exact'"):
+        gradient.square().sum().backward()
+
+
 def test_bad_weights_are_refused() -> None:
     scores, target = SOFTMAX.draw(size=(70, 90))
     weight = torch.tensor([1.0, 1.0, -1.0, 1.0, 1.0])

@@ -111,6 +111,15 @@ def test_logits_far_below_the_largest_keep_their_entropy(impl: str) -> None:
     assert loss.item() == pytest.approx(500)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_term_of_weight_zero_is_not_there(impl: str) -> None:
+    logits, target = draw((90, 70), None)
+    logits = logits.detach()
+    logits[0, target[0, 0, 0], 0, 0] = -torch.inf  # its cross-entropy is infinite, and 0 times that is NaN
+    loss = lovasz_cross_entropy(logits, target, lovasz_weight=0.5, cross_entropy_weight=0.0, impl=impl)
+    assert loss.item() == pytest.approx(0.5 * lovasz_softmax(logits, target, impl=impl).item(), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

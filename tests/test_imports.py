@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import lovasz
+
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 MODULES = sorted(
     path.relative_to(SOURCE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
@@ -71,6 +73,13 @@ def test_importing_lovasz_loads_no_optional_package() -> None:
     added = set(json.loads(run(code + "print(json.dumps(sorted(set(sys.modules) - before)))")))
     assert {name.partition(".")[0] for name in added} & set(OPTIONAL) == set()
     assert not {name for name in added if name.startswith("lovasz.lab")}
+
+
+def test_public_modules_are_attributes_of_the_package() -> None:
+    code = "import lovasz; print(lovasz.set_functions.__name__, lovasz.baselines.__name__, lovasz.compat.__name__)"
+    assert run(code).split() == ["lovasz.set_functions", "lovasz.baselines", "lovasz.compat"]
+    assert set(lovasz._MODULES) <= set(dir(lovasz))
+    assert {f"lovasz.{name}" for name in lovasz._MODULES} <= set(MODULES)
 
 
 @pytest.mark.parametrize("method", ["exact", "binned"])

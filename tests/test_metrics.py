@@ -7,6 +7,7 @@ import subprocess
 import sys
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -437,6 +438,27 @@ def test_a_threshold_is_asked_for_where_it_is_needed():
         DatasetIoU(2).update(torch.zeros(2, 3, 3), ZEROS)
 
 
+@pytest.mark.parametrize("preds", [torch.zeros(2, 2, 3, 3), ZEROS], ids=["scores of both classes", "labels"])
+def test_a_threshold_that_would_not_be_used_is_refused(preds):
+    with pytest.raises(ValueError, match=r"threshold=0\.7 has no meaning for preds"):
+        DatasetIoU(2, threshold=0.7).update(preds, ZEROS)
+
+
+def test_numpys_integers_are_counts_and_labels():
+    metric = DatasetIoU(np.int64(3), ignore_index=np.uint8(255))
+    metric.update(torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 255]]))
+    assert metric.compute() == 1
+
+
+def test_a_metric_draws_its_value():
+    pytest.importorskip("matplotlib").use("Agg")
+    metric = DatasetIoU(2)
+    metric.update(ZEROS, ZEROS)
+    figure, axes = metric.plot()
+    assert axes.get_ylim()[0] >= -1
+    assert figure is axes.figure
+
+
 def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
     with pytest.raises(ValueError, match=r"target\[None\]"):
         ImageIoU(4).update(ZEROS[0], ZEROS[0])
@@ -448,6 +470,7 @@ def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
     [
         ({"num_classes": 1}, "num_classes=2, classes="),
         ({"num_classes": 2.0}, "num_classes must be an integer"),
+        ({"num_classes": 4, "threshold": 0.9}, "threshold=0.9 is for scores of a single foreground class"),
         ({"num_classes": 3, "absent": "zero"}, '"exclude" or "one"'),
         ({"num_classes": 3, "classes": [3]}, r"classes must be different labels of 0\.\.2"),
         ({"num_classes": 3, "classes": [1, 1]}, "classes must be different labels"),
@@ -459,6 +482,12 @@ def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         DatasetIoU(**arguments)
+
+
+@pytest.mark.parametrize("void", ["255", 1.5, True])
+def test_a_void_label_that_is_no_integer_is_refused(void):
+    with pytest.raises(TypeError, match="ignore_index must be an integer or None"):
+        DatasetIoU(4, ignore_index=void)
 
 
 @pytest.mark.parametrize("kind", [DatasetIoU, ImageIoU])

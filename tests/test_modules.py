@@ -131,6 +131,33 @@ def test_settings_that_no_call_would_take_are_refused_by_the_constructor() -> No
             module(weight=[1.0, -1.0])
 
 
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("classes", "presnt", ValueError),
+        ("classes", [1, 1], ValueError),
+        ("method", "fast", ValueError),
+        ("impl", "cuda", ValueError),
+        ("ignore_index", "255", TypeError),
+        ("activation", "gelu", ValueError),
+    ],
+)
+def test_options_that_no_call_would_take_are_refused_by_the_constructor(module, function, name, value, error) -> None:
+    if name in inspect.signature(module).parameters:
+        with pytest.raises(error, match=name):
+            module(**{name: value})
+
+
+def test_classes_and_void_label_of_numpy_become_plain_integers() -> None:
+    criterion = LovaszSoftmaxLoss(classes=np.array([1, 2]), ignore_index=np.int64(255))
+    assert criterion.classes == (1, 2)
+    assert type(criterion.ignore_index) is int
+    scores, target = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 4, 4))
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    assert compiled(scores, target) == LovaszSoftmaxLoss(classes=[1, 2], ignore_index=255)(scores, target)
+
+
 def test_the_representation_tells_the_arguments() -> None:
     assert "ignore_index=255" in repr(LovaszSoftmaxLoss(ignore_index=255))
     assert "activation='elu'" in repr(LovaszHingeLoss(activation="elu"))

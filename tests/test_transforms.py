@@ -1,4 +1,4 @@
-"""Losses under torch.func: gradients of functions, of each sample, and what bad input says there."""
+"""Losses under torch.func, forward-mode differentiation and torch.jit.trace, and what bad input says there."""
 
 import pytest
 import torch
@@ -71,8 +71,39 @@ def test_a_wrong_label_of_one_sample_is_named() -> None:
 def test_a_kernel_that_cannot_follow_says_what_can() -> None:
     scores, target = (tensor[0] for tensor in draw())
     loss = torch.func.grad(lambda z: lovasz.lovasz_softmax(z, target, ignore_index=255, impl="numba"))
-    with pytest.raises(ValueError, match=r"impl='numba' cannot run inside torch\.func's transforms; use impl='auto'"):
+    with pytest.raises(ValueError, match=r"impl='numba' cannot run inside torch\.func's transforms.*use impl='auto'"):
         loss(scores)
+
+
+def test_plain_operations_follow_a_gradient_but_no_vmap() -> None:
+    scores, target = draw()
+    loss = lambda z, t: lovasz.lovasz_softmax(z, t, ignore_index=255, impl="torch")  # noqa: E731
+    gradient = torch.func.grad(loss)(scores[0], target[0])
+    expected = by_autograd(loss, scores[0], target[0])[1]
+    torch.testing.assert_close(gradient, expected)
+    with pytest.raises(ValueError, match=r"impl='torch' cannot run inside torch\.func's transforms.*use impl='auto'"):
+        torch.func.vmap(loss)(scores, target)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own use of it
+@pytest.mark.parametrize("name", LOSSES)
+def test_forward_mode_gives_the_slope_along_a_direction(name: str) -> None:
+    scores, target = (tensor[0] for tensor in draw())
+    direction = torch.randn(scores.shape, generator=torch.Generator().manual_seed(1), dtype=scores.dtype)
+    with torch.autograd.forward_ad.dual_level():
+        value = LOSSES[name](torch.autograd.forward_ad.make_dual(scores, direction), target)
+        slope = torch.autograd.forward_ad.unpack_dual(value).tangent
+    gradient = torch.func.grad(LOSSES[name])(scores, target)
+    assert slope.item() == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning")
+def test_a_trace_computes_what_was_traced() -> None:
+    scores, target = (tensor[0] for tensor in draw())
+    traced = torch.jit.trace(LOSSES["softmax"], (scores, target), check_trace=False)
+    others = scores.flip(-1)
+    expected = lovasz.lovasz_softmax(others, target, ignore_index=255, method="exact")
+    assert traced(others, target).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def test_weights_of_classes_may_be_batched_too() -> None:

@@ -149,6 +149,28 @@ FAULTS = {
         "each channel is its own 0/1 mask",
     ),
     "weight without multilabel": (lambda: lovasz_sigmoid(SCORES, LABELS, weight=[1.0]), TypeError, "multilabel=True"),
+    "ignore_index as text": (lambda: lovasz_softmax(LOGITS, LABELS, ignore_index="255"), TypeError, "integer.*'255'"),
+    "ignore_index as a flag": (lambda: lovasz_hinge(SCORES, LABELS, ignore_index=True), TypeError, "integer.*True"),
+    "a weight to be learnt": (
+        lambda: lovasz_cross_entropy(LOGITS, LABELS, lovasz_weight=torch.tensor(0.5)),
+        TypeError,
+        "lovasz_weight must be a number.*take the losses apart",
+    ),
+    "label_smoothing as text": (
+        lambda: lovasz_cross_entropy(LOGITS, LABELS, label_smoothing="0.1"),
+        TypeError,
+        "label_smoothing must be a number, got '0.1'",
+    ),
+    "class weights to be learnt": (
+        lambda: lovasz_softmax(LOGITS, LABELS, weight=torch.ones(3, requires_grad=True)),
+        ValueError,
+        r"weight requires a gradient.*detach\(\)",
+    ),
+    "a column of pixels": (
+        lambda: lovasz_hinge(torch.zeros(9, 1), torch.zeros(9, 1, dtype=torch.long)),
+        ValueError,
+        r"9 images of one pixel.*input.squeeze\(1\)",
+    ),
     "errors and foreground differ": (
         lambda: lovasz_extension(torch.zeros(3), torch.zeros(4).bool()),
         ValueError,
@@ -187,6 +209,23 @@ def test_numpys_true_and_false_are_flags(method: str) -> None:
         of_numpy = lovasz_softmax(logits, labels, per_image=np.bool_(value), method=method)
         assert of_numpy == lovasz_softmax(logits, labels, per_image=value, method=method)
     assert lovasz_softmax(logits, labels, from_logits=np.bool_(True)) == lovasz_softmax(logits, labels)
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int32, np.uint8])
+def test_numpys_integers_are_void_labels(integer: type) -> None:
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 2, (2, 4, 5))
+    labels[:, 0] = 255
+    for loss, scores in ((lovasz_softmax, logits), (lovasz_hinge, logits[:, 0]), (soft_jaccard_loss, logits)):
+        assert loss(scores, labels, ignore_index=integer(255)) == loss(scores, labels, ignore_index=255)
+
+
+def test_a_column_of_pixels_is_one_set_without_per_image() -> None:
+    scores, labels = torch.randn(9, 1), torch.randint(0, 2, (9, 1))
+    flat = lovasz_hinge(scores[:, 0], labels[:, 0])
+    assert lovasz_hinge(scores, labels, per_image=False) == flat
+    assert lovasz_sigmoid(scores, labels) == lovasz_sigmoid(scores[:, 0], labels[:, 0])
+    one = lovasz_hinge(scores[:1], labels[:1])  # one pixel is one pixel, either way
+    assert one == lovasz_hinge(scores[0], labels[0])
 
 
 def test_the_authors_names_take_what_is_true_or_false_as_theirs_do() -> None:

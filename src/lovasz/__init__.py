@@ -5,6 +5,7 @@ They are loaded when first asked for, so that `lovasz.jax` and its like need not
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,9 +30,17 @@ __all__ = [
     "release_memory",
 ]
 
+# Found as attributes too, as README's table writes them: ``import lovasz; lovasz.metrics.DatasetIoU``.
+_MODULES = (
+    *("baselines", "cityscapes", "compat", "compat_tensorflow", "functional", "jax", "keras", "metrics", "modules"),
+    *("sampling", "set_functions", "tensorflow"),
+)
+
 
 def __getattr__(name: str) -> Any:
-    """A public name, from the module that has it (PEP 562)."""
+    """A public name, from the module that has it, or a public module (PEP 562)."""
+    if name in _MODULES:
+        return importlib.import_module(f"lovasz.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lovasz import functional, memory, modules, sampling
@@ -43,4 +52,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """The names that a shell completes."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -198,12 +198,12 @@ def _masks(
     validation.require_float("input", input)
     validation.require_labels("target", target)
     validation.require_same_device(input, target)
-    validation.check_ignore_index(ignore_index)
+    ignore_index = validation.void_label(ignore_index)
     channels = input.shape[1] if input.dim() > 1 else 1
     binary = channels == 1 or (input.dim() <= 3 and input.dim() == target.dim())
     target = target.long()  # a uint8 mask would take ignore_index=-1 for 255
     if binary:
-        validation.check_binary_shapes(input, target)
+        validation.check_binary_shapes(input, target, per_image)
         validation.check_labels(target, 2, ignore_index)
         images = 1 if input.dim() == 1 else input.shape[0]
         scores = input.reshape(images, 1, -1)  # (N, 1, S)

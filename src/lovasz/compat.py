@@ -99,7 +99,10 @@ def iou(
 
 
 def _class_iou(pred: Any, label: Any, c: int, empty: float, ignore: int | None) -> float:
-    pred, label = torch.as_tensor(pred).long(), torch.as_tensor(label).long()
+    # An array that was flipped has negative strides, which torch does not take.
+    pred, label = (
+        torch.as_tensor(x if isinstance(x, Tensor) else np.ascontiguousarray(x)).long() for x in (pred, label)
+    )
     truth, found = label == c, pred == c
     if ignore is not None:
         found = found & (label != ignore)
@@ -115,14 +118,14 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
 
     Args:
         logits: (B, H, W) scores (or (B, 1, H, W)), positive for foreground; float16, bfloat16, float32 or float64.
-        labels: same shape, 0 and 1, and `ignore`.
+        labels: same shape (a channel of size 1 may be there or not), 0 and 1, and `ignore`.
         per_image: mean of the losses of the images, else one loss of all pixels.
         ignore: void label.
 
     Returns:
         A scalar; errors as in `lovasz.functional.lovasz_hinge`.
     """
-    labels = _whole(labels)
+    labels = _shaped(_whole(labels), logits.shape)
     if logits.dim() > 1 and logits.shape == labels.shape:
         logits, labels = logits.flatten(1), labels.flatten(1)  # volumes too, as the authors' flattening takes them
     return functional.lovasz_hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore, method="exact")
@@ -195,7 +198,7 @@ def lovasz_softmax(
     Args:
         probas: (B, C, H, W) class probabilities; or (B, H, W), also (B, 1, H, W), the sigmoid output for the one class
             that `classes` names, such as [1].
-        labels: (B, H, W), 0..C-1 and `ignore`.
+        labels: (B, H, W) or (B, 1, H, W), 0..C-1 and `ignore`.
         classes: "all", "present" for those that occur in labels, or a list of classes to average.
         per_image: mean of the losses of the images, else one loss of all pixels.
         ignore: void label.
@@ -208,6 +211,7 @@ def lovasz_softmax(
     """
     labels = _whole(labels)
     if probas.dim() == 3 or (probas.dim() > 3 and probas.shape[1] == 1):
+        labels = _shaped(labels, probas.shape)
         return functional.lovasz_sigmoid(
             probas,
             _foreground(labels, classes, ignore),
@@ -218,7 +222,7 @@ def lovasz_softmax(
         )
     return functional.lovasz_softmax(
         probas,
-        labels,
+        _shaped(labels, probas.shape[:1] + probas.shape[2:]),
         from_logits=False,
         classes=classes,
         per_image=bool(per_image),
@@ -314,6 +318,11 @@ def _whole(labels: Tensor) -> Tensor:
     if not bool((whole == labels).all()):
         raise ValueError("labels must be whole numbers (class labels), got fractions: soft labels have no IoU")
     return whole
+
+
+def _shaped(labels: Tensor, shape: torch.Size) -> Tensor:
+    """Labels in that shape where only channels of size 1 differ: the authors flatten whatever comes."""
+    return labels.reshape(shape) if [n for n in labels.shape if n > 1] == [n for n in shape if n > 1] else labels
 
 
 def _foreground(labels: Tensor, classes: str | Sequence[int], ignore: int | None) -> Tensor:

@@ -57,14 +57,16 @@ def lovasz_hinge(logits: Any, labels: Any, per_image: bool = True, ignore: int |
 
     Args:
         logits: (B, H, W) scores, positive for foreground; any floating dtype.
-        labels: (B, H, W), 0 and 1, and `ignore`.
+        labels: (B, H, W) or (B, H, W, 1), 0 and 1, and `ignore`.
         per_image: mean of the losses of the images, else one loss of all pixels.
         ignore: void label.
 
     Returns:
         A scalar; errors as in `lovasz.tensorflow.lovasz_hinge`.
     """
-    return port.lovasz_hinge(logits, _whole(labels), per_image=bool(per_image), ignore_index=ignore, method="exact")
+    logits = tf.convert_to_tensor(logits)
+    labels = _shaped(_whole(labels), logits.shape)
+    return port.lovasz_hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore, method="exact")
 
 
 def lovasz_hinge_flat(logits: Any, labels: Any) -> Any:
@@ -109,7 +111,7 @@ def lovasz_softmax(
 
     Args:
         probas: (B, H, W, C) class probabilities, or (B, C, H, W) with ``order="BCHW"``.
-        labels: (B, H, W), 0..C-1 and `ignore`.
+        labels: (B, H, W) or (B, H, W, 1), 0..C-1 and `ignore`.
         classes: "all", "present" for those that occur in labels, or a list of classes to average.
         per_image: mean of the losses of the images, else one loss of all pixels.
         ignore: void label.
@@ -121,14 +123,16 @@ def lovasz_softmax(
     Raises:
         NotImplementedError: another order.
     """
+    probas, axis = tf.convert_to_tensor(probas), _axis(order)
+    of_pixels = probas.shape[:-1] if axis == -1 else probas.shape[:1].concatenate(probas.shape[2:])
     return port.lovasz_softmax(
         probas,
-        _whole(labels),
+        _shaped(_whole(labels), of_pixels),
         from_logits=False,
         classes=classes,
         per_image=bool(per_image),
         ignore_index=ignore,
-        axis=_axis(order),
+        axis=axis,
         method="exact",
     )
 
@@ -167,6 +171,16 @@ def _axis(order: str) -> int:
     if order not in _AXES:
         raise NotImplementedError(f"order must be 'BHWC' or 'BCHW', got {order!r}")
     return _AXES[order]
+
+
+def _shaped(labels: Any, shape: Any) -> Any:
+    """Labels without a channel of size 1 that such a shape does not have: the authors flatten whatever comes."""
+    if labels.shape.rank is None or shape.rank is None or labels.shape.rank != shape.rank + 1:
+        return labels
+    for axis in (-1, 1):
+        if labels.shape[axis] == 1:
+            return tf.squeeze(labels, axis)
+    return labels
 
 
 def _whole(labels: Any) -> Any:

@@ -72,6 +72,10 @@ def confusion_counts(
 def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: int, threshold: float | None) -> Tensor:
     if preds.is_complex():
         raise TypeError(f"preds must be real scores or integer labels, got dtype {preds.dtype}.")
+    scores_of_all = preds.shape == (target.shape[0], num_classes, *target.shape[1:])
+    if threshold is not None and (scores_of_all or not preds.is_floating_point()):
+        what = "scores of both classes: give those of the foreground, preds[:, 1]," if scores_of_all else "labels:"
+        raise ValueError(f"threshold={threshold} has no meaning for preds {_shape(preds)}, {what} or leave it out.")
     if not preds.is_floating_point():
         if preds.shape != target.shape:
             raise ValueError(
@@ -91,7 +95,7 @@ def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: 
         if (torch.isnan(preds.reshape(target.shape)) & ~void).any():
             raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
         return (preds > threshold).reshape(target.shape).long()
-    if preds.shape != (target.shape[0], num_classes, *target.shape[1:]):
+    if not scores_of_all:
         raise ValueError(
             f"preds must be scores {_scores_shape(target, num_classes)} or labels {_shape(target)} "
             f"for target {_shape(target)} and num_classes={num_classes}, got {_shape(preds)}."

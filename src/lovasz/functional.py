@@ -120,8 +120,8 @@ def lovasz_cross_entropy(
         F.cross_entropy is NaN. A logit of NaN or +inf at a valid pixel makes the loss NaN.
 
     Raises:
-        TypeError, ValueError, ImportError: as :func:`lovasz_softmax`; ValueError also for a negative weight of a term
-            and a label_smoothing outside [0, 1].
+        TypeError, ValueError, ImportError: as :func:`lovasz_softmax`; TypeError also for a weight of a term or a
+            label_smoothing that is no number, such as a tensor; ValueError for a negative one or one beyond 1.
 
     Example:
         >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]], requires_grad=True)  # one image, two classes, two pixels
@@ -130,7 +130,8 @@ def lovasz_cross_entropy(
     """
     validation.check_not_negative(lovasz_weight=lovasz_weight, cross_entropy_weight=cross_entropy_weight)
     validation.check_label_smoothing(label_smoothing)
-    terms = cross_entropy_weight, label_smoothing
+    # Of weight 0 it is left out: 0 times the infinite cross-entropy of a logit of -inf would be NaN.
+    terms = (cross_entropy_weight, label_smoothing) if cross_entropy_weight else None
     return multiclass.softmax(
         input, target, True, classes, per_image, ignore_index, weight, method, impl, group, lovasz_weight, terms
     )
@@ -180,8 +181,8 @@ def lovasz_hinge(
         0.7500
     """
     validation.require_choice("activation", activation, ACTIVATIONS)
-    per_image = validation.flag("per_image", per_image)
-    input, target = _binary(input, target, ignore_index)
+    per_image, ignore_index = validation.flag("per_image", per_image), validation.void_label(ignore_index)
+    input, target = _binary(input, target, per_image)
     choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
     if choice.kernel not in CHECK_LABELS:
         target = target.long()
@@ -245,11 +246,11 @@ def lovasz_sigmoid(
         0.0953
     """
     from_logits, per_image = validation.flag("from_logits", from_logits), validation.flag("per_image", per_image)
+    ignore_index = validation.void_label(ignore_index)
     if validation.flag("multilabel", multilabel):
         validation.require_float("input", input)
         validation.require_labels("target", target)
         validation.require_same_device(input, target)
-        validation.check_ignore_index(ignore_index)
         validation.check_multilabel_shapes(input, target, per_image)
         only_present, chosen = validation.resolve_classes(classes, input.shape[1])
         weight = validation.resolve_weight(weight, input.shape[1], input)
@@ -260,7 +261,7 @@ def lovasz_sigmoid(
         if weight is not None or not (isinstance(classes, str) and classes == "present"):
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
         only_present, chosen = False, None
-        input, target = _binary(input, target, ignore_index)
+        input, target = _binary(input, target, per_image)
     choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
     if choice.kernel not in CHECK_LABELS:
         target = target.long()
@@ -332,12 +333,11 @@ def lovasz_extension(
     return exact.extension(rows, mask, set_function=function).reshape(errors.shape[:-1])
 
 
-def _binary(input: Tensor, target: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+def _binary(input: Tensor, target: Tensor, per_image: bool) -> tuple[Tensor, Tensor]:
     """Check a binary loss's tensors and bring them to (N, 1, S)."""
     validation.require_float("input", input)
     validation.require_labels("target", target)
     validation.require_same_device(input, target)
-    validation.check_ignore_index(ignore_index)
-    validation.check_binary_shapes(input, target)
+    validation.check_binary_shapes(input, target, per_image)
     images = 1 if input.dim() == 1 else input.shape[0]
     return input.reshape(images, 1, -1), target.reshape(images, 1, -1)

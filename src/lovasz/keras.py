@@ -65,7 +65,7 @@ class _LovaszLoss(keras.losses.Loss):
         reduction = "none" if reduction is None else reduction
         arguments.require_choice("reduction", reduction, REDUCTIONS)
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self._options = options
+        self._options = arguments.plain_options("ignore_class", options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss: a scalar, or with ``reduction=None`` one for each image (one in all for the batch)."""
@@ -162,7 +162,7 @@ class LovaszSoftmaxLoss(_LovaszLoss):
             name,
             dtype,
             from_logits=from_logits,
-            classes=classes if isinstance(classes, str) else list(classes),
+            classes=classes,
             per_image=per_image,
             ignore_class=ignore_class,
             weight=None if weight is None else [float(w) for w in weight],
@@ -256,7 +256,7 @@ class LovaszSigmoidLoss(_LovaszLoss):
             dtype,
             from_logits=from_logits,
             multilabel=multilabel,
-            classes=classes if isinstance(classes, str) else list(classes),
+            classes=classes,
             per_image=per_image,
             ignore_class=ignore_class,
             weight=None if weight is None else [float(w) for w in weight],

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ except ImportError as error:
     ) from error
 
 from lovasz.confusion import confusion_counts
+from lovasz.validation import void_label
 
 Absent = Literal["exclude", "one"]
 
@@ -50,6 +52,7 @@ class _ConfusionIoU(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        num_classes = int(num_classes) if isinstance(num_classes, np.integer) else num_classes
         if not isinstance(num_classes, int) or num_classes < 2:
             raise ValueError(
                 f"num_classes must be an integer of at least 2, got {num_classes!r}. For one foreground class give "
@@ -57,6 +60,12 @@ class _ConfusionIoU(Metric):
             )
         if absent not in ("exclude", "one"):
             raise ValueError(f'absent must be "exclude" or "one" (the paper\'s 0/0 = 1), got {absent!r}.')
+        if threshold is not None and num_classes != 2:
+            raise ValueError(
+                f"threshold={threshold} is for scores of a single foreground class, with num_classes=2; of "
+                f"num_classes={num_classes} the largest score is predicted, so leave threshold out."
+            )
+        ignore_index = void_label(ignore_index)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.absent: Absent = absent
@@ -93,6 +102,13 @@ class _ConfusionIoU(Metric):
             return super().forward(*args, **kwargs)
         finally:
             self._forward_running = False
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw ``val``, a value or a list of them over the steps (default: compute()), as torchmetrics' metrics do.
+
+        Needs matplotlib. Returns its figure and axes.
+        """
+        return self._plot(val, ax)
 
     def _class_iou(self, confusion: Tensor) -> Tensor:
         """IoU of every class, float64 (..., C), of counts (..., C, C); NaN where the class does not count."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lovasz import functional, validation
+from lovasz.kernels import IMPLS, METHODS
 from lovasz.sharing import ProcessGroup
 from lovasz.validation import Classes
 
@@ -67,12 +68,12 @@ class LovaszSoftmaxLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.from_logits = validation.flag("from_logits", from_logits)
-        self.classes = classes
+        self.classes = validation.plain_classes(classes)
         self.per_image = validation.flag("per_image", per_image)
-        self.ignore_index = ignore_index
+        self.ignore_index = validation.void_label(ignore_index)
         self.register_buffer("weight", _as_buffer(weight))
-        self.method = method
-        self.impl = impl
+        self.method = validation.require_choice("method", method, METHODS)
+        self.impl = validation.require_choice("impl", impl, IMPLS)
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -142,12 +143,12 @@ class LovaszCrossEntropyLoss(nn.Module):
         self.lovasz_weight = lovasz_weight
         self.cross_entropy_weight = cross_entropy_weight
         self.label_smoothing = label_smoothing
-        self.classes = classes
+        self.classes = validation.plain_classes(classes)
         self.per_image = validation.flag("per_image", per_image)
-        self.ignore_index = ignore_index
+        self.ignore_index = validation.void_label(ignore_index)
         self.register_buffer("weight", _as_buffer(weight))
-        self.method = method
-        self.impl = impl
+        self.method = validation.require_choice("method", method, METHODS)
+        self.impl = validation.require_choice("impl", impl, IMPLS)
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -207,10 +208,10 @@ class LovaszHingeLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.per_image = validation.flag("per_image", per_image)
-        self.ignore_index = ignore_index
-        self.activation = activation
-        self.method = method
-        self.impl = impl
+        self.ignore_index = validation.void_label(ignore_index)
+        self.activation = validation.require_choice("activation", activation, functional.ACTIVATIONS)
+        self.method = validation.require_choice("method", method, METHODS)
+        self.impl = validation.require_choice("impl", impl, IMPLS)
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -278,12 +279,12 @@ class LovaszSigmoidLoss(nn.Module):
         super().__init__()
         self.from_logits = validation.flag("from_logits", from_logits)
         self.multilabel = validation.flag("multilabel", multilabel)
-        self.classes = classes
+        self.classes = validation.plain_classes(classes)
         self.per_image = validation.flag("per_image", per_image)
-        self.ignore_index = ignore_index
+        self.ignore_index = validation.void_label(ignore_index)
         self.register_buffer("weight", _as_buffer(weight))
-        self.method = method
-        self.impl = impl
+        self.method = validation.require_choice("method", method, METHODS)
+        self.impl = validation.require_choice("impl", impl, IMPLS)
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

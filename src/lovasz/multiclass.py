@@ -36,7 +36,7 @@ def softmax(
     validation.require_float("input", input)
     validation.require_labels("target", target)
     validation.require_same_device(input, target)
-    validation.check_ignore_index(ignore_index)
+    ignore_index = validation.void_label(ignore_index)
     from_logits, per_image = validation.flag("from_logits", from_logits), validation.flag("per_image", per_image)
     validation.check_multiclass_shapes(input, target, per_image)
     num_classes = input.shape[1]
@@ -64,8 +64,10 @@ def softmax(
         cross_entropy=cross_entropy if fused else None,
     )
     loss = load(choice).loss(input, target, problem, weight, group)
-    if fused or cross_entropy is None:
+    if fused:
         return loss
+    if cross_entropy is None:
+        return loss if scale == 1 else scale * loss
     return scale * loss + _cross_entropy(input, target, cross_entropy, weight, ignore_index, group)
 
 

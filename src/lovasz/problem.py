@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# What every binned kernel says of a second derivative.
+ONCE = "the binned loss is differentiable once; for second derivatives use method='exact'"
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -74,7 +74,7 @@ def check_multiclass_shapes(input: Tensor, target: Tensor, per_image: bool) -> N
         raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {shape(input)}")
 
 
-def check_binary_shapes(input: Tensor, target: Tensor) -> None:
+def check_binary_shapes(input: Tensor, target: Tensor, per_image: bool) -> None:
     """Check ``(P,)``, ``(N, *spatial)`` or ``(N, 1, *spatial)``; the target may drop or keep the single channel."""
     if input.dim() == 0:
         raise ValueError("input must be (N, *spatial), (N, 1, *spatial) or (P,), got a scalar")
@@ -85,6 +85,11 @@ def check_binary_shapes(input: Tensor, target: Tensor) -> None:
         expected = " or ".join(str(s) for s in sorted(shapes, key=len))
         raise ValueError(f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}")
     require_not_empty(input)
+    if per_image and input.dim() == 2 and input.shape[0] > 1 and input.shape[1] == 1:
+        raise ValueError(
+            f"input {shape(input)} with per_image=True would be {input.shape[0]} images of one pixel; for a flat list "
+            "of pixels use input.squeeze(1) and target.squeeze(1), or per_image=False"
+        )
     if input.dim() >= 4 and input.shape[1] > 1:
         raise ValueError(
             f"input {shape(input)} is ambiguous for a binary loss: for one label per channel use "
@@ -106,12 +111,12 @@ def check_multilabel_shapes(input: Tensor, target: Tensor, per_image: bool) -> N
         raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {shape(input)}")
 
 
-def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
-    """Turn ``classes`` into (only those present, chosen indices or None for every class)."""
+def plain_classes(classes: Classes) -> str | tuple[int, ...]:
+    """``classes`` as "present", "all" or a tuple of different ints, checked without knowing how many there are."""
     if isinstance(classes, str):
         if classes not in ("present", "all"):
             raise ValueError(f'classes must be "present", "all" or a list of class indices, got {classes!r}')
-        return classes == "present", None
+        return classes
     try:
         chosen = tuple(operator.index(c) for c in classes)
     except (TypeError, ValueError):
@@ -120,11 +125,19 @@ def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int
         ) from None
     if not chosen:
         raise ValueError("classes is an empty list; name at least one class")
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"classes names a class twice: {list(chosen)}")
+    return chosen
+
+
+def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
+    """Turn ``classes`` into (only those present, chosen indices or None for every class)."""
+    chosen = plain_classes(classes)
+    if isinstance(chosen, str):
+        return chosen == "present", None
     for c in chosen:
         if not 0 <= c < num_classes:
             raise ValueError(f"classes names class {c}, but input has {num_classes} classes (0 to {num_classes - 1})")
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"classes names a class twice: {list(chosen)}")
     return False, chosen
 
 
@@ -148,7 +161,9 @@ def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, li
 
 
 def check_weight(weight: Tensor) -> None:
-    """Raise ValueError for weights that are negative, infinite or NaN; an accelerator is not waited for."""
+    """Raise ValueError for weights that are negative, not finite or to be learnt; an accelerator is not waited for."""
+    if weight.requires_grad:
+        raise ValueError("weight requires a gradient, which class weights do not get; pass weight.detach()")
     weight = _beneath(weight)
     if isinstance(weight, torch._subclasses.FakeTensor):  # it has no values
         return
@@ -232,10 +247,11 @@ def _assert_later(condition: Tensor, message: str) -> None:
     torch._assert_async(condition, message)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
+def require_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """``value``; raise ValueError unless it is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
 
 
 def flag(name: str, value: Any) -> bool:
@@ -247,22 +263,42 @@ def flag(name: str, value: Any) -> bool:
     raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
-def check_ignore_index(ignore_index: Any) -> None:
-    """Raise TypeError unless ``ignore_index`` is None or an integer."""
-    if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+def void_label(ignore_index: Any) -> int | None:
+    """``ignore_index`` as an int or None; NumPy's integers are taken too. Raise TypeError for anything else."""
+    if ignore_index is None:
+        return None
+    try:
+        label = None if isinstance(ignore_index, bool | np.bool_ | Tensor) else operator.index(ignore_index)
+    except TypeError:
+        label = None
+    if label is None:
         raise TypeError(f"ignore_index must be an integer or None, got {ignore_index!r}")
-    if ignore_index is not None and not -(2**63) <= ignore_index < 2**63:
-        raise ValueError(f"ignore_index must fit into 64 bits, as labels do; got {ignore_index}")
+    if not -(2**63) <= label < 2**63:
+        raise ValueError(f"ignore_index must fit into 64 bits, as labels do; got {label}")
+    return label
 
 
 def check_not_negative(**numbers: float) -> None:
     """Raise ValueError for a number that is negative, infinite or NaN, by its argument's name."""
     for name, number in numbers.items():
+        _require_number(name, number)
         if not 0 <= number < float("inf"):
             raise ValueError(f"{name} must be a finite number, at least 0; got {number}")
 
 
+def _require_number(name: str, number: Any) -> None:
+    """Raise TypeError unless it is a number: a tensor would ask for a gradient that it does not get."""
+    if isinstance(number, Tensor):
+        raise TypeError(
+            f"{name} must be a number, got a tensor; to learn the weights of two losses, take the losses apart: "
+            "a * lovasz_softmax(...) + b * F.cross_entropy(...)"
+        )
+    if not isinstance(number, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number, got {number!r}")
+
+
 def check_label_smoothing(label_smoothing: float) -> None:
     """Raise ValueError unless it is in [0, 1]."""
+    _require_number("label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1; got {label_smoothing}")

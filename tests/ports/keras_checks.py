@@ -136,6 +136,8 @@ def faults() -> None:
         "stray label": lambda: port.lovasz_softmax(labels + 3, scores),
         "fraction": lambda: port.lovasz_softmax(labels + 0.5, scores),
         "reduction": lambda: port.LovaszSoftmaxLoss(reduction="median"),
+        "classes": lambda: port.LovaszSoftmaxLoss(classes="presnt"),
+        "method": lambda: port.LovaszHingeLoss(method="fast"),
         "negative weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=-np.ones((1, 2, 2))),
         "weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.ones((1, 3), np.float32)),
     }.items():

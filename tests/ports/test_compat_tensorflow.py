@@ -82,6 +82,17 @@ def test_per_image_may_be_a_number_as_in_the_authors_code() -> None:
     assert float(compat.lovasz_hinge(scores, labels, 1)) != float(compat.lovasz_hinge(scores, labels, 0))
 
 
+def test_labels_may_have_a_channel_as_the_authors_flatten_them() -> None:
+    probas = tf.nn.softmax(tf.random.stateless_uniform((2, 4, 5, 3), (1, 2)))
+    labels = np.random.default_rng(0).integers(0, 2, (2, 4, 5))
+    expected = float(compat.lovasz_softmax(probas, labels))
+    assert float(compat.lovasz_softmax(probas, labels[..., None])) == expected
+    first = tf.transpose(probas, (0, 3, 1, 2))
+    assert float(compat.lovasz_softmax(first, labels[:, None], order="BCHW")) == pytest.approx(expected, rel=1e-6)
+    scores = probas[..., 0]
+    assert float(compat.lovasz_hinge(scores, labels[..., None])) == float(compat.lovasz_hinge(scores, labels))
+
+
 def test_compiles_with_xla() -> None:
     scores, labels = np.float32([[[2.0, -0.5, -3.0]]]), np.int32([[[1, 255, 0]]])
     compiled = tf.function(compat.lovasz_hinge, jit_compile=True)

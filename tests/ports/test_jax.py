@@ -108,6 +108,12 @@ FAULTS = {
     "method": (lambda z, t: port.lovasz_softmax(z, t, method="fast"), ValueError, "'binned', 'exact'.*'fast'"),
     "flag": (lambda z, t: port.lovasz_softmax(z, t, per_image=1), TypeError, "per_image.*True or False.*1"),
     "void": (lambda z, t: port.lovasz_softmax(z, t, ignore_index=255.0), TypeError, "ignore_index.*255.0"),
+    "void flag": (lambda z, t: port.lovasz_softmax(z, t, ignore_index=True), TypeError, "ignore_index.*True"),
+    "a column of pixels": (
+        lambda z, t: port.lovasz_hinge(z[0, :, :1, 0], t[0, :, :1]),
+        ValueError,
+        "4 images of one pixel.*drop the last axis",
+    ),
     "activation": (lambda z, t: port.lovasz_hinge(z[..., 0], t, activation="gelu"), ValueError, "'gelu'"),
     "ambiguous": (lambda z, t: port.lovasz_hinge(z, z.astype(np.int32)), ValueError, "ambiguous.*multilabel=True"),
     "weight without multilabel": (
@@ -116,6 +122,13 @@ FAULTS = {
         "multilabel",
     ),
 }
+
+
+def test_numpys_numbers_are_settings() -> None:
+    scores, labels = np.random.default_rng(0).normal(size=(2, 4, 5, 3)).astype(np.float32), np.zeros((2, 4, 5), int)
+    labels[:, 0] = 255
+    of_numpy = port.lovasz_softmax(scores, labels, ignore_index=np.int64(255), per_image=np.bool_(True))
+    assert of_numpy == port.lovasz_softmax(scores, labels, ignore_index=255, per_image=True)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

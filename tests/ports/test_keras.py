@@ -76,5 +76,7 @@ def test_bad_input_is_named(rows: dict[str, dict]) -> None:
     assert "ignore_class" in rows["stray label"]["message"]
     assert "beyond its 3 classes" in rows["fraction"]["message"]
     assert "reduction must be one of" in rows["reduction"]["message"]
+    assert "'presnt'" in rows["classes"]["message"]  # when it is built, before any data are loaded
+    assert "method must be one of 'binned', 'exact', got 'fast'" in rows["method"]["message"]
     assert "(1, 3)" in rows["weights"]["message"]
     assert "sample_weight holds a negative number" in rows["negative weights"]["message"]

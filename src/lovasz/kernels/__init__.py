@@ -23,7 +23,6 @@ IMPLS = ("auto", "torch", "numba", "triton")
 # Up to this many errors (pixels times classes) a sort is as quick as bins, and it is exact: see docs/benchmarks.md.
 SMALL = 16384
 
-
 # These check the labels while they count.
 CHECK_LABELS = ("cpu", "operator", "gpu")
 
@@ -58,9 +57,22 @@ def numba_problem() -> str:
     return ""
 
 
-def transformed() -> bool:
-    """Whether transforms of torch.func (grad, vmap, ...) are at work."""
-    return torch._C._are_functorch_transforms_active()  # pyright: ignore[reportAttributeAccessIssue]
+def followed() -> str:
+    """What follows the operations besides plain autograd, as the binned kernels do not let it; or empty."""
+    if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportAttributeAccessIssue]
+        return "inside torch.func: grad, vmap and their like"
+    if torch.compiler.is_compiling():
+        return ""
+    if torch.autograd.forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateImportUsage]
+        return "inside forward-mode differentiation, which"
+    return "inside torch.jit.trace, which" if torch._C._is_tracing() else ""
+
+
+def _vmapped() -> bool:
+    """Whether torch.vmap is at work: it knows no in-place sum into bins that are shared by the samples."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    stack = functorch.get_interpreter_stack() or []
+    return any(level.key() == functorch.TransformType.Vmap for level in stack)
 
 
 def interpreted() -> bool:
@@ -113,8 +125,17 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         if impl in ("auto", "torch"):
             return Choice("exact", "method='exact' sorts")
         raise ValueError(f"impl={impl!r} bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
-    if impl in ("numba", "triton") and transformed():
-        raise ValueError(f"impl={impl!r} cannot run inside torch.func's transforms; use impl='auto', which sorts there")
+    around = followed()
+    if around and shared:
+        raise ValueError(
+            "group: the counts of several processes cannot be followed by torch.func, forward-mode differentiation or "
+            "torch.jit.trace; call backward() instead, or leave group out"
+        )
+    if around and (impl in ("numba", "triton") or (impl == "torch" and _vmapped())):
+        raise ValueError(
+            f"impl={impl!r} cannot run inside torch.func's transforms, forward-mode differentiation or "
+            "torch.jit.trace; use impl='auto', which sorts there"
+        )
     if impl == "triton":
         if not torch.compiler.is_compiling() and importlib.util.find_spec("triton") is None:
             raise ImportError(f"impl='triton': {triton_problem()}")
@@ -131,8 +152,8 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         return Choice("cpu", "asked for by impl='numba'")
     if impl == "torch":
         return Choice("portable", "asked for by impl='torch'")
-    if transformed() and not shared:
-        return Choice("exact", "inside torch.func: grad, vmap and their like can follow a sort")
+    if around:
+        return Choice("exact", f"{around} can follow a sort")
     if errors <= SMALL and not shared:
         # Under torch.compile the number may be symbolic, which no text can hold.
         count = "" if torch.compiler.is_compiling() else f"{errors:,} errors, "

@@ -11,6 +11,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 Shape = tuple[int | None, ...]
 
 METHODS = ("binned", "exact")
@@ -44,20 +46,21 @@ def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def require_flags(**flags: Any) -> None:
-    """Raise TypeError unless each is a bool; a traced value would otherwise fail without a name."""
+    """Raise TypeError unless each is a bool or numpy.bool_; a traced value would otherwise fail without a name."""
     for name, value in flags.items():
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
-def check_void_label(name: str, value: Any) -> None:
-    """Raise unless the void label is None or an integer of 32 bits."""
+def void_label(name: str, value: Any) -> int | None:
+    """The void label as an int or None; raise unless it is an integer of 32 bits, NumPy's included."""
     if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer or None, got {value!r}")
     if not -(2**31) <= value < 2**31:
         raise ValueError(f"{name} must fit into 32 bits, got {value}")
+    return int(value)
 
 
 def resolve_axis(axis: Any, shape: Shape, expected: str) -> int:
@@ -112,7 +115,7 @@ def check_multilabel_shapes(input: Shape, target: Shape, axis: int, per_image: b
     return place
 
 
-def check_binary_shapes(input: Shape, target: Shape, axis: int) -> None:
+def check_binary_shapes(input: Shape, target: Shape, axis: int, per_image: bool) -> None:
     """Check ``(P,)``, ``(N, *spatial)`` or ``(N, *spatial, 1)``; the target may drop or keep the single channel."""
     if not input:
         raise ValueError("input must be (N, *spatial), (N, *spatial, 1) or (P,), got a scalar")
@@ -124,6 +127,11 @@ def check_binary_shapes(input: Shape, target: Shape, axis: int) -> None:
         expected = " or ".join(map(str, shapes))
         raise ValueError(f"target must have shape {expected} to match input {input}, got {target}")
     require_not_empty(input)
+    if per_image and len(input) == 2 and input[1] == 1 and input[0] not in (None, 1):
+        raise ValueError(
+            f"input {input} with per_image=True would be {input[0]} images of one pixel; for a flat list of pixels "
+            "drop the last axis of input and target, or use per_image=False"
+        )
     if len(input) >= 4 and input[place] != 1:
         raise ValueError(
             f"input {input} is ambiguous for a binary loss: for one label per channel use "
@@ -150,24 +158,48 @@ def refuse_flat(input: Shape, per_image: bool) -> None:
         raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {input}")
 
 
-def resolve_classes(classes: str | Sequence[int], num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
-    """Turn ``classes`` into (only those present, chosen indices or None for every class)."""
+def plain_classes(classes: str | Sequence[int]) -> str | tuple[int, ...]:
+    """``classes`` as "present", "all" or a tuple of different ints, checked without knowing how many there are."""
     if isinstance(classes, str):
         if classes not in ("present", "all"):
             raise ValueError(f'classes must be "present", "all" or a list of class indices, got {classes!r}')
-        return classes == "present", None
+        return classes
     try:
         chosen = tuple(operator.index(c) for c in classes)
     except (TypeError, ValueError):
         raise TypeError(f'classes must be "present", "all" or a list of class indices, got {classes!r}') from None
     if not chosen:
         raise ValueError("classes is an empty list; name at least one class")
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"classes names a class twice: {list(chosen)}")
+    return chosen
+
+
+def resolve_classes(classes: str | Sequence[int], num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
+    """Turn ``classes`` into (only those present, chosen indices or None for every class)."""
+    chosen = plain_classes(classes)
+    if isinstance(chosen, str):
+        return chosen == "present", None
     for c in chosen:
         if not 0 <= c < num_classes:
             raise ValueError(f"classes names class {c}, but input has {num_classes} classes (0 to {num_classes - 1})")
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"classes names a class twice: {list(chosen)}")
     return False, chosen
+
+
+def plain_options(void_name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """A loss's options when it is built, before any array is seen: checked, and as Python's own numbers and lists."""
+    plain = dict(options)
+    plain[void_name] = void_label(void_name, options[void_name])
+    require_choice("method", options["method"], METHODS)
+    if "activation" in options:
+        require_choice("activation", options["activation"], ACTIVATIONS)
+    flags = {name: options[name] for name in ("from_logits", "multilabel", "per_image") if name in options}
+    require_flags(**flags)
+    plain |= {name: bool(value) for name, value in flags.items()}
+    if "classes" in options:
+        chosen = plain_classes(options["classes"])
+        plain["classes"] = chosen if isinstance(chosen, str) else list(chosen)
+    return plain
 
 
 def resolve_weight(weight: Any, num_classes: int) -> tuple[float, ...] | None:

@@ -30,9 +30,8 @@ def softmax(
     void_name: str = "ignore_index",
 ) -> Prepared:
     """The arguments of a Lovász-Softmax loss as (N, S, C) scores, (N, S) labels and the problem."""
-    input, target = _arrays(
-        arrays, input, target, method, void, void_name, per_image=per_image, from_logits=from_logits
-    )
+    void = arguments.void_label(void_name, void)
+    input, target = _arrays(arrays, input, target, method, per_image=per_image, from_logits=from_logits)
     shape = arrays.static_shape(input)
     place = arguments.check_multiclass_shapes(shape, arrays.static_shape(target), axis, per_image)
     channels = shape[place] or 0
@@ -70,8 +69,9 @@ def hinge(
 ) -> Prepared:
     """The arguments of a Lovász hinge loss as (N, S, 1) scores and masks, and the problem."""
     arguments.require_choice("activation", activation, arguments.ACTIVATIONS)
-    input, target = _arrays(arrays, input, target, method, void, void_name, per_image=per_image)
-    input, target, shape = _binary(arrays, input, target, axis)
+    void = arguments.void_label(void_name, void)
+    input, target = _arrays(arrays, input, target, method, per_image=per_image)
+    input, target, shape = _binary(arrays, input, target, axis, per_image)
     _check_labels(arrays, target, 2, void, void_name)
     errors = "hinge" if activation == "relu" else "elu"
     return input, target, Problem(errors, False, per_image, void, _method(method, shape))
@@ -94,9 +94,8 @@ def sigmoid(
 ) -> Prepared:
     """The arguments of a Lovász-sigmoid loss as (N, S, C) scores and masks, and the problem."""
     arguments.require_flags(multilabel=multilabel)
-    input, target = _arrays(
-        arrays, input, target, method, void, void_name, per_image=per_image, from_logits=from_logits
-    )
+    void = arguments.void_label(void_name, void)
+    input, target = _arrays(arrays, input, target, method, per_image=per_image, from_logits=from_logits)
     only_present, chosen = False, None
     if multilabel:
         shape = arrays.static_shape(input)
@@ -109,7 +108,7 @@ def sigmoid(
     else:
         if weight is not None or not (isinstance(classes, str) and classes == "present"):
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
-        input, target, shape = _binary(arrays, input, target, axis)
+        input, target, shape = _binary(arrays, input, target, axis, per_image)
     _check_labels(arrays, target, 2, void, void_name)
     if not from_logits:
         _check_probabilities(arrays, input, target, void)
@@ -126,12 +125,9 @@ def sigmoid(
     return input, target, problem
 
 
-def _arrays(
-    arrays: Arrays, input: Any, target: Any, method: str, void: int | None, void_name: str, **flags: bool
-) -> tuple[Any, Any]:
+def _arrays(arrays: Arrays, input: Any, target: Any, method: str, **flags: bool) -> tuple[Any, Any]:
     """Both as arrays of the framework: scores of a floating dtype, labels of int32 or int64."""
     arguments.require_choice("method", method, arguments.METHODS)
-    arguments.check_void_label(void_name, void)
     arguments.require_flags(**flags)
     input, target = arrays.array(input), arrays.array(target)
     arguments.require_float("input", arrays.dtype(input))
@@ -150,10 +146,10 @@ def _method(method: str, shape: arguments.Shape) -> str:
     return "exact" if size <= SMALL else method
 
 
-def _binary(arrays: Arrays, input: Any, target: Any, axis: int) -> tuple[Any, Any, arguments.Shape]:
+def _binary(arrays: Arrays, input: Any, target: Any, axis: int, per_image: bool) -> tuple[Any, Any, arguments.Shape]:
     """(N, S, 1) scores and masks, and the shape that came."""
     shape = arrays.static_shape(input)
-    arguments.check_binary_shapes(shape, arrays.static_shape(target), axis)
+    arguments.check_binary_shapes(shape, arrays.static_shape(target), axis, per_image)
     images = 1 if len(shape) == 1 else arrays.shape(input)[0]
     return arrays.reshape(input, (images, -1, 1)), arrays.reshape(target, (images, -1, 1)), shape
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lovasz.kernels.cpu import layout
 from lovasz.kernels.cpu.passes import value_and_gradient
-from lovasz.problem import Problem
+from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup
 
 # Declared plainly, as the GPU kernel's are; only torch.compile's graphs come here.
@@ -74,7 +74,19 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, incoming: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     (gradient,) = ctx.saved_tensors
-    return ((incoming * gradient).to(ctx.dtype), *[None] * 11)
+    return (_Scaled.apply(incoming, gradient, ctx.dtype), *[None] * 11)
+
+
+class _Scaled(torch.autograd.Function):
+    """The gradient times what comes from above. A function, so that a second derivative is refused and not 0."""
+
+    @staticmethod
+    def forward(ctx: Any, incoming: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: ARG004
+        return (incoming * gradient).to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: ARG004
+        raise RuntimeError(ONCE)
 
 
 torch.library.register_autograd("lovasz::binned_on_cpu", _backward, setup_context=_save, lib=_LIBRARY)

@@ -18,7 +18,7 @@ from lovasz.kernels.cpu.arithmetic import Scores
 from lovasz.kernels.cpu.parts import split
 from lovasz.loops import in_threads
 from lovasz.memory import reused_empty_like
-from lovasz.problem import Problem
+from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
 _MODES = {
@@ -82,7 +82,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: ARG004
-        raise RuntimeError("the binned loss is differentiable once; for second derivatives use method='exact'")
+        raise RuntimeError(ONCE)
 
 
 class _Passes:

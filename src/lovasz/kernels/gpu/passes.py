@@ -19,7 +19,7 @@ from torch import Tensor
 from lovasz import validation
 from lovasz.kernels import bins
 from lovasz.kernels.gpu import elements, softmax, tables
-from lovasz.problem import Problem
+from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
 # For tuning on a device: warps of a program, classes whose exponentials fit into registers, else classes at a time.
@@ -237,7 +237,7 @@ def _backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _no_second_backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, ...]:
-    raise RuntimeError("the binned loss is differentiable once; for second derivatives use method='exact'")
+    raise RuntimeError(ONCE)
 
 
 torch.library.register_autograd("lovasz::attach_gradient", _backward, setup_context=_save)
