@@ -36,8 +36,8 @@ def confusion_counts(
 
     Raises:
         TypeError: a dtype that cannot be meant.
-        ValueError: wrong shapes, empty input, NaN scores of a valid pixel, labels out of range (the message names label
-            and classes).
+        ValueError: wrong shapes, a threshold for labels or for scores of every class, empty input, NaN scores of a
+            valid pixel, labels out of range (the message names label and classes).
     """
     if target.is_floating_point() or target.is_complex():
         raise TypeError(f"target must hold integer class labels, got dtype {target.dtype}. Convert with target.long().")

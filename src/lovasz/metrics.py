@@ -154,8 +154,9 @@ class DatasetIoU(_ConfusionIoU):
         kwargs: those of torchmetrics.Metric.
 
     Raises:
-        ValueError, TypeError: from update(), as in `confusion_counts`; from compute() when there was no valid pixel
-            (forward() gives NaN for such a batch).
+        ValueError, TypeError: from the constructor, settings without a meaning, such as a threshold for more than two
+            classes; from update(), as in `confusion_counts`; from compute() when there was no valid pixel (forward()
+            gives NaN for such a batch).
 
     Not the same as torchmetrics.segmentation.MeanIoU, which is a per-image mean (see ImageIoU). The same as
     torchmetrics.JaccardIndex(task="multiclass", average="macro") up to its float32 arithmetic; its average="none"

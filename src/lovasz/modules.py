@@ -42,8 +42,10 @@ class LovaszSoftmaxLoss(nn.Module):
         group: a torch.distributed process group, for the loss of all its processes' pixels; default None.
 
     Raises:
-        TypeError: from the constructor, ``from_logits`` or ``per_image`` that is no bool.
-        ValueError: from the constructor, a weight that is negative or not finite.
+        TypeError: from the constructor, ``from_logits`` or ``per_image`` that is no bool, an ``ignore_index`` that is
+            no integer, ``classes`` that are neither text nor integers.
+        ValueError: from the constructor, unknown ``classes``, ``method`` or ``impl``, a weight that is negative or not
+            finite.
         TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
@@ -110,9 +112,10 @@ class LovaszCrossEntropyLoss(nn.Module):
         method, impl, group: as in :class:`LovaszSoftmaxLoss`.
 
     Raises:
-        TypeError: from the constructor, a ``per_image`` that is no bool.
-        ValueError: from the constructor, a weight of a class or of a term that is negative or not finite, a
-            label_smoothing outside [0, 1].
+        TypeError: from the constructor, options of types that no call would take, such as a tensor for the weight of
+            a term.
+        ValueError: from the constructor, unknown ``classes``, ``method`` or ``impl``, a weight of a class or of a term
+            that is negative or not finite, a label_smoothing outside [0, 1].
         TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
@@ -188,7 +191,8 @@ class LovaszHingeLoss(nn.Module):
         group: as in :class:`LovaszSoftmaxLoss`; it needs ``per_image=False``.
 
     Raises:
-        TypeError: from the constructor, a ``per_image`` that is no bool.
+        TypeError: from the constructor, a ``per_image`` that is no bool, an ``ignore_index`` that is no integer.
+        ValueError: from the constructor, unknown ``activation``, ``method`` or ``impl``.
         TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
@@ -251,8 +255,10 @@ class LovaszSigmoidLoss(nn.Module):
         method, impl, group: as in :class:`LovaszSoftmaxLoss`.
 
     Raises:
-        TypeError: from the constructor, ``from_logits``, ``multilabel`` or ``per_image`` that is no bool.
-        ValueError: from the constructor, a weight that is negative or not finite.
+        TypeError: from the constructor, ``from_logits``, ``multilabel`` or ``per_image`` that is no bool, an
+            ``ignore_index`` that is no integer, ``classes`` that are neither text nor integers.
+        ValueError: from the constructor, unknown ``classes``, ``method`` or ``impl``, a weight that is negative or not
+            finite.
         TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
