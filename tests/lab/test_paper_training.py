@@ -361,11 +361,15 @@ def test_runs_of_train_and_compare_are_read(start, trained, tmp_path):
     assert entry["same"]["weights"] == start.name
     assert len(earlier.read_entries(trained / "runs")) == 6
 
-    # As `compare` writes it: no configuration in run.json, one config.json above.
+    # As `compare` writes it: neither configuration nor machine in run.json, one config.json and comparison.json above.
     home = tmp_path / "compared" / "lovasz_softmax" / "seed-0"
     home.mkdir(parents=True)
-    (home / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k != "config"}))
+    of_all = ("config", "environment")
+    (home / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k not in of_all}))
     (tmp_path / "compared" / "config.json").write_text(json.dumps({"run": record["config"]}))
+    (tmp_path / "compared" / "comparison.json").write_text(json.dumps({"environment": record["environment"]}))
+    assert "thread" in entry["machine"]
+    assert "unknown" not in entry["machine"]
     assert {**earlier.read_entries(home / "run.json")[0], "source": ""} == {**entry, "source": ""}
 
     # comparison.json: the configuration stands once, without what is set for each run.

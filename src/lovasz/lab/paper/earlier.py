@@ -70,9 +70,9 @@ def _curve(record: Mapping[str, Any], score: str) -> list[float | None]:
 def read_entries(path: Path) -> list[dict[str, Any]]:
     """The entries of a run.json, a comparison.json, the result of a grid, or of all runs below a folder, by path.
 
-    A run.json of `compare` has no configuration: that of the folder above it is taken, from config.json. A result is
-    taken as it is, entry by entry: so a grid can be gone on with where only its result was kept. Raises LabError naming
-    the file.
+    A run.json of `compare` has neither a configuration nor a machine: those of the folder above it are taken, from
+    config.json and comparison.json. A result is taken as it is, entry by entry: so a grid can be gone on with where
+    only its result was kept. Raises LabError naming the file.
     """
     path = Path(path)
     if path.is_dir():
@@ -97,6 +97,9 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
         if above is None:
             raise LabError(f"{path}: no configuration in it, and no config.json in a folder above.")
         config = read_json(above).get("run") or {}
+        beside = above.with_name("comparison.json")
+        environment = read_json(beside).get("environment") if beside.is_file() else None
+        document = {"environment": environment, **document}
     return [entry_of(document, _config(config, document, path), path.name)]
 
 

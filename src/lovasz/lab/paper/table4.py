@@ -200,11 +200,14 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
     for group in reported:
         lines.setdefault((group["loss"], group["sampler"], group["epochs"]), []).append(group)
     largest = max((group["batch_size"] for group in reported), default=0)
-    several = len({epochs for _, _, epochs in lines}) > 1
-    for number, ((loss, sampler, epochs), found) in enumerate(lines.items()):
+    lengths = sorted({epochs for _, _, epochs in lines}, reverse=True)
+    losses = list(dict.fromkeys(loss for loss, _, _ in lines))
+    for (loss, sampler, epochs), found in lines.items():
         label = label_of(loss) + (", equibatch" if sampler == "equibatch" else "")
-        label += f", {_count(epochs, 'epoch')}" if several else ""
-        style = {"color": f"C{number}", "linestyle": "--" if sampler == "equibatch" else "-", "marker": "o"}
+        label += f", {_count(epochs, 'epoch')}" if len(lengths) > 1 else ""
+        # The colour tells the loss, the marker the length.
+        style = {"color": f"C{losses.index(loss)}", "linestyle": "--" if sampler == "equibatch" else "-"}
+        style |= {"marker": "os^D"[lengths.index(epochs) % 4], "markersize": 5}
         found = sorted(found, key=lambda group: group["batch_size"])
         left.errorbar(
             [group["batch_size"] for group in found],
@@ -216,7 +219,7 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
         )
         for group in (one for one in found if one["batch_size"] == largest):
             curves = [run["curve"] for run in group["runs"] if None not in run["curve"]]
-            if curves:
+            if curves and len(curves[0]) > 1:  # one epoch is no curve
                 steps = range(1, len(curves[0]) + 1)
                 right.plot(steps, [100 * statistics.fmean(values) for values in zip(*curves, strict=True)], **style)
     if scores["start"]:
