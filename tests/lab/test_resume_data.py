@@ -10,8 +10,9 @@ from tests.lab.image_files import labels, write_folder
 from lovasz.lab.comparison import compare
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.errors import LabError
+from lovasz.lab.run_folder import claimed, open_folder
 from lovasz.lab.splits import Data, contents_difference
-from lovasz.lab.training import open_folder, train
+from lovasz.lab.training import train
 
 
 @pytest.fixture

@@ -55,7 +55,19 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
         found.coding.refuse_others(seen.values)
         return found
     void, values = _meaning(said, seen, where)
-    return _build(said, values, void)
+    found = _build(said, values, void)
+    _refuse_strays(found.coding, seen)
+    return found
+
+
+def _refuse_strays(coding: LabelCoding, seen: Survey) -> None:
+    """What `coding.decode` would refuse of a mask of colours or of values, before anything is trained."""
+    if coding.by != "index":
+        greys = {(value, value, value): path for value, path in seen.tripled.items()}
+        coding.refuse_other_colours(seen.colours | greys)
+    if coding.by != "colour":
+        single = {value: path for value, path in seen.values.items() if value not in seen.tripled}
+        coding.refuse_others(seen.values if coding.by == "index" else single)
 
 
 def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
