@@ -13,6 +13,7 @@ from lovasz.lab.data.classes_file import Said
 from lovasz.lab.data.colours import voc_palette
 from lovasz.lab.data.dataset import IGNORE_INDEX, Colour
 from lovasz.lab.data.labels import MOST_CLASSES, LabelCoding, hexadecimal
+from lovasz.lab.data.masks import read_mask
 from lovasz.lab.data.survey import Survey, survey
 from lovasz.lab.errors import LabError
 
@@ -61,13 +62,13 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
 
 
 def _refuse_strays(coding: LabelCoding, seen: Survey) -> None:
-    """What `coding.decode` would refuse of a mask of colours or of values, before anything is trained."""
-    if coding.by != "index":
-        greys = {(value, value, value): path for value, path in seen.tripled.items()}
-        coding.refuse_other_colours(seen.colours | greys)
-    if coding.by != "colour":
-        single = {value: path for value, path in seen.values.items() if value not in seen.tripled}
-        coding.refuse_others(seen.values if coding.by == "index" else single)
+    """Decode the files with a label of no class before anything is trained: what is wrong with them, decoding tells."""
+    values, colours = {*coding.values, *coding.void}, {*(coding.colours or ()), coding.void_colour}
+    greys = {(value, value, value): path for value, path in seen.tripled.items()}
+    strays = [path for value, path in seen.values.items() if value not in values or coding.by == "colour"]
+    strays += [path for colour, path in (seen.colours | greys).items() if colour not in colours or coding.by == "index"]
+    for path in dict.fromkeys(strays):  # some may be right, such as an index in a file that is read by its colours
+        coding.decode(read_mask(path), path)
 
 
 def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:

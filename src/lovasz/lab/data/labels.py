@@ -106,21 +106,13 @@ class LabelCoding:
         wrong = order[nearest] != codes
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
-            raise self._unknown_colour(colours[row, column], f" at row {row}, column {column}", path)
+            raise LabError(
+                f"{path}: colour {hexadecimal(colours[row, column])} at row {row}, column {column}, which is the "
+                f"colour of none of the {len(self.classes)} classes; expected "
+                f"{', '.join(map(hexadecimal, self.colours))}. Correct the mask or the palette; "
+                "void=#rrggbb names a colour to leave out; coding=index reads class numbers saved as RGB."
+            )
         return labels[nearest]
-
-    def refuse_other_colours(self, seen: Mapping[Colour, Path]) -> None:
-        """LabError for the smallest colour in `seen` (with a file that holds it) that is neither class nor void."""
-        for colour in sorted(seen):
-            if _code(colour) not in self._labels_of_codes:
-                raise self._unknown_colour(colour, "", seen[colour])
-
-    def _unknown_colour(self, colour: Sequence[int] | np.ndarray, place: str, path: Path) -> LabError:
-        return LabError(
-            f"{path}: colour {hexadecimal(colour)}{place}, which is the colour of none of the {len(self.classes)} "
-            f"classes; expected {', '.join(map(hexadecimal, self.colours or ()))}. Correct the mask or the palette; "
-            "void=#rrggbb names a colour to leave out; coding=index reads class numbers saved as RGB."
-        )
 
     def _refuse_contradiction(self, raw: RawMask, path: Path) -> None:
         """A palette file whose colours are all colours of classes, but of other classes than its indices say."""
