@@ -301,6 +301,14 @@ def test_from_scratch_the_losses_share_a_first_phase_and_from_weights_they_do_no
     assert (tuned.weights, tuned.pretrain_epochs) == (str(weights), 0)
 
 
+@pytest.mark.parametrize(("epochs", "loss"), [(1, "cross_entropy"), (2, options.DEFAULT_LOSS)])
+def test_the_loss_that_nobody_typed_is_one_that_the_run_has_steps_for(asked, epochs, loss):
+    shown = invoke("train", "--data", "shapes?train=8", "--epochs", epochs, "--crop", "whole").stderr
+    assert asked["config"].loss == loss
+    assert asked["config"].out.endswith(f"-{losses.LossSpec.parse(loss).slug}-seed-0")
+    assert ("Too few steps to switch losses" in shown) is (epochs == 1)
+
+
 # --- failures
 
 

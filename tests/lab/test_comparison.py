@@ -209,12 +209,22 @@ def test_wrong_input_leaves_no_folder_behind(tmp_path) -> None:
         config(tmp_path, run={"weights": str(tmp_path / "none.safetensors")}),
         config(tmp_path, run={"model": "resnet"}),
         config(tmp_path, run={"device": "cuda:99"}),
+        config(tmp_path, run={"device": "cpu", "precision": "16-mixed"}),
+        config(tmp_path, run={"freeze_batch_norm": True}),
+        config(tmp_path, run={"batch_size": 10}, losses=("cross_entropy>hinge",)),
     ]
     words = ["cross_entropy", "stands twice", "none.safetensors", "resnet", "cuda:99"]
+    words += ["16-mixed", "freeze_batch_norm", "none is left for hinge"]
     for one, word in zip(wrong, words, strict=True):
         with pytest.raises(LabError, match=word):
             compare(one, progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_batch_normalisation_may_be_frozen_after_a_first_phase(tmp_path) -> None:
+    run = {"model": "unet", "freeze_batch_norm": True, "pretrain_epochs": 1}
+    document = read(compare(config(tmp_path, run=run, losses=LOSSES[:1], examples=0), progress=False))
+    assert document["config"]["freeze_batch_norm"] is True
 
 
 def test_the_images_with_the_largest_difference_come_first() -> None:

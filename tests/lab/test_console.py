@@ -34,3 +34,11 @@ def test_a_start_of_one_weights_file_has_no_spread_and_a_random_one_no_row() -> 
     assert f"{100 * content['initial']['val']['dataset_miou']:.1f}" in row(content, "(start)")
     assert "±" not in row(content, "(start)")
     assert row(content | {"initial": None}, "(start)") == ""
+
+
+def test_a_loss_whose_steps_were_not_timed_has_no_time() -> None:
+    content = comparison(seeds=(0,))
+    loss = content["runs"][0]["loss"]
+    assert row(content, loss).split()[-1] != "-"
+    content["runs"][0]["seconds_per_step"] = None
+    assert row(content, loss).split()[-1] == "-"

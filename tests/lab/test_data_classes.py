@@ -202,9 +202,8 @@ def test_a_mask_in_colours_that_holds_only_a_grey_class_is_read_by_colour(tmp_pa
 @pytest.mark.parametrize("void", ["", "&void=255"])
 def test_a_black_mask_among_coloured_ones_is_no_class_where_black_is_none(tmp_path: Path, void: str) -> None:
     options = f"classes=a,b,c&palette=#ff0000,#00ff00,#0000ff{void}"
-    dataset = opened(tmp_path, coloured(RED, GREEN, BLUE), coloured(BLACK), options=options)
     with pytest.raises(LabError, match=r"1\.png: colour #000000 at row 0.*void=#rrggbb.*coding=index"):
-        dataset[1]
+        opened(tmp_path, coloured(RED, GREEN, BLUE), coloured(BLACK), options=options)[1]  # void: no survey
 
 
 def test_class_numbers_saved_as_rgb_beside_stated_colours_are_read_where_asked(tmp_path: Path) -> None:
@@ -227,9 +226,34 @@ def test_masks_in_colours_without_classes_are_refused_with_the_colours_found(tmp
 
 
 def test_a_colour_of_no_class_is_named_with_its_file_and_place(tmp_path: Path) -> None:
-    dataset = opened(tmp_path, coloured(RED, BLUE), coloured(RED, GREEN), options="classes=a,b&palette=ff0000,0000ff")
+    options = "classes=a,b&palette=ff0000,0000ff"
     with pytest.raises(LabError, match=r"1\.png: colour #00ff00 at row 0, column 1.*expected #ff0000, #0000ff"):
-        dataset[1]
+        opened(tmp_path, coloured(RED, BLUE), coloured(RED, GREEN), options=options)  # of the train split, yet unread
+
+
+@pytest.mark.parametrize(
+    ("mask", "coding", "words"),
+    [
+        (coloured(RED, GREEN), "auto", "colour #00ff00"),
+        (coloured(BLACK), "auto", "colour #000000"),
+        (labels(0, 1, 7), "auto", "label 7"),
+        (labels(0, 1, 7), "index", "label 7"),
+        (coloured(RED), "index", "a mask in colours"),
+        (labels(0, 1), "colour", "a grey mask"),
+    ],
+)
+def test_a_mask_that_cannot_be_read_as_said_is_named_when_another_split_is_opened(
+    tmp_path: Path, mask: np.ndarray, coding: str, words: str
+) -> None:
+    good = labels(0, 1) if coding == "index" else coloured(RED, BLUE)
+    write_folder(tmp_path, {"0": good, "1": good, "2": mask})
+    for split, stem in (("train", "0"), ("val", "1"), ("test", "2")):
+        (tmp_path / f"{split}.txt").write_text(stem)
+    options = f"classes=a,b&palette=ff0000,0000ff&coding={coding}"
+    with pytest.raises(LabError, match=rf"2\.png: {words}"):
+        open_dataset(f"folder:{tmp_path}?{options}", "train")
+    write(tmp_path / "masks" / "2.png", good)
+    assert first_row(open_dataset(f"folder:{tmp_path}?{options}", "test")) == [0, 1, 0, 1]  # type: ignore[arg-type]
 
 
 def test_classes_json_names_the_classes_and_leaves_void_out(tmp_path: Path) -> None:

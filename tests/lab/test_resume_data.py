@@ -2,16 +2,25 @@
 them. Apart from test_comparison.py and test_training.py, whose data are no files."""
 
 import json
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
 from tests.lab.image_files import labels, write_folder
 
+from lovasz.lab import training
 from lovasz.lab.comparison import compare
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.errors import LabError
+from lovasz.lab.run_folder import check_folder, claimed, open_folder
 from lovasz.lab.splits import Data, contents_difference
-from lovasz.lab.training import open_folder, train
+from lovasz.lab.training import train
 
 
 @pytest.fixture
@@ -109,3 +118,133 @@ def test_a_damaged_note_of_the_data_is_told(tmp_path, images) -> None:
     contents = Data.open(asked).contents()
     with pytest.raises(LabError, match=r"config.json: not the configuration of a run"):
         open_folder(tmp_path / "out", {"run": asked.to_json(), "data": contents}, resume=True)
+
+
+@pytest.fixture
+def scoring(monkeypatch):
+    """Scores of the test images fail until `mended` is set."""
+    state = {"mended": False}
+    evaluate = training.evaluate
+
+    def scored(network, dataset, **options):
+        if dataset.split == "test" and not state["mended"]:
+            raise LabError("a mask of test is bad")
+        return evaluate(network, dataset, **options)
+
+    monkeypatch.setattr(training, "evaluate", scored)
+    return state
+
+
+def of_another_size(images: Path, split: str) -> None:
+    """The same pixels in a longer file."""
+    pairs = getattr(Data.open(run(images)), split).pairs
+    path = pairs[0].mask
+    before = path.stat().st_size
+    with Image.open(path) as mask:
+        mask.load()
+        mask.save(path, compress_level=0)
+    assert path.stat().st_size != before
+
+
+def test_scoring_that_fails_keeps_the_weights_and_goes_on_when_the_file_is_repaired(tmp_path, images, scoring) -> None:
+    asked = run(images, out=str(tmp_path / "out"))
+    with pytest.raises(LabError, match="a mask of test is bad"):
+        train(asked, progress=False)
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    scoring["mended"] = True
+    of_another_size(images, "test")
+    of_another_size(images, "val")
+    finished = train(asked, resume=True, progress=False)
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    scores = json.loads(finished.read_text())["scores"]
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["scores"] == scores
+
+
+@pytest.mark.parametrize(("split", "finished"), [("train", False), ("test", True)])
+def test_files_of_other_sizes_are_refused_in_training_and_after_a_finished_run(
+    tmp_path, images, scoring, split, finished
+) -> None:
+    asked = run(images, out=str(tmp_path / "out"))
+    scoring["mended"] = finished
+    if finished:
+        train(asked, progress=False)
+    else:
+        with pytest.raises(LabError, match="is bad"):
+            train(asked, progress=False)
+    of_another_size(images, split)
+    known = {"run": asked.to_json(), "data": Data.open(asked).contents()}
+    with pytest.raises(LabError, match=rf"other data, split '{split}'.*files of other sizes"):
+        check_folder(tmp_path / "out", known, resume=True)
+
+
+def test_only_changed_files_are_checked_again_when_a_run_goes_on(tmp_path, images, scoring, monkeypatch) -> None:
+    asked = run(images, out=str(tmp_path / "out"))
+    with pytest.raises(LabError, match="is bad"):
+        train(asked, progress=False)
+    passes = []
+    monkeypatch.setattr(training, "check_files", lambda *_: passes.append("pass"))
+    with pytest.raises(LabError, match="is bad"):
+        train(asked, resume=True, progress=False)
+    assert passes == []
+    of_another_size(images, "test")
+    with pytest.raises(LabError, match="is bad"):
+        train(asked, resume=True, progress=False)
+    assert passes == ["pass"]
+
+
+def known(images: Path, **changes) -> dict:
+    asked = run(images, **changes)
+    return {"run": asked.to_json(), "data": Data.open(asked).contents()}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_in_which_nothing_was_trained_begins_anew_with_other_settings(tmp_path, images, resume) -> None:
+    out = tmp_path / "out"
+    open_folder(out, known(images), resume=False)
+    stale = [out / name for name in ("comparison.json", "image_classes.json")]
+    for path in stale:
+        path.write_text('{"runs": []}')
+    (out / "logs").mkdir()
+    open_folder(out, known(images), resume=resume)
+    assert all(path.is_file() for path in stale)  # the same settings: what was found out still holds
+    other = known(images, learning_rate=0.1)
+    open_folder(out, other, resume=resume)
+    assert kept(out) == json.loads(json.dumps(other))
+    assert not any(path.is_file() for path in stale)
+
+
+@pytest.mark.parametrize("name", ["seed-0/checkpoints/last.ckpt", "a/run.json", "model.safetensors", "comparison.json"])
+def test_a_folder_that_holds_work_is_kept(tmp_path, images, name) -> None:
+    out = tmp_path / "out"
+    open_folder(out, known(images), resume=False)
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text('{"runs": [1]}')
+    before = kept(out)
+    with pytest.raises(LabError, match="exists and is not empty"):
+        open_folder(out, known(images), resume=False)
+    with pytest.raises(LabError, match="another configuration, learning_rate"):
+        open_folder(out, known(images, learning_rate=0.1), resume=True)
+    assert kept(out) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders there")
+def test_two_processes_do_not_work_in_one_folder(tmp_path, images) -> None:
+    out, configuration = tmp_path / "out", known(images)
+    with claimed(out, configuration, resume=False):
+        for resume in (False, True):
+            with (
+                pytest.raises(LabError, match="another process trains into this output folder now"),
+                claimed(out, configuration, resume=resume),
+            ):
+                pytest.fail("two at once")
+        child = os.fork()
+        if not child:  # as a worker that reads images, which a kill of the run may leave for a while
+            time.sleep(30)
+            os._exit(0)
+    try:
+        with claimed(out, configuration, resume=True):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.lab.comparison_folder import comparison
 
-from lovasz.lab.summary import headline, label_of
+from lovasz.lab.summary import headline, label_of, score_table
 
 
 def with_test_scores(scores: dict[str, list[float]], initial: float | None = None) -> dict[str, Any]:
@@ -93,6 +93,17 @@ def test_the_second_line_names_the_start_and_what_one_seed_cannot_show() -> None
     notes = headline(with_test_scores({"cross_entropy": [0.5], "lovasz_softmax": [0.51]}, initial=0.531))[1]
     assert "The start had 53.1 %: −2.1 points since." in notes
     assert "One seed cannot show" in notes
+
+
+@pytest.mark.parametrize(("steps", "said"), [(185, True), (11, True), (10, False), (2, False), (None, True)])
+def test_times_of_few_steps_are_shown_and_not_compared(steps: int | None, said: bool) -> None:
+    content = comparison(seeds=(0,))
+    content["runs"][0]["steps"] = steps
+    assert ("A training step takes" in headline(content)[1]) is said
+    rows = score_table(content).rows
+    assert any(cell.best for _, cells in rows for cell in cells[-2:]) is said
+    assert all(any(cells[place].best for _, cells in rows) for place in range(6))
+    assert all(cell.text != "–" for _, cells in rows for cell in cells)
 
 
 @pytest.mark.parametrize(

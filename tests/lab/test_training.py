@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.lab.tiny import TinyDataset, use_tiny_data
 
+from lovasz.lab import training
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import IGNORE_INDEX, Augmentation, TrainingView
 from lovasz.lab.errors import LabError
@@ -21,6 +23,7 @@ from lovasz.lab.fitting import EpochOrder
 from lovasz.lab.losses import class_weights
 from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.models.resized import AtSize
+from lovasz.lab.processes import ALONE
 from lovasz.lab.training import train, training_class_weights
 from lovasz.sampling import EquibatchSampler
 
@@ -99,6 +102,7 @@ def test_a_finished_run_holds_what_the_report_needs_and_is_not_trained_again(tmp
     run = config(tmp_path, loss="weighted_cross_entropy", epochs=2)
     path = train(run, progress=False)
     record = json.loads(path.read_text())
+    assert record["batch_size"] == 4
     assert record["steps"] == 4  # ten images in batches of four: the rest of two is left out
     assert record["loss_seconds_per_step"] > 0
     assert record["seconds_per_step"] > record["loss_seconds_per_step"]
@@ -290,10 +294,54 @@ def test_a_configuration_survives_json() -> None:
         RunConfig.from_json({"data": "x", "epoch": 3})
 
 
-def test_sixteen_bit_floats_need_a_gpu(tmp_path, monkeypatch) -> None:
-    use_tiny_data(monkeypatch.setattr)
-    with pytest.raises(LabError, match=r"'16-mixed' needs a CUDA device.*bf16-mixed"):
-        train(config(tmp_path, precision="16-mixed", device="cpu"), progress=False)
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "16-mixed", "device": "cpu"}, r"'16-mixed' needs a CUDA device.*bf16-mixed"),
+        ({"freeze_batch_norm": True}, r"freeze_batch_norm: a network of random weights.*--pretrain-epochs"),
+        ({"weights": "none.safetensors"}, r"none\.safetensors"),
+        ({"devices": 11, "device": "cpu"}, "devices: got 11, but there are 10 training images"),
+        (
+            {"loss": "cross_entropy>lovasz_softmax", "batch_size": 40},
+            r"cross_entropy>lovasz_softmax: the run has 1 step, of which none is left for lovasz_softmax.*--epochs",
+        ),
+    ],
+)
+def test_what_cannot_run_is_told_before_a_folder_is_made(tmp_path, monkeypatch, changes, message) -> None:
+    monkeypatch.setattr(training, "together", lambda *_: nullcontext(ALONE))
+    with pytest.raises(LabError, match=message):
+        train(config(tmp_path, **({"model": "unet"} | changes)), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_fewer_images_than_a_step_takes_are_told_and_noted(tmp_path, capsys) -> None:
+    record = json.loads(train(config(tmp_path, model="unet", batch_size=40)).read_text())
+    assert "only 10 training images: steps of 10, not of 40" in capsys.readouterr().err
+    assert record["batch_size"] == 10
+    assert record["config"]["batch_size"] == 40
+    assert record["seconds_per_step"] is None  # of one step, the first, nothing is measured
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_switch_without_a_step_does_not_stop_a_run_that_was_begun(tmp_path, capsys) -> None:
+    path = train(config(tmp_path, model="unet", loss="cross_entropy>lovasz_softmax"), progress=False)
+    path.unlink()
+    shorter = "the run has 1 step"
+    with pytest.MonkeyPatch.context() as until:
+        until.setattr(training, "never_switches", lambda *_: shorter)  # as of an earlier version
+        assert train(config(tmp_path, model="unet", loss="cross_entropy>lovasz_softmax"), resume=True).is_file()
+    assert shorter in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(("loss", "measured"), [("cross_entropy", 3), ("cross_entropy>lovasz_softmax", 2)])
+def test_the_first_step_of_each_loss_is_left_out_of_the_times(tmp_path, loss, measured) -> None:
+    train(config(tmp_path, model="unet", epochs=2, loss=loss), progress=False)
+    kept = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["lovasz"]
+    assert kept["total_steps"] == 4
+    assert len(kept["step_seconds"]) == len(kept["loss_seconds"]) == measured
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -340,10 +388,8 @@ def test_a_folder_from_before_runs_had_a_size_is_resumed(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_random_weights_have_no_statistics_to_keep_but_a_first_phase_learns_some(tmp_path) -> None:
-    with pytest.raises(LabError, match=r"freeze_batch_norm: a network of random weights.*--pretrain-epochs"):
-        train(config(tmp_path, model="unet", freeze_batch_norm=True))
-    path = train(config(tmp_path / "2", model="unet", freeze_batch_norm=True, pretrain_epochs=1))
+def test_a_first_phase_learns_the_statistics_that_are_kept_after_it(tmp_path) -> None:
+    path = train(config(tmp_path, model="unet", freeze_batch_norm=True, pretrain_epochs=1))
     means = [t for name, t in load_file(path.with_name("model.safetensors")).items() if name.endswith("running_mean")]
     assert means
     assert all(mean.abs().sum() > 0 for mean in means)

@@ -153,7 +153,7 @@ def train(
     data_option: options.DataOption = None,
     model: options.Model = DEFAULT.model,
     weights: options.StartWeights = None,
-    loss: options.Loss = "cross_entropy>lovasz_softmax",
+    loss: options.Loss = None,
     pretrain_epochs: options.FirstEpochs = 0,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = DEFAULT.batch_size,
@@ -184,33 +184,37 @@ def train(
     """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
     from lovasz.lab.defaults import default_folder
 
-    folder = out or default_folder(data, model, (loss,), f"seed-{seed}")
-    run = _run_config(locals(), (loss,), seed=seed, out=str(folder))
+    run = _run_config(locals(), None if loss is None else (loss,), seed=seed)
+    folder = out or default_folder(data, model, (run.loss,), f"seed-{seed}")
+    run = run.replace(out=str(folder))
     from lovasz.lab.progress import speaks
     from lovasz.lab.training import train as run_training
 
     if speaks():
         console.print_plan(run, 1, 1, folder)
+        if loss is None and run.loss != options.DEFAULT_LOSS:
+            console.print_no_switch(run.loss, options.DEFAULT_LOSS)
     path = run_training(run, resume=resume)
     if not speaks():
         return
     scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
     for split in [name for name in ("val", "test") if scores[name]]:
-        console.print_scores(scores[split], f"{loss}, {split}")
+        console.print_scores(scores[split], f"{run.loss}, {split}")
     typer.echo(f"Weights: {path.with_name('model.safetensors')}")
 
 
-def _run_config(given: dict[str, Any], losses: Sequence[str], **changes: Any) -> RunConfig:
+def _run_config(given: dict[str, Any], losses: Sequence[str] | None, **changes: Any) -> RunConfig:
     """The run that the options of `compare` and `train` describe; defaults differ with and without --weights.
 
-    What can be wrong without the data is found before they are read, which may take minutes.
+    losses: as typed, None where none is. What can be wrong without the data is found before they are read, which may
+    take minutes.
     """
     from lovasz.lab.losses import LossSpec
     from lovasz.lab.models import check_name, describe_weights
     from lovasz.lab.processes import launched
 
     weights: Path | None = given["weights"]
-    for loss in losses:
+    for loss in losses or ():
         LossSpec.parse(loss)
     check_name(given["model"])
     same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
@@ -219,7 +223,7 @@ def _run_config(given: dict[str, Any], losses: Sequence[str], **changes: Any) ->
     run = RunConfig(
         **{name: given[name] for name in same},
         weights=None if weights is None else str(weights),
-        loss=losses[0],
+        loss=losses[0] if losses else options.DEFAULT_LOSS,
         epochs=given["epochs"] or 1,
         pretrain_epochs=given["pretrain_epochs"] or 0,
         crop=None if given["crop"] is None else option_texts.parse_crop(given["crop"]),
@@ -231,7 +235,7 @@ def _run_config(given: dict[str, Any], losses: Sequence[str], **changes: Any) ->
     )
     if weights is not None:
         describe_weights(weights)
-    if given["epochs"] is None or given["crop"] is None:
+    if given["epochs"] is None or given["crop"] is None or not losses:
         from lovasz.lab import defaults
         from lovasz.lab.data import open_dataset
 
@@ -241,6 +245,8 @@ def _run_config(given: dict[str, Any], losses: Sequence[str], **changes: Any) ->
             run = run.replace(epochs=defaults.default_epochs(images, size, from_weights=weights is not None))
         if given["crop"] is None:
             run = run.replace(crop=defaults.default_crop(images))
+        if not losses:
+            run = run.replace(loss=defaults.default_loss(run, len(images)))
     if given["pretrain_epochs"] is None and weights is None:
         run = run.replace(pretrain_epochs=run.epochs)
     return run

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from rich.progress import Progress
 
 from lovasz.lab.config import ComparisonConfig, read_json, write_json
 from lovasz.lab.data import SegmentationDataset
-from lovasz.lab.environment import describe_environment, resolve_device
+from lovasz.lab.environment import describe_environment
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import evaluate
 from lovasz.lab.examples import draw_examples, largest_differences
@@ -26,12 +27,14 @@ from lovasz.lab.models import load_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import Team, together
 from lovasz.lab.progress import display, say
+from lovasz.lab.run_folder import check_folder, claimed
 from lovasz.lab.training import (
     Data,
     Start,
+    check_machine,
+    check_run,
     check_shareable,
     find_start,
-    open_folder,
     run_once,
     training_class_weights,
 )
@@ -54,18 +57,20 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
     config = _with_earlier(config, out)
     specs = _parse_losses(config.losses)
     check_shareable(config.run, specs)
-    resolve_device(config.run.device)
+    check_machine(config.run)
     run = config.run
-    work = config.to_json() | {"task": "compare", "out": config.out, "resume": config.resume}
+    known = config.to_json()
+    work = known | {"task": "compare", "out": config.out, "resume": config.resume}
     with together(run.devices, run.device, run.threads, work) as team:
         device = team.device(run.device)
+        team.let_first(lambda: check_folder(out, known, resume=config.resume))  # before the data are read
         data = Data.open(run)
-        find_start(run.replace(pretrain_epochs=0), data, out, device=device, resume=False, progress=None).build()
-        team.meet()  # all have read the earlier configuration, and found the input usable
-        known = config.to_json() | {"data": data.contents()}
-        team.let_first(lambda: open_folder(out, known, resume=config.resume))
-        with display(progress) as shown:
+        known["data"] = data.contents()
+        with display(progress) as shown, ExitStack() as held:
             say(shown, data.train.describe())
+            check_run(run, specs, data, out, known, resume=config.resume, progress=shown, team=team)
+            team.meet()  # all have read the earlier configuration, and found the input usable
+            team.let_first(lambda: held.enter_context(claimed(out, known, resume=config.resume)))
             data = data.for_sampler(run, out, shown, team)
             return _Comparison(config, out, specs, device, data, shown, team).run()
 

@@ -104,6 +104,12 @@ def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
     Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
 
 
+def print_no_switch(loss: str, default: str) -> None:
+    """On stderr: that the run is too short for the loss that it has where the user names none."""
+    text = f"Too few steps to switch losses: {loss} alone, and not {default}, which more --epochs would give."
+    Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
+
+
 def _epochs(count: int) -> str:
     return "1 epoch" if count == 1 else f"{count} epochs"
 
@@ -195,7 +201,8 @@ def comparison_table(comparison: Mapping[str, Any], width: int = 120) -> Table:
     for loss in comparison["losses"]:
         runs = [run for run in comparison["runs"] if run["loss"] == loss]
         cells = [_mean_and_spread([_score(run["scores"], split, key) for run in runs]) for split, key, _ in columns]
-        speed = f"{statistics.fmean(run['seconds_per_step'] for run in runs):.2f}" if runs else "-"
+        times = [run["seconds_per_step"] for run in runs if run["seconds_per_step"] is not None]
+        speed = f"{statistics.fmean(times):.2f}" if times else "-"
         rows.append((loss, len(runs), cells, speed))
     best = [
         max((cells[column][0] or 0.0 for _, seeds, cells, _ in rows if seeds), default=0.0)

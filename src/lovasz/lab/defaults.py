@@ -7,6 +7,8 @@ import math
 import re
 from pathlib import Path
 
+from lovasz.lab.budget import budget
+from lovasz.lab.config import RunConfig
 from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.data.masks import image_size
 from lovasz.lab.data.pairs import PairDataset
@@ -42,6 +44,12 @@ def default_crop(dataset: SegmentationDataset) -> tuple[int, int] | None:
     if len(sizes) == 1 and all(height * width <= LARGEST_SIDE**2 for height, width in sizes):
         return None
     return min(LARGEST_SIDE, max(h for h, _ in sizes)), min(LARGEST_SIDE, max(w for _, w in sizes))
+
+
+def default_loss(config: RunConfig, images: int) -> str:
+    """The loss that the configuration has, or the first of its phases alone where the run has no step for all."""
+    idle = LossSpec.parse(config.loss).idle(budget(config, images).steps)
+    return config.loss if idle is None else config.loss.partition(">")[0].strip()
 
 
 def default_folder(data: str, model: str, losses: tuple[str, ...], *further: str) -> Path:

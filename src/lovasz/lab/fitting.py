@@ -26,6 +26,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
+from lovasz.lab.budget import budget
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import TrainingView
 from lovasz.lab.errors import LabError
@@ -43,9 +44,10 @@ class FitResult:
 
     history: list[dict[str, Any]]
     steps: int
+    batch_size: int  # images of a step, of each process; fewer than asked where there are no more
     seconds: float
-    seconds_per_step: float
-    loss_seconds_per_step: float
+    seconds_per_step: float | None  # where one step was measured: not the first, in which much is made ready
+    loss_seconds_per_step: float | None
     epoch: int  # whose weights the network has now
     final_scores: Scores | None  # of those weights, when this process did it
 
@@ -76,9 +78,7 @@ def fit(
     and for a damaged checkpoint.
     """
     order = EpochOrder(len(data), config.seed, data, team, image_classes if config.sampler == "equibatch" else None)
-    if not len(order):
-        raise LabError(f"devices: got {team.size}, but there are {len(data)} training images; use fewer processes.")
-    batch_size = min(config.batch_size, len(order))
+    batch_size = budget(config, len(data)).batch_size
     loader = DataLoader(
         data,
         batch_size=batch_size,
@@ -96,8 +96,6 @@ def fit(
     if start is not None:
         # Lightning makes the first iterator, and its workers, before it tells the sampler the epoch.
         order.set_epoch(_finished_epochs(start, task))
-    if config.precision == "16-mixed" and device.type != "cuda":
-        raise LabError(f"precision '16-mixed' needs a CUDA device, this run is on {device.type}; use 'bf16-mixed'.")
     with _quiet():
         trainer = L.Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
@@ -137,6 +135,7 @@ def fit(
     return FitResult(
         history=task.state.history,
         steps=task.total_steps,
+        batch_size=batch_size,
         seconds=task.state.seconds,
         seconds_per_step=_median(task.state.step_seconds),
         loss_seconds_per_step=_median(task.state.loss_seconds),
@@ -292,8 +291,8 @@ def _stack(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.stack([image for image, _ in items]), torch.stack([target for _, target in items])
 
 
-def _median(values: list[float]) -> float:
-    return statistics.median(values) if values else 0.0
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _logger(config: RunConfig, folder: Path) -> Logger | bool:

@@ -106,6 +106,15 @@ class LossSpec:
         """Whether a part of it can be the loss of the images of several processes together."""
         return any(name in SHAREABLE for phase in self.phases for _, name in phase)
 
+    def phase_at(self, progress: float) -> int:
+        """The phase of a moment of the run. progress: steps done / steps of the run, in [0, 1]."""
+        return max(i for i, start in enumerate(self.starts) if progress >= start)
+
+    def idle(self, steps: int) -> str | None:
+        """The first phase, as text, that gets none of so many steps; None where each gets some."""
+        reached = {self.phase_at(step / steps) for step in range(steps)}
+        return next((_sum_text(phase) for i, phase in enumerate(self.phases) if i not in reached), None)
+
     def build(
         self,
         num_classes: int,
@@ -160,13 +169,17 @@ class TrainingLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._losses = {name: self._loss(name) for phase in spec.phases for _, name in phase}
 
+    def phase_at(self, progress: float) -> int:
+        """The phase of its spec at this moment of the run."""
+        return self.spec.phase_at(progress)
+
     def forward(self, logits: Tensor, target: Tensor, progress: float = 0.0) -> Tensor:
         """The loss of this moment of the run.
 
         logits: (N, C, H, W) floating; target: (N, H, W) int64; progress: steps done / steps of the run, in [0, 1].
         Returns a scalar.
         """
-        phase = max(i for i, start in enumerate(self.spec.starts) if progress >= start)
+        phase = self.phase_at(progress)
         weights = {name: factor for factor, name in self.spec.phases[phase]}
         if weights.keys() == {"cross_entropy", "lovasz_softmax"} and self.group is None:
             return self._both(logits, target, weights)

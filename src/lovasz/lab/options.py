@@ -21,6 +21,7 @@ DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
 )
 
 DEFAULT_LOSSES = "cross_entropy,lovasz_softmax"
+DEFAULT_LOSS = "cross_entropy>lovasz_softmax"
 LOSS_NAMES = "cross_entropy, weighted_cross_entropy, lovasz_softmax, weighted_lovasz_softmax, lovasz_hinge, "
 LOSS_NAMES += "lovasz_sigmoid, hinge, soft_jaccard"
 
@@ -80,11 +81,12 @@ Losses = Annotated[
     ),
 ]
 Loss = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--loss",
         help=f"One of {LOSS_NAMES}; a sum (cross_entropy+0.5*lovasz_softmax); or a switch in mid-run.",
         rich_help_panel=MODEL,
+        show_default=DEFAULT_LOSS,
     ),
 ]
 Size = Annotated[

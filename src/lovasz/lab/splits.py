@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,14 @@ class Data:
         """The class names."""
         return self.train.info.classes
 
+    @property
+    def splits(self) -> list[SegmentationDataset]:
+        """Those that are there, in the order train, val, test."""
+        return [split for split in (self.train, self.val, self.test) if split is not None]
+
     def contents(self) -> dict[str, Any]:
         """For config.json: see `contents_of`."""
-        return contents_of([split for split in (self.train, self.val, self.test) if split is not None])
+        return contents_of(self.splits)
 
 
 def contents_of(splits: Sequence[SegmentationDataset]) -> dict[str, Any]:
@@ -78,16 +83,20 @@ def contents_of(splits: Sequence[SegmentationDataset]) -> dict[str, Any]:
     }
 
 
-def contents_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def contents_difference(
+    before: Mapping[str, Any], now: Mapping[str, Any], repaired: Collection[str] = ()
+) -> str | None:
     """The first difference between two `contents_of`, in words; None where there is none.
 
-    Hashes that only one of them has are not compared: earlier versions had no sizes.
+    repaired: splits whose files may be of other sizes. Hashes that only one of them has are not compared: earlier
+    versions had no sizes.
     """
     if before["classes"] != now["classes"]:
         return f"classes: {before['classes']} there, {now['classes']} now"
     for name in ("train", "val", "test"):
         old, new = before["splits"].get(name), now["splits"].get(name)
-        if bool(old) != bool(new) or any(old[key] != new[key] for key in (old or {}).keys() & (new or {})):
+        compared = ((old or {}).keys() & (new or {})) - ({"sizes"} if name in repaired else set())
+        if bool(old) != bool(new) or any(old[key] != new[key] for key in compared):
             counts = old["images"] if old else 0, new["images"] if new else 0
             others = ""
             if counts[0] == counts[1]:

@@ -9,12 +9,13 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
 METRICS = {"dataset_miou": "dataset mIoU", "image_miou": "image mIoU", "pixel_accuracy": "pixel accuracy"}
 SPLITS = {"val": "validation", "test": "test"}
+TIMED = 10  # steps of a run from which on its times say something; the first is never measured
 _LOSS_NAMES = {
     "cross_entropy": "cross-entropy",
     "weighted_cross_entropy": "weighted cross-entropy",
@@ -70,6 +71,11 @@ class Loss:
     def seconds_per_step(self) -> Spread | None:
         """Time of a whole training step."""
         return Spread.of(run["seconds_per_step"] for run in self.runs)
+
+    @property
+    def timed(self) -> bool:
+        """Whether its steps were enough for their time to be compared with another loss's."""
+        return all(run["steps"] is None or run["steps"] > TIMED for run in self.runs)
 
     def share_of_step(self) -> Spread | None:
         """Share of a step's time that the loss takes, forward and backward, as a fraction."""
@@ -169,6 +175,8 @@ def score_table(comparison: dict[str, Any]) -> Table:
     formats += [(1.0, 2, min) if seconds else (1000.0, 1, min), (100.0, 1, min)]
     before += [Cell("–"), Cell("–")]
     cells = [_cells(column, *form) for column, form in zip(spreads, formats, strict=True)]
+    if not all(loss.timed for loss in losses):
+        cells[-2:] = [[replace(cell, best=False) for cell in column] for column in cells[-2:]]
     rows = tuple((loss, tuple(column[loss.index] for column in cells)) for loss in losses)
     return Table(
         tuple(groups), tuple(columns), rows, tuple(before) if any(cell.text != "–" for cell in before) else None
@@ -250,7 +258,7 @@ def headline(comparison: dict[str, Any]) -> tuple[str, str]:
         against = f" against {100 * val_other.mean:.1f} %" if val_other else ""
         notes.append(f"On validation images: {100 * val.mean:.1f} %{against}.")
     step, step_other = winner.seconds_per_step(), other.seconds_per_step() if other else None
-    if step and step_other and step_other.mean > 0:
+    if step and step_other and step_other.mean > 0 and winner.timed and other and other.timed:
         notes.append(f"A training step takes {_time(step.mean / step_other.mean)}.")
     return sentence, " ".join(notes)
 

@@ -72,6 +72,9 @@ class SegmentationTask(L.LightningModule):
         self._losses: list[Tensor] = []
         self._epoch_start = self._step_end = time.perf_counter()
         self._probing = 0.0
+        # Phases of the loss that have had a step here: in the first, kernels are compiled and memory is taken.
+        self._begun: set[int] = set()
+        self._warm = False
 
     def configure_optimizers(self) -> Any:
         """Adam (0.9, 0.999) or SGD, both with the plain L2 term, and Eq. 16 at each step.
@@ -118,7 +121,10 @@ class SegmentationTask(L.LightningModule):
                 f"loss {self.loss.spec}: {float(loss.detach())} at step {self.global_step + 1} of {self.total_steps}. "
                 "Lower the learning rate (--learning-rate) or use --precision 32-true."
             )
-        if self.global_step % self._probe_every == min(1, self._probe_every - 1):  # not the first: it may compile
+        phase = self.loss.phase_at(moment)
+        self._warm = phase in self._begun
+        self._begun.add(phase)
+        if self._warm and self.global_step % self._probe_every == min(1, self._probe_every - 1):
             self._probe(logits, target, moment)
         self._losses.append(loss.detach())
         return loss
@@ -128,7 +134,8 @@ class SegmentationTask(L.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
-        self.state.step_seconds.append(now - self._step_end - self._probing)
+        if self._warm:
+            self.state.step_seconds.append(now - self._step_end - self._probing)
         self._step_end, self._probing = now, 0.0
         self.log("train_loss", self._losses[-1])
         self.log("learning_rate", self.learning_rate)

@@ -6,6 +6,7 @@ Apart from `fitting`, which is the loop itself: here stands what is opened befor
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from lovasz.lab.budget import budget, fewer_images, never_switches
 from lovasz.lab.config import RunConfig, read_json, write_json
 from lovasz.lab.data import (
     IGNORE_INDEX,
@@ -21,6 +23,7 @@ from lovasz.lab.data import (
     SegmentationDataset,
     TrainingView,
 )
+from lovasz.lab.data.check import check_files
 from lovasz.lab.environment import describe_environment, resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores, evaluate
@@ -30,7 +33,8 @@ from lovasz.lab.models import brings_weights, create_model, load_weights, save_w
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
-from lovasz.lab.splits import Data, contents_difference
+from lovasz.lab.run_folder import check_folder, claimed
+from lovasz.lab.splits import Data
 
 NOTHING_TO_FREEZE = (
     "freeze_batch_norm: a network of random weights has no statistics to keep. Start from --weights or from "
@@ -63,11 +67,11 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | bool 
     if not config.out:
         raise LabError("out: a run needs a folder to write to.")
     check_shareable(config, [spec])
-    resolve_device(config.device)
+    check_machine(config)
     folder = Path(config.out)
     finished = folder / "run.json"
     if resume and finished.is_file() and launched() is None:
-        open_folder(folder, {"run": config.to_json()}, resume=True)
+        check_folder(folder, {"run": config.to_json()}, resume=True)
         with display(progress) as shown:
             say(shown, f"{finished} is there: the run is finished.")
         return finished
@@ -82,13 +86,15 @@ def _train(
     device = team.device(config.device)
     finished = folder / "run.json"
     known: dict[str, Any] = {"run": config.to_json()}
-    team.let_first(lambda: open_folder(folder, known, resume=resume))
+    team.let_first(lambda: check_folder(folder, known, resume=resume))  # before the data are read, which may take long
     if team.tell(finished.is_file()):
         return finished
     data = Data.open(config)  # it may show a bar of its own, for scanning masks
-    team.let_first(lambda: open_folder(folder, known | {"data": data.contents()}, resume=True))
-    with display(progress) as shown:
+    known["data"] = data.contents()
+    with display(progress) as shown, ExitStack() as held:
         say(shown, data.train.describe())
+        check_run(config, [spec], data, folder, known, resume=resume, progress=shown, team=team)
+        team.let_first(lambda: held.enter_context(claimed(folder, known, resume=resume)))
         data = data.for_sampler(config, folder, shown, team)
         start = find_start(config, data, folder, device=device, resume=resume, progress=shown, team=team)
         weights = training_class_weights(data.train, shown) if spec.needs_class_weights else None
@@ -125,48 +131,47 @@ def check_shareable(config: RunConfig, specs: list[LossSpec]) -> None:
         )
 
 
-def open_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
-    """Make the output folder and write config.json; returns the configuration that was there before, if any.
+def check_machine(config: RunConfig) -> None:
+    """Raise LabError where the device is not there, or cannot compute in the precision."""
+    device = resolve_device(config.device)
+    if config.precision == "16-mixed" and device.type != "cuda":
+        raise LabError(f"precision: '16-mixed' needs a CUDA device, this run is on {device.type}; use 'bf16-mixed'.")
 
-    configuration: "run", and once the data are open their `Data.contents` as "data"; without them those there are kept.
-    Raises LabError when the folder holds something and `resume` is off, and when it belongs to another configuration or
-    to data that have changed since: its runs and new ones would not be comparable.
+
+def check_run(
+    config: RunConfig,
+    specs: list[LossSpec],
+    data: Data,
+    folder: Path,
+    known: dict[str, Any],
+    *,
+    resume: bool,
+    progress: Progress | None,
+    team: Team,
+) -> None:
+    """Raise LabError, before the folder is claimed, for what would stop the runs or leave one without its loss.
+
+    known: what `claimed` will be told of the folder. The files that an unfinished run began with have been checked.
     """
-    path = folder / "config.json"
-    if folder.exists() and not folder.is_dir():
-        raise LabError(f"{folder}: the output folder is a file. Choose another --out.")
-    before = None
-    if folder.is_dir() and any(folder.iterdir()):
+    frozen = config.freeze_batch_norm and not config.pretrain_epochs  # the first phase learns what is frozen after it
+    direct = config.replace(pretrain_epochs=0, freeze_batch_norm=frozen)
+    find_start(direct, data, folder, device=torch.device("cpu"), resume=False, progress=None).build()
+    images = len(data.train)
+    steps = budget(config, images).steps
+    for told in filter(None, (never_switches(spec, steps) for spec in specs)):
         if not resume:
-            raise LabError(
-                f"{folder}: the output folder exists and is not empty. Add --resume to go on in it, or choose another "
-                "--out."
-            )
-        if not path.is_file():
-            raise LabError(
-                f"{folder}: no config.json, so this is no folder of an earlier run to resume. Choose another --out."
-            )
-        before = read_json(path)
-        try:
-            old = RunConfig.from_json(before["run"])
-            changed = None
-            if "data" in before:  # not in folders of earlier versions
-                configuration = {"data": before["data"]} | configuration
-                changed = contents_difference(before["data"], configuration["data"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise LabError(f"{path}: not the configuration of a run ({error!r}). Choose another --out.") from error
-        difference = old.difference(RunConfig.from_json(configuration["run"]))
-        if difference:
-            raise LabError(
-                f"{path}: cannot resume with another configuration, {difference}. Use the old value or another --out."
-            )
-        if changed:
-            raise LabError(
-                f"{path}: cannot resume with other data, {changed}. Runs on both could not be compared: put the images "
-                "and masks back as they were, or choose another --out."
-            )
-    write_json(path, configuration)
-    return before
+            raise LabError(told)
+        say(progress, told)  # begun by an earlier version, it may be finished
+    few = fewer_images(config, images)
+    if few:
+        say(progress, few)
+
+    def files() -> None:
+        before, same = check_folder(folder, known, resume=resume)
+        if not (resume and same and before is not None and "data" in before):
+            check_files(data.splits, progress)
+
+    team.let_first(files)
 
 
 def find_start(
@@ -235,7 +240,7 @@ def run_once(
     description: str,
     team: Team = ALONE,
 ) -> dict[str, Any]:
-    """Train, score on val and test, write the weights and then run.json, whose presence says that the run is finished.
+    """Train, write the weights, score on val and test, write run.json, whose presence says that the run is finished.
 
     weights: class weights where the loss needs them. Returns run.json: an entry of "runs" in comparison.json, with the
     mean IoU of each validation image under "images".
@@ -265,20 +270,19 @@ def run_once(
         description=description,
         team=team,
     )
+    info, path = data.train.info, folder / "model.safetensors"
+
+    def save(**extra: Any) -> None:
+        described = {"model_name": config.model, "classes": info.classes, "palette": info.palette}
+        extra = {"loss": str(spec), "seed": config.seed, "data": info.name} | extra
+        if team.first:
+            save_weights(model, path, **described, extra=extra)
+
+    save()  # what was trained is kept, whatever stops the scoring
     val = result.final_scores or score(data.val, model)
     test = score(data.test, model) if data.test is not None else None
-    info = data.train.info
     scores = {"val": val.to_json(), "test": None if test is None else test.to_json()}
-    path = folder / "model.safetensors"
-    if team.first:
-        save_weights(
-            model.cpu(),
-            path,
-            model_name=config.model,
-            classes=info.classes,
-            palette=info.palette,
-            extra={"loss": str(spec), "seed": config.seed, "data": info.name, "scores": scores},
-        )
+    save(scores=scores)
     record = {
         "loss": str(spec),
         "seed": config.seed,
@@ -288,6 +292,7 @@ def run_once(
         "loss_seconds_per_step": result.loss_seconds_per_step,
         "epoch": result.epoch,
         "steps": result.steps,
+        "batch_size": result.batch_size,
         "seconds": result.seconds,
         "weights": path.name,
         "images": dict(val.images),

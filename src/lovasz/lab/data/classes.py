@@ -13,6 +13,7 @@ from lovasz.lab.data.classes_file import Said
 from lovasz.lab.data.colours import voc_palette
 from lovasz.lab.data.dataset import IGNORE_INDEX, Colour
 from lovasz.lab.data.labels import MOST_CLASSES, LabelCoding, hexadecimal
+from lovasz.lab.data.masks import read_mask
 from lovasz.lab.data.survey import Survey, survey
 from lovasz.lab.errors import LabError
 
@@ -55,7 +56,19 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
         found.coding.refuse_others(seen.values)
         return found
     void, values = _meaning(said, seen, where)
-    return _build(said, values, void)
+    found = _build(said, values, void)
+    _refuse_strays(found.coding, seen)
+    return found
+
+
+def _refuse_strays(coding: LabelCoding, seen: Survey) -> None:
+    """Decode the files with a label of no class before anything is trained: what is wrong with them, decoding tells."""
+    values, colours = {*coding.values, *coding.void}, {*(coding.colours or ()), coding.void_colour}
+    greys = {(value, value, value): path for value, path in seen.tripled.items()}
+    strays = [path for value, path in seen.values.items() if value not in values or coding.by == "colour"]
+    strays += [path for colour, path in (seen.colours | greys).items() if colour not in colours or coding.by == "index"]
+    for path in dict.fromkeys(strays):  # some may be right, such as an index in a file that is read by its colours
+        coding.decode(read_mask(path), path)
 
 
 def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:

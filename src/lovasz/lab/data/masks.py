@@ -53,11 +53,7 @@ def read_image(path: Path) -> np.ndarray:
     missing, damaged, larger than Pillow's limit on pixels, or of 16 or 32 bits (which to stretch is not ours to guess).
     """
     with _opened(path, "image") as image:
-        if image.mode in (*SIXTEEN_BITS, "F") or _cut_to_eight_bits(image):
-            raise LabError(
-                f"{path}: the image has more than 8 bits a channel (mode {_stored_mode(image)}); expected 8. "
-                "Save it as 8-bit grey or RGB, stretched as you want the network to see it."
-            )
+        _refuse_deep(image, path)
         image = ImageOps.exif_transpose(image)
         if "transparency" in image.info:  # Pillow warns when the transparent colour of a palette is dropped at once
             image = image.convert("RGBA")
@@ -65,13 +61,21 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) that `read_image` gives, from the file's head."""
+    """(height, width) that `read_image` gives, from the file's head, which must have at most 8 bits a channel."""
     with _opened(path, "image") as image:
+        _refuse_deep(image, path)
         turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 _ORIENTATION = 0x0112  # the EXIF tag
+
+
+def mask_size(path: Path) -> tuple[int, int]:
+    """(height, width) that `read_mask` gives, from the file's head, which must be of a lossless picture."""
+    with _opened(path, "mask") as image:
+        _refuse_lossy(image, path)
+        return image.height, image.width
 
 
 def read_mask(path: Path) -> RawMask:
@@ -81,11 +85,7 @@ def read_mask(path: Path) -> RawMask:
     no whole numbers from 0 to 65535.
     """
     with _opened(path, "mask") as image:
-        if _is_lossy(image, path):
-            raise LabError(
-                f"{path}: a {_kind(image)} mask. Its compression changes labels along every edge; expected a lossless "
-                "file. Save masks as PNG."
-            )
+        _refuse_lossy(image, path)
         palette, stored = None, _stored_mode(image)
         if _cut_to_eight_bits(image):
             raise LabError(
@@ -113,6 +113,22 @@ def read_mask(path: Path) -> RawMask:
         else:
             raise LabError(f"{path}: a mask of mode {image.mode}; expected grey, palette or RGB.")
         return RawMask(values, palette)
+
+
+def _refuse_deep(image: Image.Image, path: Path) -> None:
+    if image.mode in (*SIXTEEN_BITS, "F") or _cut_to_eight_bits(image):
+        raise LabError(
+            f"{path}: the image has more than 8 bits a channel (mode {_stored_mode(image)}); expected 8. "
+            "Save it as 8-bit grey or RGB, stretched as you want the network to see it."
+        )
+
+
+def _refuse_lossy(image: Image.Image, path: Path) -> None:
+    if _is_lossy(image, path):
+        raise LabError(
+            f"{path}: a {_kind(image)} mask. Its compression changes labels along every edge; expected a lossless "
+            "file. Save masks as PNG."
+        )
 
 
 def _decoding(image: Image.Image) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import torch
 
 from lovasz.lab.data.dataset import DatasetInfo, Sample, SegmentationDataset
 from lovasz.lab.data.labels import LabelCoding
-from lovasz.lab.data.masks import read_image, read_mask
+from lovasz.lab.data.masks import image_size, mask_size, read_image, read_mask
 from lovasz.lab.data.sbd import read_sbd_mask
 from lovasz.lab.errors import LabError
 
@@ -46,19 +46,34 @@ class PairDataset(SegmentationDataset):
         image = read_image(pair.image)  # (H, W, 3)
         raw = read_sbd_mask(pair.mask) if pair.mask.suffix == ".mat" else read_mask(pair.mask)
         mask = self.coding.decode(raw, pair.mask)  # (H, W)
-        if mask.shape != image.shape[:2]:
-            (height, width), (rows, columns) = image.shape[:2], mask.shape
-            turned = " (after the turn its EXIF orientation asks for)" if (height, width) == (columns, rows) else ""
-            raise LabError(
-                f"{pair.mask}: the mask is {columns} x {rows} pixels (width x height), its image {pair.image} is "
-                f"{width} x {height}{turned}; expected one size."
-            )
+        _refuse_two_sizes(pair, image.shape[:2], mask.shape)
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()  # (3, H, W)
         return Sample(pixels, torch.from_numpy(mask), self._names[index])
+
+    def check_heads(self, index: int) -> None:
+        """Raise what access to this pair would, as far as the heads of the two files tell: much quicker than reading.
+
+        Masks in MATLAB's format are left out, which have no head that tells their size.
+        """
+        pair = self.pairs[index]
+        size = image_size(pair.image)
+        if pair.mask.suffix != ".mat":
+            _refuse_two_sizes(pair, size, mask_size(pair.mask))
 
     def describe(self) -> str:
         """What was understood of the files."""
         return self._description
+
+
+def _refuse_two_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """LabError unless both are one (height, width)."""
+    (height, width), (rows, columns) = image, mask
+    if (height, width) != (rows, columns):
+        turned = " (after the turn its EXIF orientation asks for)" if (height, width) == (columns, rows) else ""
+        raise LabError(
+            f"{pair.mask}: the mask is {columns} x {rows} pixels (width x height), its image {pair.image} is "
+            f"{width} x {height}{turned}; expected one size."
+        )
 
 
 def sample_names(stems: Sequence[str]) -> tuple[str, ...]:

@@ -18,9 +18,13 @@ from lovasz.lab.progress import display
 
 @dataclass
 class Survey:
-    """What all masks together hold: each value and each colour with the first file that has it; palette colours."""
+    """What all masks together hold: each value and each colour with the first file that has it; palette colours.
+
+    tripled: those of the values that stand in three equal channels, which may be read as colours.
+    """
 
     values: dict[int, Path] = field(default_factory=dict)
+    tripled: dict[int, Path] = field(default_factory=dict)
     colours: dict[Colour, Path] = field(default_factory=dict)
     palette: dict[int, tuple[Colour, Path]] = field(default_factory=dict)
     grey_files: int = 0
@@ -36,6 +40,8 @@ class Survey:
         self.grey_files += raw.palette is None
         for value in np.flatnonzero(np.bincount(grey.ravel())).tolist():
             self.values.setdefault(value, path)
+            if raw.values.ndim == 3:
+                self.tripled.setdefault(value, path)
             if raw.palette is not None and value < len(raw.palette):
                 red, green, blue = raw.palette[value].tolist()
                 before, other = self.palette.setdefault(value, ((red, green, blue), path))

@@ -117,6 +117,10 @@ class ForegroundLoss(nn.Module):
             "soft_jaccard": partial(soft_jaccard_loss, per_image=False, ignore_index=IGNORE_INDEX),
         }[name]
 
+    def phase_at(self, progress: float) -> int:  # noqa: ARG002
+        """The one phase there is."""
+        return 0
+
     def forward(self, scores: Tensor, target: Tensor, progress: float = 0.0) -> Tensor:  # noqa: ARG002
         return self._loss(scores[:, 0], target)
 
