@@ -267,7 +267,7 @@ def evaluate(
     from lovasz.lab.data import open_dataset
     from lovasz.lab.environment import use_machine
     from lovasz.lab.evaluation import evaluate as run_evaluation
-    from lovasz.lab.models import load_weights
+    from lovasz.lab.models import load_weights, other_classes
     from lovasz.lab.models.resized import ask_as
     from lovasz.lab.predict import with_outputs_of
     from lovasz.lab.progress import display
@@ -276,10 +276,13 @@ def evaluate(
     dataset = open_dataset(data, split, seed=data_seed, **option_texts.parse_data_options(data_option))
     found, dataset.info = dataset.info, with_outputs_of(weights, dataset.info)
     console.print_lacking(found, dataset.info)
-    network = load_weights(option_texts.model_name(weights, model), weights, dataset.info.classes)
+    others = other_classes(weights, dataset.info.classes)
+    console.print_others(others)
+    classes = [*dataset.info.classes, *others]
+    network = load_weights(option_texts.model_name(weights, model), weights, classes)
     network = ask_as(network, size=option_texts.parse_size(size), scales=option_texts.parse_scales(scales), crf=crf)
     with display(not as_json) as progress:
-        scores = run_evaluation(network, dataset, device=place, progress=progress or False)
+        scores = run_evaluation(network, dataset, others=len(others), device=place, progress=progress or False)
     if as_json:
         typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
     else:

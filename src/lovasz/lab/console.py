@@ -92,6 +92,15 @@ def print_lacking(found: DatasetInfo, scored: DatasetInfo) -> None:
         Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
 
 
+def print_others(names: Sequence[str]) -> None:
+    """On stderr: the classes that the weights know beside those of the data, if there are any."""
+    if names:
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        them = ", ".join(names[:8]) + more
+        text = f"The weights also know {them}, which the data do not name: pixels given to such a class are wrong."
+        Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
+
+
 def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
     """On stderr: what will be trained, for how long, on what, and where it goes, also where the user chose nothing."""
     pretraining = f"{_epochs(run.pretrain_epochs)} of cross-entropy, then " if run.pretrain_epochs else ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores, evaluate
 from lovasz.lab.fitting import fit
 from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
-from lovasz.lab.models import brings_weights, create_model, load_weights, save_weights
+from lovasz.lab.models import brings_weights, create_model, load_weights, new_classes, save_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
@@ -179,10 +180,18 @@ def find_start(
     progress: Progress | None,
     team: Team = ALONE,
 ) -> Start:
-    """The start of all losses of one seed: a weights file, a first phase of cross-entropy (trained here), or random."""
+    """The start of all losses of one seed: a weights file, a first phase of cross-entropy (trained here), or random.
+
+    Outputs for classes that a weights file lacks are drawn by the seed.
+    """
     if config.weights is not None:
         path = Path(config.weights)
-        return Start("weights", path.name, lambda: load_weights(config.model, path, data.classes))
+        build = partial(load_weights, config.model, path, data.classes, draw_missing=config.seed)
+        drawn = ", ".join(new_classes(path, data.classes))
+        if not drawn:
+            return Start("weights", path.name, build)
+        say(progress, f"{path.name} has no output for {drawn}: drawn by seed {config.seed}, these start anew.")
+        return Start("weights", f"{path.name}; anew: {drawn}", build)
 
     def random() -> nn.Module:
         torch.manual_seed(config.seed)

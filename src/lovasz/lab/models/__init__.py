@@ -14,7 +14,14 @@ from lovasz.lab.models.enet import pytorch_enet, torch7_enet
 from lovasz.lab.models.espnetv2 import ESPNetV2
 from lovasz.lab.models.hub import EXAMPLES, brings_weights, create_foreign, is_foreign
 from lovasz.lab.models.unet import UNet
-from lovasz.lab.models.weights import describe_weights, load_exported, load_weights, save_weights
+from lovasz.lab.models.weights import (
+    describe_weights,
+    load_exported,
+    load_weights,
+    new_classes,
+    other_classes,
+    save_weights,
+)
 
 __all__ = [
     "MODELS",
@@ -24,6 +31,8 @@ __all__ = [
     "describe_weights",
     "load_exported",
     "load_weights",
+    "new_classes",
+    "other_classes",
     "save_weights",
 ]
 
