@@ -107,6 +107,16 @@ Scales = Annotated[
         show_default="one",
     ),
 ]
+WeightsSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Resize every image to this before the network, and its answer back; `whole`: keep the image's own size.",
+        rich_help_panel=MODEL,
+        show_default="as in training, if the weights' JSON says so",
+    ),
+]
 WithCRF = Annotated[
     bool, typer.Option("--crf", help="Refine by the dense CRF (extra crf), on the CPU.", rich_help_panel=MODEL)
 ]

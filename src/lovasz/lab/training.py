@@ -16,12 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from lovasz.lab.config import RunConfig, read_json, write_json
-from lovasz.lab.data import (
-    IGNORE_INDEX,
-    Augmentation,
-    SegmentationDataset,
-    TrainingView,
-)
+from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.environment import describe_environment, resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores, evaluate
@@ -31,6 +26,7 @@ from lovasz.lab.models import brings_weights, create_model, load_weights, new_cl
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
+from lovasz.lab.seen import training_images
 from lovasz.lab.splits import Data, contents_difference
 
 NOTHING_TO_FREEZE = (
@@ -252,8 +248,7 @@ def run_once(
     spec = LossSpec.parse(config.loss)
     loss = spec.build(len(data.classes), IGNORE_INDEX, weights, team.group() if config.global_batch else None)
     model = start.build()
-    augmentation = Augmentation(config.crop, config.scale, config.flip, config.color_jitter)
-    view = TrainingView(data.train, augmentation, config.seed)
+    view, seen = data.training_view(config), training_images(data.train, config)
 
     def score(dataset: SegmentationDataset, network: nn.Module) -> Scores:
         title = f"{description}: {dataset.split}"
@@ -286,7 +281,14 @@ def run_once(
             model_name=config.model,
             classes=info.classes,
             palette=info.palette,
-            extra={"loss": str(spec), "seed": config.seed, "data": info.name, "scores": scores},
+            extra={
+                "loss": str(spec),
+                "seed": config.seed,
+                "data": info.name,
+                "size": config.size,
+                "scores": scores,
+                "training": seen,
+            },
         )
     record = {
         "loss": str(spec),

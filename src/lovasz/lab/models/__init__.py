@@ -21,6 +21,7 @@ from lovasz.lab.models.weights import (
     new_classes,
     other_classes,
     save_weights,
+    trained_size,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "new_classes",
     "other_classes",
     "save_weights",
+    "trained_size",
 ]
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {

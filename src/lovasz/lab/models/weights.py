@@ -88,6 +88,21 @@ def describe_export(path: str | Path) -> dict[str, Any]:
     return description
 
 
+def trained_size(path: str | Path) -> tuple[int, int] | None:
+    """(height, width) to which images were resized in training, as the JSON of `save_weights` says; None for their own.
+
+    Raises LabError where it says no such thing.
+    """
+    path = Path(path)
+    description = describe_weights(path) if json_path(path).is_file() else {}
+    size = description.get("size") if "model_name" in description else None  # published files mean what they like
+    if size is None:
+        return None
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise LabError(f'{json_path(path)}: "size" is {size!r}; expected [height, width] in pixels, or null.')
+    return size[0], size[1]
+
+
 def new_classes(path: str | Path, classes: Sequence[str]) -> list[str]:
     """Those of `classes` for which the weights have no output, so that `load_weights` would draw it."""
     path = Path(path)
