@@ -252,7 +252,7 @@ def _run_config(given: dict[str, Any], losses: Sequence[str], **changes: Any) ->
 
 @app.command(epilog=help_examples("evaluate"))
 def evaluate(
-    data: options.Data,
+    data: options.ScoredData,
     weights: options.Weights,
     split: Annotated[str, typer.Option("--split", help="train, val or test.", rich_help_panel=options.DATA)] = "val",
     data_seed: options.DataSeed = DEFAULT.data_seed,
@@ -262,7 +262,7 @@ def evaluate(
     scales: options.Scales = None,
     crf: options.WithCRF = False,
     device: options.Device = DEFAULT.device,
-    threads: options.Threads = None,
+    threads: options.OwnThreads = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON (fractions, not per cent).", rich_help_panel=options.OUTPUT)
     ] = False,
@@ -286,8 +286,9 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
     else:
+        images = "1 image" if len(dataset) == 1 else f"{len(dataset)} images"
         at = "" if sides is None else f", resized to {sides[0]} x {sides[1]}"
-        console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {len(dataset)} images{at}")
+        console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {images}{at}")
 
 
 @app.command(epilog=help_examples("predict"))
@@ -310,7 +311,7 @@ def predict(
     scales: options.Scales = None,
     crf: options.WithCRF = False,
     device: options.Device = DEFAULT.device,
-    threads: options.Threads = None,
+    threads: options.OwnThreads = None,
 ) -> None:
     """Segment new images: for each a mask (PNG, class numbers with the class colours as palette) and an overlay."""
     from lovasz.lab.environment import use_machine

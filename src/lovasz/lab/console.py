@@ -202,9 +202,11 @@ def comparison_table(comparison: Mapping[str, Any], width: int = 120) -> Table:
         max((cells[column][0] or 0.0 for _, seeds, cells, _ in rows if seeds), default=0.0)
         for column in range(len(columns))
     ]
+    shown = [[percent(cells[column][0]) for _, seeds, cells, _ in rows if seeds] for column in range(len(columns))]
+    differ = [len(texts) < 2 or len(set(texts)) > 1 for texts in shown]
     for loss, seeds, cells, speed in rows:
         texts = [
-            Text(percent(*cell), style="bold green" if seeds and cell[0] == best[column] else "")
+            Text(percent(*cell), style="bold green" if seeds and cell[0] == best[column] and differ[column] else "")
             for column, cell in enumerate(cells)
         ]
         row = [Text(loss), str(seeds) if seeds else "", *texts, speed]

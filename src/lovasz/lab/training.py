@@ -220,7 +220,7 @@ def find_start(
             description=name,
             team=team,
         )
-    detail = f"{config.pretrain_epochs} epochs of cross-entropy"
+    detail = f"{config.pretrain_epochs} epoch{'s' if config.pretrain_epochs > 1 else ''} of cross-entropy"
     weights = place / "model.safetensors"
     return Start(
         "pretraining", detail, lambda: load_weights(config.model, weights, data.classes), record["scores"], record

@@ -52,7 +52,7 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
             _refuse_colours(seen, where)
         void, values = _meaning(said, seen, where)
         found = _build(said, values, void, seen)
-        found.coding.refuse_others(seen.values)
+        found.coding.refuse_others(seen.values, said.source if said.classes else "the masks")
         return found
     void, values = _meaning(said, seen, where)
     return _build(said, values, void)
