@@ -43,6 +43,14 @@ def test_the_mean_curve_starts_at_the_common_start_and_is_the_mean_over_seeds(fo
         np.testing.assert_allclose(mean["y"], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize(("epochs", "step"), [(1, 1), (10, 1), (11, None)])
+def test_few_epochs_have_a_tick_each(epochs: int, step: int | None) -> None:
+    content = comparison()
+    for run in content["runs"]:
+        run["history"] = [run["history"][0] | {"epoch": epoch} for epoch in range(1, epochs + 1)]
+    assert charts.validation_curves(content)["dataset_miou"]["layout"]["xaxis"].get("dtick") == step
+
+
 def test_epochs_without_validation_leave_no_point() -> None:
     content = comparison(losses=("lovasz_softmax",), seeds=(0, 1))
     content["initial"] = None

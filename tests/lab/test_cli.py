@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from lovasz.lab import commands, defaults, help_examples, losses, option_texts, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
+from lovasz.lab.data import open_dataset
 from lovasz.lab.defaults import default_folder
 from lovasz.lab.errors import LabError
 
@@ -240,6 +241,7 @@ GIVEN = {  # every option with a value that is not its default, and the field it
     "--poly-power": ("2", "poly_power", 2.0),
     "--keep": ("best", "keep", "best"),
     "--validate-every": ("4", "validate_every", 4),
+    "--size": ("48x64", "size", (48, 64)),
     "--crop": ("32x48", "crop", (32, 48)),
     "--scale": ("0.5,2", "scale", (0.5, 2.0)),
     "--no-flip": (None, "flip", False),
@@ -284,7 +286,8 @@ def test_each_option_reaches_its_field_of_one_run(asked):
     assert {field: getattr(config, field) for field in expected} == expected
     assert asked["resume"] is True
     untested = {field.name for field in dataclasses.fields(RunConfig)} - set(expected)
-    assert untested == {"weights", "size"}, "a field of RunConfig has no option in this test"
+    assert config.resize_training
+    assert untested == {"weights", "resize_training"}, "a field of RunConfig has no option in this test"
 
 
 def test_from_scratch_the_losses_share_a_first_phase_and_from_weights_they_do_not(asked, tmp_path):
@@ -307,6 +310,21 @@ def test_the_loss_that_nobody_typed_is_one_that_the_run_has_steps_for(asked, epo
     assert asked["config"].loss == loss
     assert asked["config"].out.endswith(f"-{losses.LossSpec.parse(loss).slug}-seed-0")
     assert ("Too few steps to switch losses" in shown) is (epochs == 1)
+
+
+@pytest.fixture
+def asked_at(monkeypatch):
+    """The sizes of the images that a U-Net is given."""
+    from lovasz.lab.models.unet import UNet
+
+    sizes, forward = [], UNet.forward
+
+    def note(self, image):
+        sizes.append(tuple(image.shape[2:]))
+        return forward(self, image)
+
+    monkeypatch.setattr(UNet, "forward", note)
+    return sizes
 
 
 # --- failures
@@ -535,6 +553,54 @@ def test_evaluate_counts_an_output_whose_class_the_masks_lack(tmp_path):
     assert json.loads(found.stdout)["scores"] == json.loads(said.stdout)["scores"]
     assert "holds sky, but the weights know" in found.stderr
     assert "sky" not in said.stderr
+
+
+def test_evaluate_scores_what_predict_writes_also_where_fewer_classes_are_named(tmp_path):
+    from lovasz.lab.models import create_model, save_weights
+
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        for place, shape in (("images", (16, 24, 3)), ("masks", (16, 24))):
+            (tmp_path / place).mkdir(exist_ok=True)
+            values = rng.integers(0, 256 if place == "images" else 2, shape)
+            Image.fromarray(values.astype(np.uint8)).save(tmp_path / place / f"{name}.png")
+    weights = tmp_path / "w.safetensors"
+    save_weights(create_model("unet", 3), weights, model_name="unet", classes=["sea", "sky", "road"], palette=None)
+    scored = lovasz("evaluate", "--weights", weights, "--json", "--data", f"folder:{tmp_path}?classes=sky,sea")
+    assert "The weights also know road, which the data do not name" in scored.stderr
+    invoke("predict", tmp_path / "images", "--weights", weights, "--out", tmp_path / "p")
+    sample = open_dataset(f"folder:{tmp_path}?classes=sky,sea", "val")[0]
+    with Image.open(tmp_path / "p" / "masks" / f"{sample.name}.png") as mask:
+        answers, true = np.array(mask), sample.mask.numpy()
+    assert (answers == 2).any()
+    right = ((answers == 1) & (true == 0)) | ((answers == 0) & (true == 1))
+    assert json.loads(scored.stdout)["scores"]["pixel_accuracy"] == right.mean()
+
+
+def test_weights_are_asked_at_the_size_they_were_trained_at(tmp_path, asked_at):
+    from lovasz.lab.models import create_model, save_weights
+
+    weights = tmp_path / "w.safetensors"
+    extra = {"size": [24, 40]}
+    save_weights(
+        create_model("unet", 10),
+        weights,
+        model_name="unet",
+        classes=open_dataset("shapes", "val").info.classes,
+        palette=None,
+        extra=extra,
+    )
+    Image.fromarray(np.zeros((17, 23, 3), np.uint8)).save(tmp_path / "a.png")
+    for more, sizes in (((), {(24, 40)}), (("--size", "16x16"), {(16, 16)}), (("--size", "whole"), {None})):
+        for number, command in enumerate((("evaluate", *TINY[:-4]), ("predict", tmp_path / "a.png", "--overwrite"))):
+            asked_at.clear()
+            line = (*command, "--weights", weights, *more) + (("--out", tmp_path / "p") if number else ())
+            result = invoke(*line)
+            assert result.exit_code == 0, result.output
+            own = (17, 23) if number else (32, 32)
+            assert set(asked_at) == {own if size is None else size for size in sizes}
+    with Image.open(tmp_path / "p" / "masks" / "a.png") as mask:
+        assert mask.size == (23, 17)
 
 
 def test_train_writes_weights_that_predict_can_use(tmp_path, compared):

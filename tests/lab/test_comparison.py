@@ -36,13 +36,25 @@ def read(path) -> dict:
     return json.loads(path.read_text())
 
 
+def test_a_start_that_lacks_classes_trains_with_new_outputs_and_says_which(tmp_path) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_weights(create_model("unet", 2), weights, model_name="unet", classes=("square", "sky"), palette=None)
+    run = {"model": "unet", "weights": str(weights)}
+    document = read(compare(config(tmp_path, run=run, losses=LOSSES[:1], examples=0), progress=False))
+    assert document["start"] == {"kind": "weights", "detail": "w.safetensors; anew: ground, dot"}
+    assert set(document["runs"][0]["scores"]["val"]["per_class_iou"]) == set(INFO.classes)
+    with pytest.raises(LabError, match=r"not the weights of 'enet'.*holds 'unet'"):
+        compare(config(tmp_path, run=run | {"model": "enet"}, out=str(tmp_path / "other")), progress=False)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_result_is_what_the_report_reads(tmp_path) -> None:
     path = compare(config(tmp_path, run={"pretrain_epochs": 1}, seeds=(0, 1)), progress=False)
     document = read(path)
     read_comparison(path.parent)  # the reader's own check
     assert [(run["loss"], run["seed"]) for run in document["runs"]] == [(loss, s) for loss in LOSSES for s in (0, 1)]
     assert document["dataset"]["images"] == {"train": 10, "val": 4, "test": 3}
-    assert document["start"] == {"kind": "pretraining", "detail": "1 epochs of cross-entropy"}
+    assert document["start"] == {"kind": "pretraining", "detail": "1 epoch of cross-entropy"}
     assert document["initial"] == document["pretraining"][0]["scores"]
     assert document["parameters"] == sum(p.numel() for p in create_model("enet", 3).parameters())
     for run in document["runs"]:

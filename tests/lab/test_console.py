@@ -29,6 +29,18 @@ def test_the_start_is_the_mean_over_the_seeds_as_the_losses_are_and_as_the_repor
     assert row(content, "(start)").count("30.0 ± 14.1") == 2  # val and test
 
 
+def test_losses_that_are_equal_as_shown_are_not_bold() -> None:
+    def bold(values: tuple[float, ...]) -> list[bool]:
+        content = comparison(seeds=(0,))
+        for run, value in zip(content["runs"], values, strict=True):
+            run["scores"]["test"]["dataset_miou"] = value
+        cells = comparison_table(content | {"initial": None}, 120).columns[2]._cells
+        return ["bold" in str(cell.style) for cell in cells]  # pyright: ignore[reportAttributeAccessIssue]
+
+    assert bold((0.5, 0.6, 0.5)) == [False, True, False]
+    assert bold((0.5001, 0.5002, 0.5)) == [False] * 3
+
+
 def test_a_start_of_one_weights_file_has_no_spread_and_a_random_one_no_row() -> None:
     content = comparison(seeds=(0, 1))
     assert f"{100 * content['initial']['val']['dataset_miou']:.1f}" in row(content, "(start)")

@@ -1,4 +1,4 @@
-"""What mask values mean, from what is said, from classes.json, or from the masks; wrong or unclear ones are named."""
+"""What mask values mean, from what is said, from a file of classes, or from the masks; wrong ones are named."""
 
 from __future__ import annotations
 
@@ -56,6 +56,16 @@ def test_masks_of_0_and_1_are_background_and_foreground(tmp_path: Path, mask: np
     dataset = opened(tmp_path, mask)
     assert dataset.info.classes == ("background", "foreground")
     assert first_row(dataset) == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("value", [2, 7, 128, 254])
+def test_masks_of_0_and_one_other_value_are_background_and_foreground(tmp_path: Path, value: int) -> None:
+    dataset = opened(tmp_path, labels(0, value), labels(0))
+    assert dataset.info.classes == ("background", "foreground")
+    assert first_row(dataset) == [0, 1, 0, 1]
+    assert f"no void; mask values 0, {value} in this order" in dataset.describe()
+    assert not dataset.info.found  # weights of the classes 0, 1, 2 must not take the foreground for their class 1
+    assert opened(tmp_path, labels(0, value), options="classes=a,b").info.classes == ("a", "b")
 
 
 def test_255_beside_other_labels_is_void(tmp_path: Path) -> None:
@@ -296,6 +306,61 @@ def test_options_go_before_classes_json(tmp_path: Path) -> None:
 def test_a_wrong_classes_json_is_named_with_the_wrong_key(tmp_path: Path, said: dict, message: str) -> None:
     with pytest.raises(LabError, match=rf"classes\.json: .*{message}"):
         opened(tmp_path, labels(0, 1), **said)
+
+
+LABELMAP = "# label:color_rgb:parts:actions\n\nsky:0,0,0::\nroad: 255,0,0:wheel,door:run\nsea:0,0,255\n"
+
+
+def test_a_labelmap_of_cvat_names_the_classes_by_their_colours(tmp_path: Path) -> None:
+    (tmp_path / "labelmap.txt").write_text(LABELMAP)
+    dataset = opened(tmp_path, coloured(BLUE, BLACK, RED))
+    assert dataset.info.classes == ("sky", "road", "sea")
+    assert dataset.info.palette == (BLACK, RED, BLUE)
+    assert first_row(dataset) == [2, 0, 1, 2]
+    assert "3 classes (sky, road, sea) from labelmap.txt" in dataset.describe()
+
+
+def test_a_list_of_class_names_names_the_mask_values(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("\ufeffsky\r\nthe road\r\n\r\nsea\r\n".encode())
+    dataset = opened(tmp_path, labels(2, 0, 1, 255))
+    assert dataset.info.classes == ("sky", "the road", "sea")
+    assert first_row(dataset) == [2, 0, 1, 255]
+    assert "from classes.txt" in dataset.describe()
+    with pytest.raises(LabError, match=r"0\.png: label 3, .*Correct the mask or the class list of classes\.txt"):
+        opened(tmp_path, labels(0, 1, 2, 3))
+
+
+def test_options_go_before_classes_json_and_that_before_the_files_of_other_tools(tmp_path: Path) -> None:
+    mask = labels(0, 1, 2)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    assert opened(tmp_path, mask).info.classes == ("a", "b", "c")
+    (tmp_path / "labelmap.txt").write_text(LABELMAP)
+    assert opened(tmp_path, mask).info.classes == ("sky", "road", "sea")
+    assert opened(tmp_path, mask, classes=["d", "e", "f"]).info.classes == ("d", "e", "f")
+    assert opened(tmp_path, mask, options="classes=x,y,z").info.classes == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("labelmap.txt", "sky:0,0,0::\n# x\nroad:1,2::\n", r"labelmap\.txt, line 3: 'road:1,2::'; expected NAME:RED"),
+        ("labelmap.txt", "sky:0,0,256::\n", r"labelmap\.txt, line 1: .*from 0 to 255"),
+        ("labelmap.txt", "sky\n", r"labelmap\.txt, line 1: 'sky'; expected NAME:RED"),
+        ("labelmap.txt", " :1,2,3::\n", r"labelmap\.txt, line 1: .*expected NAME:RED"),
+        ("labelmap.txt", "a:1,2,3::\nb:1,2,3::\n", r"labelmap\.txt, line 2: b has the colour of a"),
+        ("labelmap.txt", "a:1,2,3::\na:1,2,4::\n", r"labelmap\.txt, line 2: the class a is there twice"),
+        ("labelmap.txt", "# nothing\n", r"labelmap\.txt: no class in this file"),
+        ("classes.txt", "a\n\nb\na\n", r"classes\.txt, line 4: the class a is there twice"),
+        ("classes.txt", "\n", r"classes\.txt: no class in this file"),
+        ("classes.txt", "\udcff\n", r"classes\.txt: cannot be read as text"),
+    ],
+)
+def test_a_wrong_line_of_a_class_file_is_named_with_its_number(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(LabError, match=message):
+        opened(tmp_path, labels(0, 1, 2))
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", "[" * 100_000, "\x00"])

@@ -39,6 +39,11 @@ def test_usual_names_of_the_two_folders_are_known(tmp_path: Path, images: str, m
     assert available_splits(f"folder:{tmp_path}") == ("train", "val", "test")
 
 
+def test_one_mask_without_an_image_is_told_in_the_singular(tmp_path: Path) -> None:
+    write(folder(tmp_path) / "masks" / "other.png", labels(0, 1))
+    assert "; 1 mask has no image" in open_dataset(f"folder:{tmp_path}", "train").describe()
+
+
 def test_other_names_of_the_two_folders_can_be_given(tmp_path: Path) -> None:
     write_folder(tmp_path, {name: labels(0, 1) for name in "abcd"}, images="x", to="y/z")
     assert len(open_dataset(f"folder:{tmp_path}?images=x&masks=y/z", "train")) == 2
@@ -156,7 +161,7 @@ def test_few_images_still_give_each_split_one(tmp_path: Path, count: int, splits
 
 
 def test_one_image_cannot_be_split(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="1 images; expected at least 2"):
+    with pytest.raises(LabError, match="1 image; expected at least 2"):
         available_splits(f"folder:{folder(tmp_path, 1)}")
 
 

@@ -41,6 +41,13 @@ def test_crops_only_where_images_differ_or_are_large(tmp_path, sizes, crop):
     assert defaults.default_crop(folder_of(tmp_path, sizes)) == crop
 
 
+def test_images_that_are_resized_first_have_that_size(tmp_path):
+    dataset = folder_of(tmp_path, [(20, 30), (40, 25)])
+    assert defaults.default_crop(dataset, (24, 48)) is None
+    assert defaults.default_crop(dataset, (600, 400)) is None
+    assert defaults.default_crop(dataset, (600, 800)) == (512, 512)
+
+
 def test_images_that_a_camera_turned_count_as_they_are_read(tmp_path):
     dataset = folder_of(tmp_path, [(600, 40)], orientation=6)
     assert dataset[0].image.shape == (3, 40, 600)

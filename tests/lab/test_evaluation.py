@@ -8,6 +8,7 @@ import torch
 from tests.lab.tiny import INFO, TinyDataset
 from torch import nn
 
+from lovasz.lab.data import DatasetInfo
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import evaluate, predict_labels
 
@@ -61,6 +62,35 @@ def test_scores_are_those_of_a_plain_count(varying: bool) -> None:
     assert scores.images == pytest.approx(by_image, abs=1e-9)
     assert scores.pixel_accuracy == pytest.approx(np.trace(total) / total.sum(), abs=1e-9)
     assert model.training
+
+
+def test_answers_beside_the_classes_are_wrong_and_have_no_score_of_their_own() -> None:
+    class NoDots(TinyDataset):
+        def __init__(self, split: str, **options) -> None:
+            super().__init__(split, **options)
+            self.info = DatasetInfo("two", INFO.classes[:2], INFO.palette[:2])
+
+        def __getitem__(self, index: int):
+            sample = super().__getitem__(index)
+            sample.mask[sample.mask == 2] = 0
+            return sample
+
+    dataset = NoDots("val", size=5)
+    scores = evaluate(ByColour(), dataset, others=1)
+    total, by_image = np.zeros((3, 3), np.int64), []
+    for sample in (dataset[i] for i in range(len(dataset))):
+        predicted = predict_labels(ByColour().eval(), sample.image[None], "cpu", 3)[0].numpy()
+        counts, valid = np.zeros((3, 3), np.int64), sample.mask.numpy() != 255
+        np.add.at(counts, (sample.mask.numpy()[valid], predicted[valid]), 1)
+        total += counts
+        by_image.append(np.nanmean(ious(counts)[:2]))
+    assert total[0, 2] > 0  # else this shows nothing
+    assert scores.per_class_iou == pytest.approx(dict(zip(INFO.classes, ious(total)[:2], strict=False)), abs=1e-9)
+    assert scores.dataset_miou == pytest.approx(ious(total)[:2].mean(), abs=1e-9)
+    assert list(scores.images.values()) == pytest.approx(by_image, abs=1e-9)
+    assert scores.image_miou == pytest.approx(np.mean(by_image), abs=1e-9)
+    assert scores.batch_miou == pytest.approx(scores.dataset_miou, abs=1e-9)  # one batch
+    assert scores.pixel_accuracy == pytest.approx(np.trace(total) / total.sum(), abs=1e-9)
 
 
 def test_each_image_is_seen_at_its_own_size() -> None:

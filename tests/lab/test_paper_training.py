@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 from lovasz.lab import commands
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import IGNORE_INDEX, DatasetInfo, Sample, SegmentationDataset, open_dataset
+from lovasz.lab.data.resized import Resized
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import evaluate
 from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.models.resized import AtSize
 from lovasz.lab.paper import binary, earlier, finetune, iiou, page, table1, table4
-from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, Resized, half_and_half, measure
+from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, half_and_half, measure
 from lovasz.lab.paper.result import read_result
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -88,6 +88,22 @@ def test_overlays_can_be_left_out(tmp_path, weights):
     assert not (tmp_path / "out" / "overlays").exists()
 
 
+def test_the_ways_of_asking_reach_the_network_and_the_mask_keeps_the_size_of_its_image(tmp_path, weights, monkeypatch):
+    sizes = []
+
+    class Noting(ByColour):
+        def forward(self, images):
+            sizes.append(tuple(images.shape[2:]))
+            return super().forward(images)
+
+    description = {"classes": list(CLASSES), "palette": PALETTE}
+    monkeypatch.setattr(predict, "load_exported", lambda _: (Noting(), description))
+    save(tmp_path / "a.png", picture(20, 31)[0])
+    run(tmp_path / "a.png", weights, tmp_path / "out", size=(8, 16), scales=(1, 0.5))
+    assert sizes == [(8, 16), (4, 8)]
+    assert read(tmp_path / "out" / "masks" / "a.png").shape == (20, 31)
+
+
 def test_sub_folders_are_kept_and_every_size_and_kind_of_image_works(tmp_path, weights):
     save(tmp_path / "in" / "a.jpg", picture(64, 33)[0])
     save(tmp_path / "in" / "x" / "y" / "a.png", picture(1, 1)[0])

@@ -94,6 +94,14 @@ def test_losses_that_show_the_same_best_number_are_all_marked(tmp_path: Path) ->
     assert [cells[loss][3][1] for loss in LOSSES] == ["57.4★ (best)", "57.4★ (best)", "50.0"]
 
 
+def test_losses_that_are_all_equal_as_shown_are_not_marked(tmp_path: Path) -> None:
+    content = comparison(seeds=(0,))
+    for run, value in zip(content["runs"], (0.57441, 0.57439, 0.57444), strict=True):
+        run["scores"]["test"]["dataset_miou"] = value
+    cells = read(write(tmp_path, content)).scores()
+    assert [cells[loss][3][1] for loss in LOSSES] == ["57.4"] * 3
+
+
 def test_the_start_has_a_row_that_never_counts_as_best(tmp_path: Path) -> None:
     content = comparison()
     content["initial"]["test"]["dataset_miou"] = 0.99

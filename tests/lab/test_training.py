@@ -21,9 +21,10 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import evaluate
 from lovasz.lab.fitting import EpochOrder
 from lovasz.lab.losses import class_weights
-from lovasz.lab.models import create_model, load_weights, save_weights
+from lovasz.lab.models import create_model, load_weights, save_weights, trained_size
 from lovasz.lab.models.resized import AtSize
 from lovasz.lab.processes import ALONE
+from lovasz.lab.splits import Data
 from lovasz.lab.training import train, training_class_weights
 from lovasz.sampling import EquibatchSampler
 
@@ -69,6 +70,34 @@ def config(tmp_path, **changes) -> RunConfig:
 @pytest.fixture
 def tiny(monkeypatch) -> None:
     use_tiny_data(monkeypatch.setattr)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_training_sees_images_at_the_size_and_masks_that_lie_under_them(tmp_path) -> None:
+    run = config(tmp_path, model="unet", size=(24, 40), resize_training=True, crop=(16, 20), flip=False)
+    data = Data.open(run)
+    whole = data.training_view(run.replace(crop=None))
+    image, mask = whole[0]
+    assert (image.shape, mask.shape) == ((3, 24, 40), (24, 40))
+    sample = data.train[0]
+    rows, columns = (torch.arange(24) + 0.5) * 32 / 24, (torch.arange(40) + 0.5) * 32 / 40
+    assert torch.equal(mask, sample.mask[rows.long()][:, columns.long()].long())
+    assert data.training_view(run)[0][0].shape == (3, 16, 20)
+    assert data.training_view(run.replace(resize_training=False, crop=None))[0][0].shape == (3, 32, 32)
+    with pytest.raises(LabError, match="resize_training: needs the size"):
+        run.replace(size=None)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_size_stands_beside_the_weights_and_another_one_is_not_resumed(tmp_path) -> None:
+    run = config(tmp_path, model="unet", size=(24, 40), resize_training=True)
+    path = train(run, progress=False)
+    network = load_weights("unet", path.with_name("model.safetensors"), TinyDataset("val").info.classes)
+    assert trained_size(path.with_name("model.safetensors")) == (24, 40)
+    scores = evaluate(AtSize(network, (24, 40)), TinyDataset("test"))
+    assert json.loads(path.read_text())["scores"]["test"] == scores.to_json()
+    with pytest.raises(LabError, match=r"another configuration, size: \[24, 40\] there, \[32, 40\] now"):
+        train(run.replace(size=(32, 40)), resume=True, progress=False)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

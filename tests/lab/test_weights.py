@@ -12,7 +12,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.models import MODELS, create_model, describe_weights, load_exported, load_weights, save_weights
+from lovasz.lab.models import (
+    MODELS,
+    create_model,
+    describe_weights,
+    load_exported,
+    load_weights,
+    new_classes,
+    other_classes,
+    save_weights,
+    trained_size,
+)
 from lovasz.lab.models.layouts import LAYOUTS, Layout
 
 CLASSES = ["Sky", "Road", "Sign Symbol", "Unlabelled"]
@@ -182,6 +192,46 @@ def test_missing_classes_are_listed_with_what_the_file_has(tmp_path):
     message = refusal(tmp_path / "file.safetensors", classes=["Sky", "Boat", "Lake"])
     assert "no output for 2 of the 3 classes of the data: Boat, Lake" in message
     assert "Sky, Road, Sign Symbol, Unlabelled" in message
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_training_keeps_the_outputs_that_there_are_and_draws_the_others_by_its_seed(tmp_path, name):
+    path = tmp_path / "m.safetensors"
+    before = logits(export(path, name))
+    classes = ["Boat", "road", "Lake", "Sky"]
+    found = logits(load_weights(name, path, classes, draw_missing=1))
+    torch.testing.assert_close(found[:, [1, 3]], before[:, [1, 0]])
+    assert new_classes(path, classes) == ["Boat", "Lake"]
+    again, other = (logits(load_weights(name, path, classes, draw_missing=seed)) for seed in (1, 2))
+    assert torch.equal(again, found)
+    assert not torch.equal(other[:, 0], found[:, 0])
+    wrong = "unet" if name != "unet" else "enet"
+    with pytest.raises(LabError, match=f"not the weights of '{wrong}'"):
+        load_weights(wrong, path, classes, draw_missing=1)
+
+
+def test_outputs_beside_the_classes_are_all_but_a_published_void(tmp_path):
+    publish(tmp_path / "theirs.safetensors", PYTORCH_LAYOUT)
+    assert other_classes(tmp_path / "theirs.safetensors", ["ROAD"]) == ["Sky", "Sign Symbol"]
+    export(tmp_path / "ours.safetensors")
+    assert other_classes(tmp_path / "ours.safetensors", ["ROAD"]) == ["Sky", "Sign Symbol", "Unlabelled"]
+    assert other_classes(tmp_path / "ours.safetensors", CLASSES) == []
+    with pytest.raises(LabError, match="no output for 1 of the 2 classes of the data: Boat"):
+        other_classes(tmp_path / "ours.safetensors", ["Sky", "Boat"])
+
+
+@pytest.mark.parametrize("size", [[0, 4], [4], "4x4", [4.0, 4], [True, 4]])
+def test_the_size_of_training_is_read_from_our_json_alone_and_a_wrong_one_is_named(tmp_path, size):
+    path = tmp_path / "m.safetensors"
+    export(path, extra={"size": (48, 64)})
+    assert trained_size(path) == (48, 64)
+    export(path, extra={"size": size})
+    with pytest.raises(LabError, match=r'm\.json: "size" is .*expected \[height, width\]'):
+        trained_size(path)
+    publish(path, PYTORCH_LAYOUT, size=size)
+    assert trained_size(path) is None
+    path.with_suffix(".json").unlink()
+    assert trained_size(path) is None
 
 
 def test_names_that_differ_only_in_spelling_keep_their_outputs(tmp_path):

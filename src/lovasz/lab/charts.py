@@ -16,6 +16,7 @@ COLOURS = 8  # --loss-0 to --loss-7 in report.css; more losses start again at th
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon2")
 BEFORE = "before"  # the name and group of what belongs to the common start
 _LONGEST_TICK = 22
+FEW_EPOCHS = 10
 
 Figure = dict[str, Any]
 
@@ -41,6 +42,8 @@ def validation_curves(comparison: dict[str, Any]) -> dict[str, Figure]:
             layout = _layout(f"validation {title}, %", height=430)
             layout["xaxis"] |= {"title": {"text": "epoch"}, "rangemode": "tozero", "tickformat": "d", "showgrid": False}
             layout["yaxis"] |= {"title": {"text": f"{title}, %"}}
+            if max(epoch for trace in traces for epoch in trace["x"]) <= FEW_EPOCHS:
+                layout["xaxis"]["dtick"] = 1  # plotly's own ticks would be halves and fifths of an epoch
             figures[metric] = {"data": traces, "layout": layout | {"hovermode": "x unified"}}
     return figures
 

@@ -94,6 +94,7 @@ def compare(
     seeds: options.Seeds = "1",
     validate_every: options.ValidateEvery = DEFAULT.validate_every,
     keep: options.Keep = DEFAULT.keep,
+    size: options.Size = None,
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
@@ -165,6 +166,7 @@ def train(
     seed: options.Seed = DEFAULT.seed,
     validate_every: options.ValidateEvery = DEFAULT.validate_every,
     keep: options.Keep = DEFAULT.keep,
+    size: options.Size = None,
     crop: options.Crop = None,
     scale: options.Scale = None,
     flip: options.Flip = DEFAULT.flip,
@@ -226,6 +228,8 @@ def _run_config(given: dict[str, Any], losses: Sequence[str] | None, **changes: 
         loss=losses[0] if losses else options.DEFAULT_LOSS,
         epochs=given["epochs"] or 1,
         pretrain_epochs=given["pretrain_epochs"] or 0,
+        size=(size := option_texts.parse_size(given["size"])),
+        resize_training=size is not None,
         crop=None if given["crop"] is None else option_texts.parse_crop(given["crop"]),
         scale=option_texts.parse_scale(given["scale"]),
         num_workers=given["workers"],
@@ -241,10 +245,10 @@ def _run_config(given: dict[str, Any], losses: Sequence[str] | None, **changes: 
 
         images = open_dataset(run.data, "train", seed=run.data_seed, **run.data_options)
         if given["epochs"] is None:
-            size = run.devices * run.batch_size
-            run = run.replace(epochs=defaults.default_epochs(images, size, from_weights=weights is not None))
+            step = run.devices * run.batch_size
+            run = run.replace(epochs=defaults.default_epochs(images, step, from_weights=weights is not None))
         if given["crop"] is None:
-            run = run.replace(crop=defaults.default_crop(images))
+            run = run.replace(crop=defaults.default_crop(images, size))
         if not losses:
             run = run.replace(loss=defaults.default_loss(run, len(images)))
     if given["pretrain_epochs"] is None and weights is None:
@@ -254,17 +258,17 @@ def _run_config(given: dict[str, Any], losses: Sequence[str] | None, **changes: 
 
 @app.command(epilog=help_examples("evaluate"))
 def evaluate(
-    data: options.Data,
+    data: options.ScoredData,
     weights: options.Weights,
     split: Annotated[str, typer.Option("--split", help="train, val or test.", rich_help_panel=options.DATA)] = "val",
     data_seed: options.DataSeed = DEFAULT.data_seed,
     data_option: options.DataOption = None,
     model: options.WeightsModel = None,
-    size: options.Size = None,
+    size: options.WeightsSize = None,
     scales: options.Scales = None,
     crf: options.WithCRF = False,
     device: options.Device = DEFAULT.device,
-    threads: options.Threads = None,
+    threads: options.OwnThreads = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON (fractions, not per cent).", rich_help_panel=options.OUTPUT)
     ] = False,
@@ -273,23 +277,24 @@ def evaluate(
     from lovasz.lab.data import open_dataset
     from lovasz.lab.environment import use_machine
     from lovasz.lab.evaluation import evaluate as run_evaluation
-    from lovasz.lab.models import load_weights
     from lovasz.lab.models.resized import ask_as
-    from lovasz.lab.predict import with_outputs_of
     from lovasz.lab.progress import display
+    from lovasz.lab.scoring import open_network
 
     place = use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **option_texts.parse_data_options(data_option))
-    found, dataset.info = dataset.info, with_outputs_of(weights, dataset.info)
-    console.print_lacking(found, dataset.info)
-    network = load_weights(option_texts.model_name(weights, model), weights, dataset.info.classes)
-    network = ask_as(network, size=option_texts.parse_size(size), scales=option_texts.parse_scales(scales), crf=crf)
+    network, others, notes = open_network(option_texts.model_name(weights, model), weights, dataset)
+    console.print_notes(notes)
+    sides = option_texts.size_of(weights, size)
+    network = ask_as(network, size=sides, scales=option_texts.parse_scales(scales), crf=crf)
     with display(not as_json) as progress:
-        scores = run_evaluation(network, dataset, device=place, progress=progress or False)
+        scores = run_evaluation(network, dataset, others=others, device=place, progress=progress or False)
     if as_json:
         typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
     else:
-        console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {len(dataset)} images")
+        images = "1 image" if len(dataset) == 1 else f"{len(dataset)} images"
+        at = "" if sides is None else f", resized to {sides[0]} x {sides[1]}"
+        console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {images}{at}")
 
 
 @app.command(epilog=help_examples("predict"))
@@ -308,8 +313,11 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of the same name.", rich_help_panel=options.OUTPUT)
     ] = False,
+    size: options.WeightsSize = None,
+    scales: options.Scales = None,
+    crf: options.WithCRF = False,
     device: options.Device = DEFAULT.device,
-    threads: options.Threads = None,
+    threads: options.OwnThreads = None,
 ) -> None:
     """Segment new images: for each a mask (PNG, class numbers with the class colours as palette) and an overlay."""
     from lovasz.lab.environment import use_machine
@@ -325,6 +333,9 @@ def predict(
             overlays=overlays,
             opacity=opacity,
             overwrite=overwrite,
+            size=option_texts.size_of(weights, size),
+            scales=option_texts.parse_scales(scales),
+            crf=crf,
             device=place,
             progress=progress,
         )

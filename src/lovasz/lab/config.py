@@ -33,7 +33,8 @@ class RunConfig:
     learning_rate: the base of the poly schedule (Eq. 16), base * (1 - step / steps) ** poly_power, set at each step.
     weight_decay: added to the gradient as an L2 term, as torch.optim.Adam and SGD do; momentum: SGD only.
     crop: (height, width) of the training crop, None for whole images; scale: range of random rescaling.
-    size: (height, width) that images are resized to before the network is asked in validation, None for their own.
+    size: (height, width) that images are resized to before the network is asked in validation, None for their own;
+    resize_training: whether those of training and their masks are too, before `scale` and `crop`.
     color_jitter: how far brightness, contrast and saturation of training images are changed at random, as a part of
     themselves; 0 for not at all.
     sampler: "shuffle", each image once an epoch, or "equibatch", each class once in every |C| images (Section 3.1).
@@ -62,6 +63,7 @@ class RunConfig:
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     size: tuple[int, int] | None = None
+    resize_training: bool = False
     flip: bool = True
     color_jitter: float = 0.0
     sampler: str = "shuffle"
@@ -93,7 +95,7 @@ class RunConfig:
         _check_int("validate_every", self.validate_every, 0)
         _check_int("num_workers", self.num_workers, 0)
         _check_int("devices", self.devices, 1)
-        for name in ("global_batch", "freeze_batch_norm"):
+        for name in ("global_batch", "freeze_batch_norm", "resize_training"):
             if not isinstance(getattr(self, name), bool):
                 raise LabError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
         if self.global_batch and self.devices == 1:
@@ -127,6 +129,8 @@ class RunConfig:
                 for side in sides:
                     _check_int(name, side, 1)
                 object.__setattr__(self, name, sides)
+        if self.resize_training and self.size is None:
+            raise LabError("resize_training: needs the size that images are resized to; give a size (--size).")
         low, high = _pair("scale", self.scale, "(smallest, largest)")
         _check_number("scale", low, above=0.0)
         _check_number("scale", high, least=low)

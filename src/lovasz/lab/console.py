@@ -25,7 +25,6 @@ from lovasz.lab.summary import start_spread
 
 if TYPE_CHECKING:
     from lovasz.lab.config import RunConfig
-    from lovasz.lab.data import DatasetInfo
     from lovasz.lab.predict import Predictions
 
 PAPER = ("surfaces", "synthetic", "networks", "binary", "finetune", "multiclass", "batches", "all")
@@ -84,12 +83,10 @@ def print_interrupted(arguments: Sequence[str] | None = None) -> None:
         console.print(Text("Interrupted."), highlight=False)
 
 
-def print_lacking(found: DatasetInfo, scored: DatasetInfo) -> None:
-    """On stderr: the classes that are scored though no mask of the data holds them, if there are any."""
-    lacking = ", ".join(scored.classes[found.num_classes :])
-    if lacking:
-        text = f"No mask of {found.name} holds {lacking}, but the weights know them: pixels given to them are wrong."
-        Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
+def print_notes(notes: Sequence[str]) -> None:
+    """On stderr, a line each: what a reader of the scores must know."""
+    for note in notes:
+        Console(stderr=True, soft_wrap=True).print(Text(note), highlight=False)
 
 
 def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
@@ -99,6 +96,10 @@ def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
     if seeds > 1:
         each += f" and {seeds} seeds"
     on = "whole images" if run.crop is None else f"crops of {run.crop[0]} x {run.crop[1]} pixels"
+    if run.resize_training and run.size is not None:
+        on += (
+            f" of images resized to {run.size[0]} x {run.size[1]}" if run.crop else f" at {run.size[0]} x {run.size[1]}"
+        )
     step = f"{run.batch_size}" if run.devices == 1 else f"{run.devices} x {run.batch_size} in {run.devices} processes"
     text = f"{run.data}: {pretraining}{_epochs(run.epochs)}{each}, on {on}, in steps of {step}. Into {folder}"
     Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
@@ -208,9 +209,11 @@ def comparison_table(comparison: Mapping[str, Any], width: int = 120) -> Table:
         max((cells[column][0] or 0.0 for _, seeds, cells, _ in rows if seeds), default=0.0)
         for column in range(len(columns))
     ]
+    shown = [[percent(cells[column][0]) for _, seeds, cells, _ in rows if seeds] for column in range(len(columns))]
+    differ = [len(texts) < 2 or len(set(texts)) > 1 for texts in shown]
     for loss, seeds, cells, speed in rows:
         texts = [
-            Text(percent(*cell), style="bold green" if seeds and cell[0] == best[column] else "")
+            Text(percent(*cell), style="bold green" if seeds and cell[0] == best[column] and differ[column] else "")
             for column, cell in enumerate(cells)
         ]
         row = [Text(loss), str(seeds) if seeds else "", *texts, speed]

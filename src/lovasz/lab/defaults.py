@@ -30,13 +30,15 @@ def default_epochs(dataset: SegmentationDataset, batch_size: int, *, from_weight
     return max(least_epochs, math.ceil(least_steps / steps))
 
 
-def default_crop(dataset: SegmentationDataset) -> tuple[int, int] | None:
+def default_crop(dataset: SegmentationDataset, size: tuple[int, int] | None = None) -> tuple[int, int] | None:
     """(height, width) of training crops, None for whole images: those share one size that is not too large.
 
-    Otherwise sides of 512, or less where no image is so large. Reads the heads of all image files; raises LabError
-    naming a damaged one.
+    Otherwise sides of 512, or less where no image is so large. size: to which all images are resized first. Without it
+    this reads the heads of all image files; raises LabError naming a damaged one.
     """
-    if isinstance(dataset, PairDataset):
+    if size is not None:
+        sizes = {size}
+    elif isinstance(dataset, PairDataset):
         sizes = {image_size(pair.image) for pair in dataset.pairs}
     else:
         height, width = dataset[0].mask.shape  # a data set that is drawn has one size

@@ -59,6 +59,7 @@ def evaluate(
     model: nn.Module,
     dataset: SegmentationDataset,
     *,
+    others: int = 0,
     device: torch.device | str = "cpu",
     progress: Progress | bool = False,
     description: str | None = None,
@@ -67,6 +68,8 @@ def evaluate(
     """Scores of `model` on `dataset`, each image at its own full size, no augmentation.
 
     model: float RGB in [0, 1], (N, 3, H, W), to logits (N, C, H, W). It is in eval mode for the pass only.
+    others: how many outputs follow those of the data's classes; a pixel given to one of them is wrong, and they have no
+    score of their own.
     device: a torch device, or its name as `resolve_device` takes it. progress: a running rich display that gets a bar
     for this pass, or whether to show one. team: processes that call this together, each for its share of the images;
     integer counts are added up, so the scores are the same in all, as if one had done them, with the first one's
@@ -76,9 +79,10 @@ def evaluate(
     classes = dataset.info.classes
     if not len(dataset):
         raise LabError(f"data set {dataset.info.name}, split {dataset.split}: no images to evaluate.")
-    how: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "absent": "exclude"}
+    outputs = len(classes) + others
+    how: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "absent": "exclude", "classes": range(len(classes))}
     how["distributed_available_fn"] = lambda: team.size > 1
-    whole, by_image = DatasetIoU(len(classes), **how), ImageIoU(len(classes), **how)
+    whole, by_image = DatasetIoU(outputs, **how), ImageIoU(outputs, **how)
     names: list[str] = []
     counts: list[torch.Tensor] = []  # of each image: hits and union of each class, (2, C)
     if isinstance(device, str):
@@ -95,11 +99,11 @@ def evaluate(
             if shown is not None:
                 bar = shown.add_task(description or f"evaluating {dataset.split}", total=len(share), note="")
             for some, batch, masks in _batches(dataset, share):
-                labels = predict_labels(model, batch, device, len(classes))
+                labels = predict_labels(model, batch, device, outputs)
                 whole.update(labels, masks)
                 by_image.update(labels, masks)
                 names += some
-                counts += _hits_and_unions(labels, masks, len(classes))
+                counts += [one[:, : len(classes)] for one in _hits_and_unions(labels, masks, outputs)]
                 if shown is not None and bar is not None:
                     shown.advance(bar, len(some))
             if shown is not None and bar is not None:
@@ -111,7 +115,7 @@ def evaluate(
         raise LabError(
             f"data set {dataset.info.name}, split {dataset.split}: every pixel is void, there is nothing to score."
         )
-    per_class = dict(zip(classes, map(_fraction, whole.per_class()), strict=True))
+    per_class = dict(zip(classes, map(_fraction, whole.per_class()[: len(classes)]), strict=True))
     images = {name: _fraction(_mean_iou(one)) for name, one in found}
     return Scores(
         float(whole.compute()),

@@ -30,6 +30,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return None if text is None else parse_crop(text, "--size")
 
 
+def size_of(weights: Path, given: str | None) -> tuple[int, int] | None:
+    """The size at which a network is asked: as given, else the one it was trained at; None for the image's own."""
+    from lovasz.lab.models import trained_size
+
+    return trained_size(weights) if given is None else parse_size(given)
+
+
 def parse_scales(text: str | None) -> tuple[float, ...] | None:
     """`"1,0.75,0.5"` -> those factors; `None` -> `None`. Raises LabError."""
     if text is None:

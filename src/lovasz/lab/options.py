@@ -30,15 +30,18 @@ def _either(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
+DATA_SETS = (
+    "shapes (made by the program), folder:PATH (images/ and masks/), or camvid:PATH, voc:PATH, cityscapes:PATH, "
+)
+DATA_SETS += "ade20k:PATH."
+
 Data = Annotated[
     str,
-    typer.Option(
-        "--data",
-        help="What to train on: shapes (made by the program), folder:PATH (images/ and masks/), or camvid:PATH, "
-        "voc:PATH, cityscapes:PATH, ade20k:PATH.",
-        rich_help_panel=DATA,
-        show_default=False,
-    ),
+    typer.Option("--data", help=f"What to train on: {DATA_SETS}", rich_help_panel=DATA, show_default=False),
+]
+ScoredData = Annotated[
+    str,
+    typer.Option("--data", help=f"What to score the weights on: {DATA_SETS}", rich_help_panel=DATA, show_default=False),
 ]
 DataSeed = Annotated[
     int, typer.Option("--data-seed", min=0, help="Seed of a random train/val/test split.", rich_help_panel=DATA)
@@ -107,6 +110,16 @@ Scales = Annotated[
         help="Mean of the probabilities at several scales of the image.",
         rich_help_panel=MODEL,
         show_default="one",
+    ),
+]
+WeightsSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Resize every image to this before the network, and its answer back; `whole`: keep the image's own size.",
+        rich_help_panel=MODEL,
+        show_default="as in training, if the weights' JSON says so",
     ),
 ]
 WithCRF = Annotated[
@@ -272,6 +285,10 @@ Threads = Annotated[
     typer.Option(
         "--threads", min=1, help="CPU threads, of each process.", rich_help_panel=MACHINE, show_default="torch's choice"
     ),
+]
+OwnThreads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="CPU threads.", rich_help_panel=MACHINE, show_default="torch's choice"),
 ]
 Workers = Annotated[
     int, typer.Option("--workers", min=0, help="Processes that load images; 0: none.", rich_help_panel=MACHINE)

@@ -23,6 +23,7 @@ from lovasz.lab.data.walk import files_below
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import load_exported
+from lovasz.lab.models.resized import ask_as
 from lovasz.lab.models.weights import describe_export, json_path
 
 MADE_BY = "lovasz predict"  # in classes.json: the masks beside it are no truth that a person drew
@@ -48,6 +49,9 @@ def predict_images(
     overlays: bool = True,
     opacity: float = 0.5,
     overwrite: bool = False,
+    size: tuple[int, int] | None = None,
+    scales: Sequence[float] | None = None,
+    crf: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Predictions:
@@ -57,7 +61,8 @@ def predict_images(
     colours. `out`/classes.json lists names and colours, as the data set `folder:` reads them. Sub-folders are kept.
     A file's ending is replaced by .png; in a folder where two images would then have one name, all keep their ending
     (a.jpg.png, a.tif.png).
-    Images are read one by one at full resolution. One that cannot be read is passed over and stands in `unreadable`.
+    Images are read one by one; one that cannot be read is passed over and stands in `unreadable`. size, scales, crf:
+    how the network is asked, see `ask_as`; a mask has the size of its image all the same.
     Raises LabError before anything is written when there is no image, when a file to write is there already and
     `overwrite` is off, or when `out`/masks holds files that no earlier call wrote.
     """
@@ -69,7 +74,7 @@ def predict_images(
     if not overwrite:
         _refuse_existing([out / folder / name for name in names for folder in folders])
     network, description = load_exported(weights)
-    network.eval().to(device)
+    network = ask_as(network, size=size, scales=scales, crf=crf).eval().to(device)
     info = classes_of(description, weights.name)
     result = Predictions(out, info, other_files=other_files)
     _write_legend(out / "classes.json", info, overwrite)

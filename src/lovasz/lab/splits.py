@@ -12,8 +12,16 @@ from typing import Any
 from rich.progress import Progress
 
 from lovasz.lab.config import RunConfig
-from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset, available_splits, open_dataset
+from lovasz.lab.data import (
+    IGNORE_INDEX,
+    Augmentation,
+    SegmentationDataset,
+    TrainingView,
+    available_splits,
+    open_dataset,
+)
 from lovasz.lab.data.pairs import PairDataset
+from lovasz.lab.data.resized import CACHE, Resized
 from lovasz.lab.errors import LabError
 from lovasz.lab.processes import ALONE, Team
 from lovasz.sampling import image_classes
@@ -59,6 +67,15 @@ class Data:
                 f"data {config.data!r}: every training pixel is void, so no image has a class to cycle over."
             )
         return replace(self, image_classes=found)
+
+    def training_view(self, config: RunConfig) -> TrainingView:
+        """The training images as a run sees them: resized where that is asked, then changed at random."""
+        images = self.train
+        if config.resize_training:
+            # Workers start anew with every epoch, so what one of them kept would be lost.
+            images = Resized(images, config.size, cache=0 if config.num_workers else CACHE)
+        augmentation = Augmentation(config.crop, config.scale, config.flip, config.color_jitter)
+        return TrainingView(images, augmentation, config.seed)
 
     @property
     def classes(self) -> tuple[str, ...]:

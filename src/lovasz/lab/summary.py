@@ -184,10 +184,10 @@ def score_table(comparison: dict[str, Any]) -> Table:
 
 
 def best_cells(values: list[float | None], digits: int, best: Callable[..., float] = max) -> list[bool]:
-    """Which values are best when rounded to these digits; none is when fewer than two are there."""
+    """Which values are best when rounded to these digits; none is when all that are there are one."""
     shown = [None if value is None else round(value, digits) for value in values]
     present = [value for value in shown if value is not None]
-    return [len(present) > 1 and value == best(present) for value in shown]
+    return [len(set(present)) > 1 and value == best(present) for value in shown]
 
 
 def _cells(spreads: list[Spread | None], scale: float, digits: int, best: Callable[..., float]) -> list[Cell]:

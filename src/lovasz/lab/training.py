@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,19 @@ from torch import Tensor, nn
 
 from lovasz.lab.budget import budget, fewer_images, never_switches
 from lovasz.lab.config import RunConfig, read_json, write_json
-from lovasz.lab.data import (
-    IGNORE_INDEX,
-    Augmentation,
-    SegmentationDataset,
-    TrainingView,
-)
+from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.data.check import check_files
 from lovasz.lab.environment import describe_environment, resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores, evaluate
 from lovasz.lab.fitting import fit
 from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
-from lovasz.lab.models import brings_weights, create_model, load_weights, save_weights
+from lovasz.lab.models import brings_weights, create_model, load_weights, new_classes, save_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say
 from lovasz.lab.run_folder import check_folder, claimed
+from lovasz.lab.seen import training_images
 from lovasz.lab.splits import Data
 
 NOTHING_TO_FREEZE = (
@@ -184,10 +181,18 @@ def find_start(
     progress: Progress | None,
     team: Team = ALONE,
 ) -> Start:
-    """The start of all losses of one seed: a weights file, a first phase of cross-entropy (trained here), or random."""
+    """The start of all losses of one seed: a weights file, a first phase of cross-entropy (trained here), or random.
+
+    Outputs for classes that a weights file lacks are drawn by the seed.
+    """
     if config.weights is not None:
         path = Path(config.weights)
-        return Start("weights", path.name, lambda: load_weights(config.model, path, data.classes))
+        build = partial(load_weights, config.model, path, data.classes, draw_missing=config.seed)
+        drawn = ", ".join(new_classes(path, data.classes))
+        if not drawn:
+            return Start("weights", path.name, build)
+        say(progress, f"{path.name} has no output for {drawn}: drawn by seed {config.seed}, these start anew.")
+        return Start("weights", f"{path.name}; anew: {drawn}", build)
 
     def random() -> nn.Module:
         torch.manual_seed(config.seed)
@@ -220,7 +225,7 @@ def find_start(
             description=name,
             team=team,
         )
-    detail = f"{config.pretrain_epochs} epochs of cross-entropy"
+    detail = f"{config.pretrain_epochs} epoch{'s' if config.pretrain_epochs > 1 else ''} of cross-entropy"
     weights = place / "model.safetensors"
     return Start(
         "pretraining", detail, lambda: load_weights(config.model, weights, data.classes), record["scores"], record
@@ -248,8 +253,7 @@ def run_once(
     spec = LossSpec.parse(config.loss)
     loss = spec.build(len(data.classes), IGNORE_INDEX, weights, team.group() if config.global_batch else None)
     model = start.build()
-    augmentation = Augmentation(config.crop, config.scale, config.flip, config.color_jitter)
-    view = TrainingView(data.train, augmentation, config.seed)
+    view, seen = data.training_view(config), training_images(data.train, config)
 
     def score(dataset: SegmentationDataset, network: nn.Module) -> Scores:
         title = f"{description}: {dataset.split}"
@@ -274,7 +278,13 @@ def run_once(
 
     def save(**extra: Any) -> None:
         described = {"model_name": config.model, "classes": info.classes, "palette": info.palette}
-        extra = {"loss": str(spec), "seed": config.seed, "data": info.name} | extra
+        extra = {
+            "loss": str(spec),
+            "seed": config.seed,
+            "data": info.name,
+            "size": config.size,
+            "training": seen,
+        } | extra
         if team.first:
             save_weights(model, path, **described, extra=extra)
 

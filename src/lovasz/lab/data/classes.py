@@ -33,7 +33,7 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
     """The classes, from what is said where it is enough (classes with void, or values), else after reading all masks.
 
     Unless void or values are said, the masks decide:
-    - values 0 and 255 and no other: two classes, 255 is the second (foreground), nothing is void;
+    - values 0 and one other, or 255 alone: two classes, the other is the second (foreground), nothing is void;
     - otherwise 255 is void where it occurs.
     Unless classes are said, they are the values 0..largest (void left out), named "class k"; two are "background" and
     "foreground", if the first is 0. A largest value above 250, or far above the number of values, is refused, and so is
@@ -53,7 +53,7 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
             _refuse_colours(seen, where)
         void, values = _meaning(said, seen, where)
         found = _build(said, values, void, seen)
-        found.coding.refuse_others(seen.values)
+        found.coding.refuse_others(seen.values, said.source if said.classes else "the masks")
         return found
     void, values = _meaning(said, seen, where)
     found = _build(said, values, void)
@@ -75,8 +75,8 @@ def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tu
     """Void values and class values."""
     found = set(seen.values)
     count = len(said.classes) if said.classes is not None else None
-    if said.void is None and found in ({0, 255}, {255}) and count in (None, 2):
-        return (), (0, 255)
+    if said.void is None and count in (None, 2) and (found == {255} or (len(found) == 2 and 0 in found)):
+        return (), (0, max(found))
     void = said.void if said.void is not None else tuple({IGNORE_INDEX} & found)
     if count is not None:
         return void, _values_beside(void, count)

@@ -1,9 +1,10 @@
-"""What is said about the classes of a folder: the type `Said`, and the file classes.json. What follows from it is
-concluded in classes.py."""
+"""What is said about the classes of a folder: the type `Said`, and the files that say it, classes.json, CVAT's
+labelmap.txt and a classes.txt. What follows from it is concluded in classes.py."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,52 @@ class Said:
     void_colour: Colour | None = None
     by: str = "auto"
     source: str = "the options"
+
+
+def read_said(root: Path) -> Said:
+    """What the first of these files in `root` says: classes.json, labelmap.txt, classes.txt; nothing where none is."""
+    for name, read in (
+        ("classes.json", read_classes_file),
+        ("labelmap.txt", read_labelmap),
+        ("classes.txt", read_class_names),
+    ):
+        if (root / name).is_file():
+            return read(root / name)
+    return Said()
+
+
+def read_labelmap(path: Path) -> Said:
+    """Names and colours of CVAT's labelmap.txt: a line NAME:RED,GREEN,BLUE:PARTS:ACTIONS for each class.
+
+    Lines that begin with # are comments. Raises LabError naming the file and the line.
+    """
+    names: list[str] = []
+    palette: list[Colour] = []
+    for number, line in _lines(path):
+        if line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([^:]+):\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*(:[^:]*){0,2}", line)
+        name = match[1].strip() if match else ""
+        colour = (int(match[2]), int(match[3]), int(match[4])) if match else (256,) * 3
+        if not name or max(colour) > 255:
+            raise LabError(
+                f"{path}, line {number}: {line!r}; expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colours from 0 to "
+                "255, such as road:128,64,128::."
+            )
+        if colour in palette:
+            same = names[palette.index(colour)]
+            raise LabError(f"{path}, line {number}: {name} has the colour of {same}; give each class its own.")
+        _add(names, name, path, number)
+        palette.append(colour)
+    return Said(classes=_some(names, path), palette=tuple(palette), source=path.name)
+
+
+def read_class_names(path: Path) -> Said:
+    """Names of a classes.txt, one a line; empty lines do not count. Raises LabError naming the file and the line."""
+    names: list[str] = []
+    for number, line in _lines(path):
+        _add(names, line, path, number)
+    return Said(classes=_some(names, path), source=path.name)
 
 
 def read_classes_file(path: Path) -> Said:
@@ -90,3 +137,24 @@ def _is_byte(value: object) -> bool:
 
 def _is_colour(value: object) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(_is_byte(part) for part in value)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Those that hold something, with their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark at the beginning
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{path}: cannot be read as text ({error}).") from error
+    return [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def _add(names: list[str], name: str, path: Path, number: int) -> None:
+    if name in names:
+        raise LabError(f"{path}, line {number}: the class {name} is there twice; name each once.")
+    names.append(name)
+
+
+def _some(names: list[str], path: Path) -> tuple[str, ...]:
+    if not names:
+        raise LabError(f"{path}: no class in this file; expected one on each line. Take it away if it is not for this.")
+    return tuple(names)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lovasz.lab.data.classes import find_classes
-from lovasz.lab.data.classes_file import Said, read_classes_file
+from lovasz.lab.data.classes_file import Said, read_said
 from lovasz.lab.data.dataset import Colour, DatasetInfo
 from lovasz.lab.data.masks import IMAGE_SUFFIXES, MASK_SUFFIXES
 from lovasz.lab.data.pairs import Pair, PairDataset
@@ -48,19 +48,21 @@ def open_folder(
 
     seed: of the random split. images, masks: names of the two folders. classes: names in order; palette: their colours
     (for masks in colours, and for display); values: the mask value of each class; void, void_colour: mask values and
-    colour to leave out; coding: "auto", "index" or "colour". What is not given is taken from classes.json in `root`
-    (unless `classes` is given, which replaces the whole file), else found in the masks.
+    colour to leave out; coding: "auto", "index" or "colour". What is not given is taken from classes.json, labelmap.txt
+    or classes.txt in `root` (unless `classes` is given, which replaces the whole file), else found in the masks.
     Raises LabError naming the folder or file.
     """
     layout = find_layout(root, images=images, masks=masks, seed=seed)
-    said = Said()
-    if classes is None and (root / "classes.json").is_file():
-        said = read_classes_file(root / "classes.json")
+    said = read_said(root) if classes is None else Said()
     _refuse_twins([pair for pairs in layout.splits.values() for pair in pairs])
     given = {"classes": classes, "palette": palette, "values": values, "void": void, "void_colour": void_colour}
     said = replace(said, by=coding, **{name: value for name, value in given.items() if value is not None})
     found = find_classes(said, [pair.mask for pairs in layout.splits.values() for pair in pairs], root)
-    info = DatasetInfo(root.resolve().name, found.coding.classes, found.palette, found=said.classes is None)
+    # Of masks of 0 and 7 the second class is no number that other weights could know as their class 1.
+    numbered = found.coding.values[:1] != (0,) or len(found.coding.values) != 2 or found.coding.values[1] in (1, 255)
+    info = DatasetInfo(
+        root.resolve().name, found.coding.classes, found.palette, found=said.classes is None and numbered
+    )
     description = f"{root}: {found.explanation}. {layout.explanation}."
     return PairDataset(info, split, layout.splits.get(split, ()), found.coding, description)
 
@@ -99,7 +101,8 @@ def find_layout(root: Path, *, images: str | None = None, masks: str | None = No
         return _joined({name: (folders[name], mask_folders[name]) for name in folders}, where)
     found = tree(image_folder, IMAGE_SUFFIXES)
     if len(found) < 2:
-        raise LabError(f"{image_folder}: {len(found)} images; expected at least 2, one to train and one to validate.")
+        count = "1 image" if found else "no image"
+        raise LabError(f"{image_folder}: {count}; expected at least 2, one to train and one to validate.")
     where = f"split at random, 70/15/15 %, by the data seed {seed}"
     stems = random_split(found, seed)
     return _paired(found, tree(mask_folder, MASK_SUFFIXES), stems, image_folder, mask_folder, where)
@@ -224,9 +227,11 @@ def _paired(
         raise LabError(f"{image_folder}: no images are listed for any split.")
     words = f"{sizes(splits)} images, {where}"
     if used < len(images):
-        words += f"; {len(images) - used} images are in no list"
+        unlisted = len(images) - used
+        words += f"; {unlisted} {'image is' if unlisted == 1 else 'images are'} in no list"
     if len(masks) > len(images):
-        words += f"; {len(masks) - len(images)} masks have no image"
+        spare = len(masks) - len(images)
+        words += f"; {spare} {'mask has' if spare == 1 else 'masks have'} no image"
     return Layout(splits, words)
 
 

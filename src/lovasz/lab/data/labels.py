@@ -79,17 +79,20 @@ class LabelCoding:
             raise self._unknown_label(int(values[row, column]), f" at row {row}, column {column}", path)
         return labels.astype(np.uint8)
 
-    def refuse_others(self, seen: Mapping[int, Path]) -> None:
-        """LabError for the smallest mask value in `seen` (with a file that holds it) that is neither class nor void."""
-        for value in sorted(set(seen) - {*self.values, *self.void}):
-            raise self._unknown_label(value, "", seen[value])
+    def refuse_others(self, seen: Mapping[int, Path], source: str) -> None:
+        """LabError for the smallest mask value in `seen` (with a file that holds it) that is neither class nor void.
 
-    def _unknown_label(self, label: int, place: str, path: Path) -> LabError:
+        source: of the classes, for the message.
+        """
+        for value in sorted(set(seen) - {*self.values, *self.void}):
+            raise self._unknown_label(value, "", seen[value], f" of {source}")
+
+    def _unknown_label(self, label: int, place: str, path: Path, of: str = "") -> LabError:
         void = f"void {', '.join(map(str, self.void))}" if self.void else "no void"
         return LabError(
             f"{path}: label {label}{place}, but the data set has {len(self.classes)} classes (mask values "
-            f"{_ranges(self.values)}; {void}). Correct the mask or the class list; void=VALUE names a value to leave "
-            "out, values=... those of the classes."
+            f"{_ranges(self.values)}; {void}). Correct the mask or the class list{of}; void=VALUE names a value to "
+            "leave out, values=... those of the classes."
         )
 
     def _from_colours(self, colours: np.ndarray, path: Path) -> np.ndarray:

@@ -14,7 +14,15 @@ from lovasz.lab.models.enet import pytorch_enet, torch7_enet
 from lovasz.lab.models.espnetv2 import ESPNetV2
 from lovasz.lab.models.hub import EXAMPLES, brings_weights, create_foreign, is_foreign
 from lovasz.lab.models.unet import UNet
-from lovasz.lab.models.weights import describe_weights, load_exported, load_weights, save_weights
+from lovasz.lab.models.weights import (
+    describe_weights,
+    load_exported,
+    load_weights,
+    new_classes,
+    other_classes,
+    save_weights,
+    trained_size,
+)
 
 __all__ = [
     "MODELS",
@@ -24,7 +32,10 @@ __all__ = [
     "describe_weights",
     "load_exported",
     "load_weights",
+    "new_classes",
+    "other_classes",
     "save_weights",
+    "trained_size",
 ]
 
 MODELS: dict[str, Callable[[int], nn.Module]] = {

@@ -145,9 +145,11 @@ class Layout:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             return self.build(num_classes).state_dict()
 
-    def skeleton(self, num_classes: int) -> nn.Module:
-        """The network before its weights; random numbers drawn later are the same as without it."""
+    def skeleton(self, num_classes: int, seed: int | None = None) -> nn.Module:
+        """The network before its weights, drawn by `seed`; random numbers drawn later are the same as without it."""
         with torch.random.fork_rng(devices=[]):
+            if seed is not None:
+                torch.manual_seed(seed)
             return self.build(num_classes)
 
 

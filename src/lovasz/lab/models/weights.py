@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,15 @@ from torch import Tensor, nn
 from lovasz.lab.errors import LabError
 from lovasz.lab.models.hub import ForeignNetwork, foreign_layout, is_foreign
 from lovasz.lab.models.layouts import COUNTER, LAYOUTS, SCALING, Layout
+from lovasz.lab.models.outputs import json_path, match_classes, pick_outputs, predicting_outputs, refuse_absent
 
 NAMED = 3  # this many missing or unexpected tensors are named in a message
-VOID_NAMES = frozenset({"unlabelled", "unlabeled", "void", "ignore"})
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> nn.Module:
+def load_weights(
+    model_name: str, path: str | Path, classes: Sequence[str], *, draw_missing: int | None = None
+) -> nn.Module:
     """The network in a .safetensors file, with one output for each of `classes`, in their order.
 
     Args:
@@ -37,6 +38,7 @@ def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> n
         classes: names of the data set's classes. They are looked up in the JSON's "classes", where case, spaces,
             hyphens and underscores do not count; outputs for other classes are dropped. Without a JSON the file must
             have exactly as many outputs as there are classes, and they are taken to be in this order.
+        draw_missing: a seed by which the outputs of classes that the file lacks are drawn; None refuses such a file.
 
     Raises LabError: no such file, not a (whole) safetensors file, another network, a class without an output,
     values that are not finite, an unusable JSON.
@@ -47,15 +49,18 @@ def load_weights(model_name: str, path: str | Path, classes: Sequence[str]) -> n
     layout = _recognise(model_name, path, tensors, description)
     state = {ours: tensors[theirs] for theirs, ours in layout.keys.items()}
     num_outputs = _check_tensors(path, layout, state)
-    channels = torch.tensor(_match_classes(path, num_outputs, description, classes))
+    channels = match_classes(path, num_outputs, description, classes)
+    if draw_missing is None:
+        refuse_absent(path, description, classes, channels)
+    model = layout.skeleton(len(channels), draw_missing)
+    drawn = model.state_dict()
     for key, dimension in layout.outputs:
         if key in state:
-            state[key] = state[key].index_select(dimension, channels)
+            state[key] = pick_outputs(state[key], drawn[key], dimension, channels)
     if not layout.holds_scaling:
         state |= _input_scaling(path, description or {})
     state = layout.finish(state)
-    model = layout.skeleton(len(channels))
-    for key in model.state_dict():
+    for key in drawn:
         if key.endswith(COUNTER):
             state[key] = tensors.get(layout.rename(key), torch.tensor(0))
     model.load_state_dict(state, strict=True)  # copies, in float32
@@ -74,16 +79,50 @@ def load_exported(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def describe_export(path: str | Path) -> dict[str, Any]:
-    """`describe_weights`, with the classes and colours of the outputs that predict: of a published file all but those
-    named unlabelled or void; of one that `save_weights` wrote all, as each was trained."""
+    """`describe_weights`, with the classes and colours of the outputs that predict (see `predicting_outputs`)."""
     description = describe_weights(path)
-    if "model_name" in description:  # no published file has it
-        return description
-    kept = [i for i, name in enumerate(description["classes"]) if _plain(name) not in VOID_NAMES]
+    kept = predicting_outputs(description)
     for key in ("classes", "palette"):
         if description.get(key) is not None:
             description[key] = [description[key][i] for i in kept]
     return description
+
+
+def trained_size(path: str | Path) -> tuple[int, int] | None:
+    """(height, width) to which images were resized in training, as the JSON of `save_weights` says; None for their own.
+
+    Raises LabError where it says no such thing.
+    """
+    path = Path(path)
+    description = describe_weights(path) if json_path(path).is_file() else {}
+    size = description.get("size") if "model_name" in description else None  # published files mean what they like
+    if size is None:
+        return None
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise LabError(f'{json_path(path)}: "size" is {size!r}; expected [height, width] in pixels, or null.')
+    return size[0], size[1]
+
+
+def new_classes(path: str | Path, classes: Sequence[str]) -> list[str]:
+    """Those of `classes` for which the weights have no output, so that `load_weights` would draw it."""
+    path = Path(path)
+    if not json_path(path).is_file():
+        return []
+    description = describe_weights(path)
+    channels = match_classes(path, len(description["classes"]), description, classes)
+    return [name for name, channel in zip(classes, channels, strict=True) if channel is None]
+
+
+def other_classes(path: str | Path, classes: Sequence[str]) -> list[str]:
+    """The classes of the outputs that predict, beside those for `classes`. Raises LabError as `load_weights` does."""
+    path = Path(path)
+    if not json_path(path).is_file():
+        return []
+    description = describe_weights(path)
+    names = description["classes"]
+    channels = match_classes(path, len(names), description, classes)
+    refuse_absent(path, description, classes, channels)
+    return [names[i] for i in predicting_outputs(description) if i not in channels]
 
 
 def save_weights(
@@ -157,11 +196,6 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
             f"{place}: cannot be read as JSON ({error}); replace it by the one that was made with the weights."
         ) from error
     return _check_description(place, description)
-
-
-def json_path(path: Path) -> Path:
-    """Where the description of a weights file lies."""
-    return path.with_suffix(".json")
 
 
 def _check_description(place: Path, description: Any) -> dict[str, Any]:
@@ -265,45 +299,6 @@ def _check_tensors(path: Path, layout: Layout, state: Mapping[str, Tensor]) -> i
         if not tensor.float().isfinite().all():
             raise LabError(f"{path}: tensor {theirs[key]} holds NaN or infinite values; the network cannot be used.")
     return num_outputs
-
-
-def _match_classes(
-    path: Path, num_outputs: int, description: Mapping[str, Any] | None, classes: Sequence[str]
-) -> list[int]:
-    """For each class the number of the output that stands for it."""
-    if not classes:
-        raise LabError(f"{path}: no classes to predict; name at least one.")
-    if description is None:
-        if num_outputs != len(classes):
-            raise LabError(
-                f"{path}: {num_outputs} outputs for {len(classes)} classes ({', '.join(classes)}), and no "
-                f"{json_path(path).name} beside it that says which is which; put it there."
-            )
-        return list(range(num_outputs))
-    names = description["classes"]
-    if len(names) != num_outputs:
-        raise LabError(
-            f'{json_path(path)}: "classes" names {len(names)} outputs, but {path.name} has {num_outputs}; '
-            "the two files do not belong together."
-        )
-    if list(classes) == names:
-        return list(range(num_outputs))
-    found = {name: [i for i, output in enumerate(names) if _plain(output) == _plain(name)] for name in classes}
-    found |= {name: [names.index(name)] for name in classes if names.count(name) == 1}  # the very name comes first
-    absent = [name for name in classes if not found[name]]
-    if absent:
-        raise LabError(
-            f"{path}: no output for {len(absent)} of the {len(classes)} classes of the data: {', '.join(absent)}. The "
-            f"file has: {', '.join(names)}. Give weights for these classes, or train from a random start."
-        )
-    unclear = [name for name in classes if len(found[name]) > 1]
-    if unclear:
-        raise LabError(f"{json_path(path)}: {unclear[0]!r} may be one of several outputs; give each its own name.")
-    return [found[name][0] for name in classes]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name).casefold()
 
 
 def _input_scaling(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor]:

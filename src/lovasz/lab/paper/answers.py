@@ -21,9 +21,9 @@ from lovasz.confusion import confusion_counts
 from lovasz.lab.config import read_json, write_json
 from lovasz.lab.crf import CRF
 from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
+from lovasz.lab.data.resized import Resized
 from lovasz.lab.decision import decide, rank
 from lovasz.lab.models.resized import ask_as
-from lovasz.lab.paper.foreground import Resized
 from lovasz.sampling import EquibatchSampler
 
 WAYS = {"single": "one scale", "multi": "several scales", "crf": "several scales and CRF"}

@@ -24,6 +24,7 @@ from lovasz.lab.data import (
     available_splits,
     open_dataset,
 )
+from lovasz.lab.data.resized import Resized
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores
 from lovasz.lab.fitting import fit
@@ -31,7 +32,7 @@ from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.models import brings_weights, create_model, load_weights
 from lovasz.lab.models.deeplab import load_deeplab
 from lovasz.lab.models.layouts import LAYOUTS
-from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, Resized, half_and_half, measure
+from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, half_and_half, measure
 from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
 from lovasz.lab.progress import display, say
 from lovasz.lab.splits import contents_of, held_classes

@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from lovasz.baselines import hinge_loss, soft_jaccard_loss
@@ -26,42 +25,6 @@ LOSSES = {
     "lovasz_hinge": "Lovász hinge",
     "soft_jaccard": "soft Jaccard",
 }
-CACHE = 2**29  # bytes of resized images that are kept
-
-
-class Resized(SegmentationDataset):
-    """A data set whose images and masks are resized to `size` (height, width), or left as they are with None.
-
-    Images bilinearly (averaging when they shrink), masks by the nearest pixel. What was read is kept, up to CACHE
-    bytes: every loss reads the same images again.
-    """
-
-    def __init__(self, dataset: SegmentationDataset, size: tuple[int, int] | None) -> None:
-        self.info, self.split, self.dataset, self.size = dataset.info, dataset.split, dataset, size
-        self._kept: dict[int, Sample] = {}
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        if index in self._kept:
-            return self._kept[index]
-        sample = self.dataset[index]
-        if self.size is not None:
-            shape = self.size[1], self.size[0]
-            image = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())  # (H, W, 3)
-            image = np.array(image.resize(shape, Image.Resampling.BILINEAR))
-            mask = np.array(Image.fromarray(sample.mask.numpy()).resize(shape, Image.Resampling.NEAREST))
-            pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()  # (3, h, w)
-            sample = Sample(pixels, torch.from_numpy(mask), sample.name)
-        self._bytes += sample.image.numel() + sample.mask.numel()
-        if self._bytes <= CACHE:
-            self._kept[index] = sample
-        return sample
-
-    def describe(self) -> str:
-        return self.dataset.describe()
 
 
 class Foreground(SegmentationDataset):

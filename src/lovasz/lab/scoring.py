@@ -1,0 +1,47 @@
+"""Trained weights on a data set of which they may know nothing: by which classes they are scored, and what a reader of
+the score must know. Apart from evaluation, which counts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from lovasz.lab.data import SegmentationDataset
+from lovasz.lab.models import load_weights, other_classes
+from lovasz.lab.predict import with_outputs_of
+from lovasz.lab.seen import seen_in_training
+
+NAMED = 8  # so many classes are named in a note
+
+
+def open_network(model: str, weights: Path, dataset: SegmentationDataset) -> tuple[nn.Module, int, list[str]]:
+    """The network, how many of its outputs stand for no class of the data and come last, and notes on its score.
+
+    Every output that `predict` writes is kept, so that what is scored is what it writes: `dataset.info` gets the
+    classes of `with_outputs_of`, and answers beside them are wrong.
+    """
+    found, dataset.info = dataset.info, with_outputs_of(weights, dataset.info)
+    others = other_classes(weights, dataset.info.classes)
+    notes = []
+    if lacking := dataset.info.classes[found.num_classes :]:
+        notes.append(
+            f"No mask of {found.name} holds {_some(lacking)}, but the weights know them: pixels given to "
+            "them are wrong."
+        )
+    if others:
+        notes.append(
+            f"The weights also know {_some(others)}, which the data do not name: pixels given to them are wrong."
+        )
+    count = seen_in_training(weights, dataset) if dataset.split != "train" else 0
+    if count:
+        notes.append(
+            f"{count} of {len(dataset)} images were in training: the network has seen them, and scores better on them "
+            "than on new ones. Give the data and the --data-seed of its training."
+        )
+    return load_weights(model, weights, [*dataset.info.classes, *others]), len(others), notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
