@@ -51,7 +51,7 @@ def read_labelmap(path: Path) -> Said:
             continue
         match = re.fullmatch(r"([^:]+):\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*(:[^:]*){0,2}", line)
         name = match[1].strip() if match else ""
-        colour = (int(match[2]), int(match[3]), int(match[4])) if match else (256,) * 3
+        colour = (int(match[2]), int(match[3]), int(match[4])) if match else (256, 0, 0)
         if not name or max(colour) > 255:
             raise LabError(
                 f"{path}, line {number}: {line!r}; expected NAME:RED,GREEN,BLUE:PARTS:ACTIONS with colours from 0 to "
