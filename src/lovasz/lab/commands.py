@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from lovasz.lab import console, option_texts, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.help_examples import help_examples
 from lovasz.lab.paper.commands import paper_app
+from lovasz.lab.run_of_options import run_of_options
 
 DEFAULT = RunConfig(data="shapes")
 
@@ -119,7 +119,7 @@ def compare(
     """
     names = option_texts.parse_losses(losses)
     chosen = option_texts.parse_seeds(seeds)
-    run = _run_config(locals(), names)
+    run = run_of_options(locals(), names)
     from lovasz.lab.defaults import default_folder
 
     folder = out or default_folder(data, model, names)
@@ -186,7 +186,7 @@ def train(
     """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
     from lovasz.lab.defaults import default_folder
 
-    run = _run_config(locals(), None if loss is None else (loss,), seed=seed)
+    run = run_of_options(locals(), None if loss is None else (loss,), seed=seed)
     folder = out or default_folder(data, model, (run.loss,), f"seed-{seed}")
     run = run.replace(out=str(folder))
     from lovasz.lab.progress import speaks
@@ -203,57 +203,6 @@ def train(
     for split in [name for name in ("val", "test") if scores[name]]:
         console.print_scores(scores[split], f"{run.loss}, {split}")
     typer.echo(f"Weights: {path.with_name('model.safetensors')}")
-
-
-def _run_config(given: dict[str, Any], losses: Sequence[str] | None, **changes: Any) -> RunConfig:
-    """The run that the options of `compare` and `train` describe; defaults differ with and without --weights.
-
-    losses: as typed, None where none is. What can be wrong without the data is found before they are read, which may
-    take minutes.
-    """
-    from lovasz.lab.losses import LossSpec
-    from lovasz.lab.models import check_name, describe_weights
-    from lovasz.lab.processes import launched
-
-    weights: Path | None = given["weights"]
-    for loss in losses or ():
-        LossSpec.parse(loss)
-    check_name(given["model"])
-    same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
-    same += ("poly_power", "validate_every", "keep", "flip", "color_jitter", "sampler", "freeze_batch_norm")
-    same += ("precision", "device", "threads", "global_batch", "logger")
-    run = RunConfig(
-        **{name: given[name] for name in same},
-        weights=None if weights is None else str(weights),
-        loss=losses[0] if losses else options.DEFAULT_LOSS,
-        epochs=given["epochs"] or 1,
-        pretrain_epochs=given["pretrain_epochs"] or 0,
-        size=(size := option_texts.parse_size(given["size"])),
-        resize_training=size is not None,
-        crop=None if given["crop"] is None else option_texts.parse_crop(given["crop"]),
-        scale=option_texts.parse_scale(given["scale"]),
-        num_workers=given["workers"],
-        devices=given["devices"] or launched() or 1,
-        data_options=option_texts.parse_data_options(given["data_option"]),
-        **changes,
-    )
-    if weights is not None:
-        describe_weights(weights)
-    if given["epochs"] is None or given["crop"] is None or not losses:
-        from lovasz.lab import defaults
-        from lovasz.lab.data import open_dataset
-
-        images = open_dataset(run.data, "train", seed=run.data_seed, **run.data_options)
-        if given["epochs"] is None:
-            step = run.devices * run.batch_size
-            run = run.replace(epochs=defaults.default_epochs(images, step, from_weights=weights is not None))
-        if given["crop"] is None:
-            run = run.replace(crop=defaults.default_crop(images, size))
-        if not losses:
-            run = run.replace(loss=defaults.default_loss(run, len(images)))
-    if given["pretrain_epochs"] is None and weights is None:
-        run = run.replace(pretrain_epochs=run.epochs)
-    return run
 
 
 @app.command(epilog=help_examples("evaluate"))
