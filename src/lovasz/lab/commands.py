@@ -225,25 +225,16 @@ def evaluate(
     """Score trained weights at full resolution: mean IoU, per-image IoU, pixel accuracy, IoU of each class."""
     from lovasz.lab.data import open_dataset
     from lovasz.lab.environment import use_machine
-    from lovasz.lab.evaluation import evaluate as run_evaluation
-    from lovasz.lab.models.resized import ask_as
-    from lovasz.lab.progress import display
-    from lovasz.lab.scoring import open_network
+    from lovasz.lab.scoring import score
 
     place = use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **option_texts.parse_data_options(data_option))
-    network, others, notes = open_network(option_texts.model_name(weights, model), weights, dataset)
-    console.print_notes(notes)
-    sides = option_texts.size_of(weights, size)
-    network = ask_as(network, size=sides, scales=option_texts.parse_scales(scales), crf=crf)
-    with display(not as_json) as progress:
-        scores = run_evaluation(network, dataset, others=others, device=place, progress=progress or False)
+    name, ways = option_texts.model_name(weights, model), option_texts.ways_of_asking(weights, size, scales, crf)
+    scores, words = score(name, weights, dataset, device=place, progress=not as_json, **ways)
     if as_json:
         typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
     else:
-        images = "1 image" if len(dataset) == 1 else f"{len(dataset)} images"
-        at = "" if sides is None else f", resized to {sides[0]} x {sides[1]}"
-        console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {images}{at}")
+        console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {words}")
 
 
 @app.command(epilog=help_examples("predict"))
@@ -282,11 +273,9 @@ def predict(
             overlays=overlays,
             opacity=opacity,
             overwrite=overwrite,
-            size=option_texts.size_of(weights, size),
-            scales=option_texts.parse_scales(scales),
-            crf=crf,
             device=place,
             progress=progress,
+            **option_texts.ways_of_asking(weights, size, scales, crf),
         )
     console.print_predictions(result)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lovasz.lab.errors import LabError
 
@@ -30,11 +31,12 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return None if text is None else parse_crop(text, "--size")
 
 
-def size_of(weights: Path, given: str | None) -> tuple[int, int] | None:
-    """The size at which a network is asked: as given, else the one it was trained at; None for the image's own."""
+def ways_of_asking(weights: Path, size: str | None, scales: str | None, crf: bool) -> dict[str, Any]:
+    """The options of `ask_as`; a network is asked at the size that is given, else at the one it was trained at."""
     from lovasz.lab.models import trained_size
 
-    return trained_size(weights) if given is None else parse_size(given)
+    sides = trained_size(weights) if size is None else parse_size(size)
+    return {"size": sides, "scales": parse_scales(scales), "crf": crf}
 
 
 def parse_scales(text: str | None) -> tuple[float, ...] | None:

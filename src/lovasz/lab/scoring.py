@@ -6,14 +6,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from lovasz.lab.console import print_notes
 from lovasz.lab.data import SegmentationDataset
+from lovasz.lab.evaluation import Scores, evaluate
 from lovasz.lab.models import load_weights, other_classes
+from lovasz.lab.models.resized import ask_as
 from lovasz.lab.predict import with_outputs_of
 from lovasz.lab.seen import seen_in_training
 
 NAMED = 8  # so many classes are named in a note
+
+
+def score(
+    model: str,
+    weights: Path,
+    dataset: SegmentationDataset,
+    *,
+    size: tuple[int, int] | None = None,
+    scales: Sequence[float] | None = None,
+    crf: bool = False,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> tuple[Scores, str]:
+    """The scores, and in words what they are of. Prints the notes of `open_network`; size, scales, crf as `ask_as`."""
+    network, others, notes = open_network(model, weights, dataset)
+    print_notes(notes)
+    network = ask_as(network, size=size, scales=scales, crf=crf)
+    scores = evaluate(network, dataset, others=others, device=device, progress=progress)
+    words = "1 image" if len(dataset) == 1 else f"{len(dataset)} images"
+    return scores, words if size is None else f"{words}, resized to {size[0]} x {size[1]}"
 
 
 def open_network(model: str, weights: Path, dataset: SegmentationDataset) -> tuple[nn.Module, int, list[str]]:
