@@ -459,7 +459,7 @@ def test_the_entries_of_the_kept_result_belong_into_its_grid_still():
     path = Path(__file__).resolve().parents[2] / "docs/results/paper/finetune.json"
     config = {key: tuple(v) if isinstance(v, list) else v for key, v in read_result(path)["config"].items()}
     entries = earlier.read_entries(path)
-    assert len(entries) == 62
+    assert len(entries) > len({entry["loss"] for entry in entries}) > 3
     for entry in entries:
         finetune.check_same(entry, finetune.Setting(**(config | {"data": "camvid:PATH"})))
 

@@ -113,7 +113,7 @@ def test_a_comparison_of_two_processes_writes_what_one_writes(tmp_path, environm
 
 
 def test_a_killed_run_takes_its_processes_along_and_is_resumed(tmp_path, environment) -> None:
-    line = ["-m", "lovasz", "train", *SMALL, "--epochs", "3", "--devices", "2", "--global-batch"]
+    line = ["-m", "lovasz", "train", *SMALL, "--epochs", "2", "--devices", "2", "--global-batch"]
     line += ["--loss", "cross_entropy+lovasz_softmax", "--out"]
     call(command(*line, tmp_path / "whole"), environment)
 

@@ -238,10 +238,13 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path, images) -> None:
                 claimed(out, configuration, resume=resume),
             ):
                 pytest.fail("two at once")
+        told, tell = os.pipe()
         child = os.fork()
         if not child:  # as a worker that reads images, which a kill of the run may leave for a while
+            os.write(tell, b"I am here")
             time.sleep(30)
             os._exit(0)
+        os.read(told, 1)
     try:
         with claimed(out, configuration, resume=True):
             pass
