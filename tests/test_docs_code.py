@@ -245,30 +245,40 @@ def test_the_readmes_figures_of_the_demo_and_of_speed_are_those_of_the_results()
     assert int(times) == round(slow["authors' formula"]["median"] / slow["lovasz_softmax"]["median"])
 
 
+def camvid_runs(text: str) -> tuple[list[tuple[str, ...]], dict[str, Any]]:
+    """Of a piece of README: loss, mean and deviation on test, the same on val, and the rate if it is said; the runs."""
+    path = REPOSITORY / "docs" / "results" / "paper" / "finetune.json"
+    said = text.replace("the sum", "`cross_entropy+lovasz_softmax`")
+    found = re.findall(r"`([\w+]+)`\s+(\d+\.\d+) ± (\d+\.\d+) / (\d+\.\d+) ± (\d+\.\d+)(?: \(([\d.e-]+)\))?", said)
+    return found, json.loads(path.read_text(encoding="utf-8"))["scores"]
+
+
+def assert_are_those_of(figures: list[str], runs: list[dict[str, Any]]) -> None:
+    assert len(runs) == 3
+    for split, (mean, deviation) in zip(("test", "val"), (figures[:2], figures[2:]), strict=True):
+        values = [100 * run[split]["dataset_miou"] for run in runs]
+        assert float(mean) == pytest.approx(statistics.mean(values), abs=0.00501)
+        assert float(deviation) == pytest.approx(statistics.stdev(values), abs=0.00501)
+
+
 def test_the_readme_has_the_scores_at_the_rates_that_the_search_kept() -> None:
-    scores = json.loads((REPOSITORY / "docs" / "results" / "paper" / "finetune.json").read_text(encoding="utf-8"))[
-        "scores"
-    ]
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    said = (
-        text.partition("validation chose")[2]
-        .partition("docs/paper.md")[0]
-        .replace("the sum", "`cross_entropy+lovasz_softmax`")
-    )
-    found = re.findall(r"`([\w+]+)`\s+([\d.]+) ± ([\d.]+) / ([\d.]+) ± ([\d.]+) \(([\d.e-]+)\)", said)
+    found, scores = camvid_runs(text.partition("validation chose")[2].partition("docs/paper.md")[0])
     assert len(found) == len(scores["chosen"])
     for loss, *figures, rate in found:
         (kept,) = [one for one in scores["chosen"] if one["loss"] == loss]
         assert kept["learning_rate"] == float(rate)
-        runs = [
-            run
-            for run in scores["runs"]
-            if all(run[name] == kept[name] for name in kept) and run["sampler"] == "shuffle"
-        ]
-        for split, (mean, deviation) in zip(("test", "val"), (figures[:2], figures[2:]), strict=True):
-            values = [100 * run[split]["dataset_miou"] for run in runs]
-            assert float(mean) == pytest.approx(statistics.mean(values), abs=0.00501), loss
-            assert float(deviation) == pytest.approx(statistics.stdev(values), abs=0.00501), loss
+        same = [run for run in scores["runs"] if all(run[name] == kept[name] for name in kept)]
+        assert_are_those_of(figures, [run for run in same if run["sampler"] == "shuffle"])
+
+
+def test_the_readme_has_the_scores_after_ten_epochs() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    found, scores = camvid_runs(text.partition("Ten epochs at\n1e-3 end at")[2].partition("<!-- end")[0])
+    assert {loss for loss, *_ in found} == {one["loss"] for one in scores["chosen"]}
+    for loss, *figures, _ in found:
+        of_ten = [run for run in scores["runs"] if run["epochs"] == 10 and run["learning_rate"] == 1e-3]
+        assert_are_those_of(figures, [run for run in of_ten if run["loss"] == loss])
 
 
 # --- and each of these can fail
