@@ -274,7 +274,8 @@ def test_the_example_of_the_docs_runs_under_torchrun(repository, tmp_path) -> No
     script.write_text(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0])
     paths = os.pathsep.join([str(repository / "src"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    line = [*launch, str(repository / "tests" / "to_its_end.py"), str(script)]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     losses = [float(value) for value in re.findall(r"^step \d: (.*)$", done.stdout, re.MULTILINE)]
