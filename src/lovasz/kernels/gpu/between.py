@@ -171,19 +171,19 @@ def deal_bins(
     union_steps = tl.minimum(tl.maximum(1.0 / n * RARE, COARSE), FINE)
     wish = (union * union_steps + missed * FOREGROUND_STEPS) * finer
     wish = tl.log2(tl.maximum(wish, 1.0))
+    counted = there & (cell >= tl.where(active, tail, CELLS))
     low = n * 0.0  # powers between which the largest that fits is sought
     high = low + 1.0
     power = high
     for _ in range(8):
         bits = tl.minimum(tl.ceil(wish * power), FINEST).to(tl.int32)
-        fits = tl.sum(tl.where(there, 1 << bits, 0), 0) <= size
+        fits = tl.sum(tl.where(counted, 1 << bits, 0), 0) < size
         low, high = tl.where(fits, power, low), tl.where(fits, high, power)
         power = tl.where(low == 1.0, low, (low + high) / 2.0)
     bits = tl.minimum(tl.ceil(wish * low), FINEST).to(tl.int32)
-    width = tl.where(there, 1 << bits, 0)
-    entry = (tl.cumsum(width, 0) - width) << 5 | -(bits - CELL_BITS)
-    tail = tl.where(active, tail, CELLS)
-    tl.store(entries + class_ * CELLS + cell, tl.where(cell >= tail, entry, TAIL), mask=there)
+    width = tl.where(counted, 1 << bits, 0)
+    entry = (tl.cumsum(width, 0) - width + 1) << 5 | -(bits - CELL_BITS)  # bin 0 is the tail's
+    tl.store(entries + class_ * CELLS + cell, tl.where(counted, entry, TAIL), mask=there)
 
 
 @triton.jit

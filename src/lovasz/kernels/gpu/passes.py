@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lovasz import validation
 from lovasz.kernels import bins
-from lovasz.kernels.gpu import elements, softmax, tables
+from lovasz.kernels.gpu import elements, shared, softmax, tables
 from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
@@ -77,7 +77,8 @@ def loss(
         sampled = problem.errors, problem.labelled, False, void, has_void
         sample, _, _ = _OPERATORS.count_errors(input, target, entries, *sampled, step, cells)
         spacing: Tensor | None = None
-        size = tables.capacity(classes * rows, cells, images * pixels)
+        large = None if group is not None else _in_shared_memory(input, target, *asked[:3])
+        size = tables.capacity(classes * rows, cells, images * pixels) if large is None else large
         if group is not None:
             # The same bins for all, whatever their sizes; and no number is fetched from the device.
             known = tables.unpacked(sample)[0] * step  # (C, 2, cells)
@@ -151,6 +152,10 @@ def count_errors(
     hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
     seen = torch.zeros(0 if labelled else groups, 2, dtype=torch.int64, device=input.device)
+    if step == 1 and _in_shared_memory(input, target, errors, labelled, per_image) == size:
+        with torch.cuda.device_of(input):
+            shared.count(input, target, entries, hist, status, void, has_void)
+        return hist, status, seen
     strides = image, channel, pixel, *_target_strides(target, labelled, step, errors == "softmax")
     walk = *strides, pixels, tiles, void, parts, groups * 2 * size, size
     how = _how((input, target), entries, per_image, has_void)
@@ -189,6 +194,10 @@ def gradient(
     """Second pass: the gradient at the scores times ``factor``, laid out as they are."""
     images, classes, _ = input.shape
     out = torch.empty_like(input)
+    if _in_shared_memory(input, target, errors, labelled, per_image) == table.shape[-1]:
+        with torch.cuda.device_of(input):
+            shared.gradient(factor, input, target, entries, table, out, void, has_void)
+        return out
     pixels, strides = _walk_of(input, 1)
     walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax")
     tiles = triton.cdiv(pixels, WIDTH)
@@ -242,6 +251,14 @@ def _no_second_backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, .
 
 torch.library.register_autograd("lovasz::attach_gradient", _backward, setup_context=_save)
 torch.library.register_autograd("lovasz::gradient", _no_second_backward)
+
+
+def _in_shared_memory(input: Tensor, target: Tensor, errors: str, labelled: bool, per_image: bool) -> int | None:
+    """Bins of a class where the kernels of shared.py do the two passes."""
+    if errors != "softmax" or not labelled or per_image:
+        return None
+    found = shared.layout(input, target)
+    return None if found is None else found.size
 
 
 def _walk_of(input: Tensor, step: int) -> tuple[int, tuple[int, int, int]]:

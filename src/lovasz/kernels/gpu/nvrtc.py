@@ -1,0 +1,150 @@
+"""CUDA C++ on a GPU: compiled at run time by the compiler library that torch brings, kept, and launched.
+
+Apart from the kernels because it knows nothing of them. Triton cannot say what softmax.cu says, atomics on shared memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from triton.runtime.cache import get_cache_manager
+
+_MOST_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+
+
+@functools.cache
+def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
+    """The compiler's library and the driver's.
+
+    Raises:
+        OSError: one of them is not there.
+    """
+    version = (torch.version.cuda or "").split(".")[0]
+    names = [f"libnvrtc.so.{version}", "libnvrtc.so"]
+    for folder in map(Path, sys.path):  # where pip puts the packages that torch asks for
+        names += map(str, (folder / "nvidia").glob(f"*/lib/libnvrtc.so.{version}"))
+    for name in names:
+        try:
+            return ctypes.CDLL(name), ctypes.CDLL("libcuda.so.1")
+        except OSError as error:
+            missing = error
+    raise OSError(f"libnvrtc.so.{version} of CUDA, which comes with torch, cannot be loaded: {missing}")
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one block can have; 0 where nothing can be compiled for this device."""
+    if device.type != "cuda" or torch.version.hip:
+        return 0
+    try:
+        libraries()
+    except OSError:
+        return 0
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many blocks that fill a multiprocessor run side by side."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def kernels(
+    source: str, names: tuple[str, ...], defined: tuple[str, ...], shared: int, device: torch.device
+) -> dict[str, Any]:
+    """The kernels ``names`` of a source, compiled once for a kind of device, by name.
+
+    Args:
+        source: CUDA C++; the kernels are ``extern "C"``.
+        defined: macros, as ``NAME=VALUE``.
+        shared: bytes of dynamic shared memory that they may be launched with.
+        device: the GPU.
+    """
+    _, driver = libraries()
+    with torch.cuda.device(device):
+        module = ctypes.c_void_p()
+        _check(driver.cuModuleLoadData(ctypes.byref(module), _binary(source, defined, device)))
+        found = {}
+        for name in names:
+            kernel = ctypes.c_void_p()
+            _check(driver.cuModuleGetFunction(ctypes.byref(kernel), module, name.encode()))
+            _check(driver.cuFuncSetAttribute(kernel, _MOST_SHARED, shared))
+            found[name] = kernel
+    return found
+
+
+def launch(kernel: Any, grid: tuple[int, int], threads: int, shared: int, arguments: Sequence[Any]) -> None:
+    """Start a kernel on the current stream of the current device.
+
+    Args:
+        kernel: from :func:`kernels`.
+        grid: blocks. threads: of each. shared: bytes of dynamic shared memory of each.
+        arguments: tensors (their addresses), integers (32 bits) and ctypes structures.
+    """
+    held = [_argument(value) for value in arguments]
+    pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(value) for value in held))
+    stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+    _, driver = libraries()
+    _check(driver.cuLaunchKernel(kernel, *grid, 1, threads, 1, 1, shared, stream, pointers, None))
+
+
+def _argument(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_int(value) if isinstance(value, int) else value
+
+
+def _binary(source: str, defined: tuple[str, ...], device: torch.device) -> bytes:
+    """Machine code for a device, from Triton's cache of such things if it was ever compiled before."""
+    compiler, _ = libraries()
+    major, minor = torch.cuda.get_device_capability(device)
+    version = [ctypes.c_int(), ctypes.c_int()]
+    compiler.nvrtcVersion(*map(ctypes.byref, version))
+    options = [f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", *(f"-D{macro}" for macro in defined)]
+    known = "\0".join([source, *options, *(str(v.value) for v in version)])
+    cache = get_cache_manager(hashlib.sha256(known.encode()).hexdigest())
+    kept = cache.get_file("lovasz.cubin")
+    if kept is not None and os.path.exists(kept):
+        return Path(kept).read_bytes()
+    binary = _compiled(compiler, source, options)
+    cache.put(binary, "lovasz.cubin", binary=True)
+    return binary
+
+
+def _compiled(compiler: ctypes.CDLL, source: str, options: list[str]) -> bytes:
+    program = ctypes.c_void_p()
+    failed = compiler.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"lovasz.cu", 0, None, None)
+    if failed:
+        raise RuntimeError(f"NVRTC could not begin: error {failed}")
+    try:
+        given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        if compiler.nvrtcCompileProgram(program, len(options), given):
+            size = ctypes.c_size_t()
+            compiler.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+            log = ctypes.create_string_buffer(size.value)
+            compiler.nvrtcGetProgramLog(program, log)
+            raise RuntimeError(f"NVRTC cannot compile the kernel ({' '.join(options)}):\n{log.value.decode()}")
+        size = ctypes.c_size_t()
+        compiler.nvrtcGetCUBINSize(program, ctypes.byref(size))
+        binary = ctypes.create_string_buffer(size.value)
+        compiler.nvrtcGetCUBIN(program, binary)
+        return binary.raw
+    finally:
+        compiler.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _check(result: int) -> None:
+    if result:
+        _, driver = libraries()
+        text = ctypes.c_char_p()
+        driver.cuGetErrorString(result, ctypes.byref(text))
+        raise RuntimeError(f"CUDA error {result}: {(text.value or b'unknown').decode()}")
