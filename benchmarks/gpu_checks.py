@@ -78,9 +78,10 @@ def checks() -> dict[str, Callable[[], dict[str, Any] | None]]:
     for classes in (2, 19, 150):
         for kind in DISTRIBUTIONS:
             for dtype in (torch.float32, torch.bfloat16):
-                shape = (2, classes, 128, 192)
+                shape = (2, classes, 256, 384)
                 name = f"near float64: {classes} classes, {kind}, {str(dtype).removeprefix('torch.')}"
                 found[name] = lambda shape=shape, kind=kind, dtype=dtype: check(*draw(shape, kind, dtype))
+    found["few pixels, counted in global memory"] = lambda: check(*draw((2, 19, 128, 192), "trained", torch.float32))
     found["the CPU's value"] = check_cpu
     found["hinge"] = lambda: check_masks(lovasz_hinge)
     found["sigmoid"] = lambda: check_masks(lovasz_sigmoid)
@@ -90,8 +91,8 @@ def checks() -> dict[str, Callable[[], dict[str, Any] | None]]:
 
 
 def some() -> tuple[Tensor, Tensor]:
-    """A small input like a trained network's."""
-    scores, target = draw((2, 19, 128, 192), "trained", torch.float32)
+    """An input like a trained network's, just large enough to be counted in shared memory."""
+    scores, target = draw((2, 19, 256, 384), "trained", torch.float32)
     return scores.requires_grad_(), target
 
 

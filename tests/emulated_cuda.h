@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#define EMULATED
 #define __global__
 #define __device__
 #define __forceinline__ inline
@@ -73,7 +72,13 @@ static unsigned bits_above_floor(float error, float complement, float& steep) {
     unsigned bits = __float_as_uint(steep);
     return high ? 2u * FLOOR + 2 * HALF_RANGE - 1 - bits : bits;
 }
-static unsigned bits_above_floor(float error, float& steep) { return bits_above_floor(error, 1.f - error, steep); }
+static unsigned bits_above_floor(float error, float& steep) {
+    bool high = error > 0.5f;
+    steep = high ? ABOVE_ONE - error : error;
+    unsigned bits = __float_as_uint(steep);
+    return high ? 2u * FLOOR + 2 * HALF_RANGE - 1 - bits : bits;
+}
+static float __saturatef(float x) { return x >= 1 ? 1.f : x > 0 ? x : 0.f; }  // also of what is not a number
 static unsigned masked_or(unsigned number, unsigned mask, unsigned more) { return (number & mask) | more; }
 static unsigned in_register(unsigned number) { return number; }
 
@@ -81,7 +86,7 @@ template <class... A, size_t... I>
 static void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
     kernel(*(A*)arguments[I]...);
 }
-// All blocks of a kernel, one after the other; the threads of a block side by side.
+// All blocks of a kernel, one after the other; the threads of each side by side.
 template <class... A>
 static void start(void (*kernel)(A...), unsigned x, unsigned y, unsigned threads, unsigned bytes, void** arguments) {
     gridDim = {x, y}, blockDim = {threads, 1};

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning
 
 class Dealt(NamedTuple):
     entries: Tensor  # (C, cells), as bins.deal has them
-    tail: Tensor  # (C,) the first cell above it
+    tail: Tensor  # (C, 1) the first cell above it
     tail_error: Tensor  # (C,)
 
 
@@ -65,9 +65,14 @@ def deal(
     both = (background + seen) * below
     lowest = bounds.gather(0, tail) / 2
     tail_error = torch.where(both.any(1), (both * middle).sum(1) / both.sum(1).clamp(min=1), lowest)
-    above = torch.where(below, 0, background), torch.where(below, 0, seen)
-    entries = bins.deal(*above, foreground, step, finer, most, 0)
-    return Dealt(entries, torch.where(active, tail, cells), tail_error)
+    tail = torch.where(active, tail, cells).unsqueeze(1)
+    entries = torch.full_like(background, TAIL)
+    for c, first in enumerate(tail[:, 0].tolist()):
+        if first < cells:  # the cells above the tail share all bins but the first
+            above = background[c : c + 1, first:], seen[c : c + 1, first:]
+            one = bins.deal(*above, foreground[c : c + 1], step, finer, most - 1, 0)
+            entries[c, first:] = one[0] + (1 << 5)
+    return Dealt(entries, tail, tail_error)
 
 
 def weigh(
@@ -182,9 +187,9 @@ def test_what_lies_between_the_passes_equals_the_torch_operations(
         number, active = totals.sum(0), (problem.shares(totals, weight) > 0).any(0)
     expected = deal(sample, number, active, step if spacing is None else spacing, finer, size, mirrored, tailed)
     cell = torch.arange(sample.shape[-1], device=sample.device)
-    in_tail = cell < expected.tail.unsqueeze(1)
+    in_tail = cell < expected.tail
     assert torch.equal(entries == TAIL, in_tail)
-    assert torch.equal(entries, torch.where(in_tail, TAIL, expected.entries).int())
+    assert torch.equal(entries, expected.entries.int())
     torch.testing.assert_close(tail_error, expected.tail_error, rtol=1e-12, atol=0)
 
     # Weights and losses.

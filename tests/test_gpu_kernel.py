@@ -22,7 +22,7 @@ from lovasz.kernels import available, choose, interpreted, triton_problem
 from lovasz.validation import resolve_weight
 
 HERE = Path(__file__).resolve()
-BETWEEN = HERE.with_name("test_gpu_between.py")
+BESIDE = [HERE.with_name(f"test_gpu_{name}.py") for name in ("between", "shared")]
 INSTALLED = importlib.util.find_spec("triton") is not None
 DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
 RUNS = INSTALLED and not triton_problem()
@@ -40,7 +40,7 @@ gpu = pytest.mark.skipif(DEVICE != "cuda" or not RUNS, reason="no NVIDIA GPU her
 @pytest.mark.skipif(RUNS, reason="the tests below run in this process")
 def test_the_kernel_is_right_in_the_interpreter() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE), str(BETWEEN)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *map(str, [HERE, *BESIDE])],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         cwd=HERE.parents[1],
         capture_output=True,
@@ -234,7 +234,7 @@ def test_more_than_2_to_the_31_pixels_are_told_apart(number: str, monkeypatch: p
     cells = 928
     entries = torch.arange(19, cells << 5, 32, dtype=torch.int32).repeat(classes, 1)
     scores = torch.zeros(1, classes, 1).expand(1, classes, pixels)
-    hist, _, _ = passes.count_errors(scores, target, entries, "softmax", True, False, 0, False, 1, cells)
+    hist, *_ = passes.count_errors(scores, target, entries, "softmax", True, False, 0, False, 1, cells)
     assert (hist >> 38).sum((0, 3)).tolist() == [[0, 100], [100, 0]]
 
 

@@ -1,6 +1,6 @@
 """CUDA C++ on a GPU: compiled at run time by the compiler library that torch brings, kept, and launched.
 
-Apart from the kernels because it knows nothing of them. Triton cannot say what softmax.cu says, atomics on shared memory.
+Apart from the kernels because it knows nothing of them. Triton cannot say what cuda/ says: atomics on shared memory.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     names = [f"libnvrtc.so.{version}", "libnvrtc.so"]
     for folder in map(Path, sys.path):  # where pip puts the packages that torch asks for
         names += map(str, (folder / "nvidia").glob(f"*/lib/libnvrtc.so.{version}"))
+    missing = ""
     for name in names:
         try:
             return ctypes.CDLL(name), ctypes.CDLL("libcuda.so.1")
         except OSError as error:
-            missing = error
+            missing = str(error)
     raise OSError(f"libnvrtc.so.{version} of CUDA, which comes with torch, cannot be loaded: {missing}")
 
 
@@ -71,6 +72,7 @@ def kernels(
     """
     _, driver = libraries()
     with torch.cuda.device(device):
+        _enter(driver)
         module = ctypes.c_void_p()
         _check(driver.cuModuleLoadData(ctypes.byref(module), _binary(source, defined, device)))
         found = {}
@@ -94,7 +96,17 @@ def launch(kernel: Any, grid: tuple[int, int], threads: int, shared: int, argume
     pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(value) for value in held))
     stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
     _, driver = libraries()
+    _enter(driver)
     _check(driver.cuLaunchKernel(kernel, *grid, 1, threads, 1, 1, shared, stream, pointers, None))
+
+
+def _enter(driver: ctypes.CDLL) -> None:
+    """Make torch's context this thread's, as its own calls of CUDA do: backward runs in a thread that may have none."""
+    context = ctypes.c_void_p()
+    _check(driver.cuCtxGetCurrent(ctypes.byref(context)))
+    if not context.value:
+        _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), torch.cuda.current_device()))
+        _check(driver.cuCtxSetCurrent(context))
 
 
 def _argument(value: Any) -> Any:

@@ -29,14 +29,15 @@ BLOCK_CLASSES = 8
 LABELS = 4096  # of a program that only counts labels
 # One pixel to a thread. The interpreter has no threads, and few large programs cost it less.
 WIDTH = 32 * WARPS if os.environ.get("TRITON_INTERPRET") != "1" else 4096
+SAMPLE_SHAPE = (32, 1) if os.environ.get("TRITON_INTERPRET") != "1" else (4096, WARPS)  # a sample has few pixels
 
 # Declared plainly: torch.library.custom_op would load torch's compiler, seconds of it, at the first call.
 _ASKED = "str errors, bool labelled, bool per_image, int void, bool has_void"
-_TABLES = "Tensor input, Tensor target, Tensor entries, Tensor table"
+_TABLES = "Tensor input, Tensor target, Tensor entries, Tensor table, Tensor planes"
 _SCHEMAS = {
     "count_labels": "(Tensor target, int classes, bool per_image, int void, bool has_void) -> Tensor",
     "count_errors": f"(Tensor input, Tensor target, Tensor entries, {_ASKED}, int step, int size)"
-    " -> (Tensor, Tensor, Tensor)",
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     "gradient": f"(Tensor factor, {_TABLES}, {_ASKED}) -> Tensor",
     "attach_gradient": f"(Tensor value, {_TABLES}, {_ASKED}) -> Tensor",
 }
@@ -72,12 +73,14 @@ def loss(
             if group is not None:
                 present = sum_over(group, present[:, :-1])
         # Deal the bins, from a sample of the pixels.
+        large = None if group is not None else _in_shared_memory(input, target, *asked[:3])
         step = max(1, images * pixels // bins.SAMPLE) | 1
+        if large is not None:
+            step = bins.spacing(images * pixels, classes)
         entries = tables.one_bin_per_cell(classes, cells, input.device)
         sampled = problem.errors, problem.labelled, False, void, has_void
-        sample, _, _ = _OPERATORS.count_errors(input, target, entries, *sampled, step, cells)
+        sample, *_ = _OPERATORS.count_errors(input, target, entries, *sampled, step, cells)
         spacing: Tensor | None = None
-        large = None if group is not None else _in_shared_memory(input, target, *asked[:3])
         size = tables.capacity(classes * rows, cells, images * pixels) if large is None else large
         if group is not None:
             # The same bins for all, whatever their sizes; and no number is fetched from the device.
@@ -93,7 +96,7 @@ def loss(
         entries, tail_error = _OPERATORS.deal(sample, present, spacing, *counted, tailed, step, images * pixels, size)
 
         # First pass.
-        hist, status, seen = _OPERATORS.count_errors(input, target, entries, *asked, 1, size)
+        hist, status, seen, planes = _OPERATORS.count_errors(input, target, entries, *asked, 1, size)
         if not problem.labelled:
             _check(seen[:, 1], "target holds a label outside 0..1")
             present = seen
@@ -106,7 +109,7 @@ def loss(
         processes = 0 if group is None else group.size()
         losses, table = _OPERATORS.weigh(hist, present, status, entries, tail_error, *counted, processes)
         value = losses.sum().to(torch.promote_types(input.dtype, torch.float32))
-    return _OPERATORS.attach_gradient(value, input, target, entries, table, *asked)
+    return _OPERATORS.attach_gradient(value, input, target, entries, table, planes, *asked)
 
 
 def _check(wrong: Tensor, message: str) -> None:
@@ -137,58 +140,63 @@ def _(target: Tensor, classes: int, per_image: bool, void: int, has_void: bool) 
 def count_errors(
     input: Tensor, target: Tensor, entries: Tensor, errors: str, labelled: bool, per_image: bool,
     void: int, has_void: bool, step: int, size: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """First pass, over every ``step``-th pixel.
 
     Returns:
-        packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; and for masks
-        (G, 2) numbers of elements, foreground << 32 | valid, and of wrong labels (for labels, (0, 2)).
+        packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; for masks (G, 2)
+        numbers of elements, foreground << 32 | valid, and of wrong labels (for labels, (0, 2)); and what the second
+        pass needs to know again, see shared.py.
     """
     images, classes, _ = input.shape
     pixels, (image, channel, pixel) = _walk_of(input, step)
     groups = classes * (images if per_image else 1)
-    tiles = -(-pixels // WIDTH)
-    parts = -(-tiles * images * WIDTH // _PART)
+    width, warps = (WIDTH, WARPS) if step == 1 else SAMPLE_SHAPE
+    tiles = -(-pixels // width)
+    parts = -(-tiles * images * width // _PART)
     hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
     seen = torch.zeros(0 if labelled else groups, 2, dtype=torch.int64, device=input.device)
+    planes = _planes(input, target, errors, labelled, per_image, step, size)
     if step == 1 and _in_shared_memory(input, target, errors, labelled, per_image) == size:
         with torch.cuda.device_of(input):
-            shared.count(input, target, entries, hist, status, void, has_void)
-        return hist, status, seen
+            shared.count(input, target, entries, hist, status, planes, void if has_void else None)
+        return hist, status, seen, planes
     strides = image, channel, pixel, *_target_strides(target, labelled, step, errors == "softmax")
     walk = *strides, pixels, tiles, void, parts, groups * 2 * size, size
     how = _how((input, target), entries, per_image, has_void)
     with torch.cuda.device_of(input):
         if errors == "softmax":
             softmax.count_softmax[(tiles * images,)](
-                input, target, entries, hist, status, *walk, **how, **_softmax_shape(classes)
+                input, target, entries, hist, status, *walk, **how, **_softmax_shape(classes, width, warps)
             )
         else:
             elements.count_elements[(tiles * classes * images,)](
                 input, target, entries, hist, status, seen, *walk, **how, LABELLED=labelled,
-                MODE=_MODES[errors], WIDTH=WIDTH, num_warps=WARPS,
+                MODE=_MODES[errors], WIDTH=width, num_warps=warps,
             )  # fmt: skip
-    return hist, status, seen
+    return hist, status, seen, planes
 
 
 @torch.library.register_fake("lovasz::count_errors")
 def _(
     input: Tensor, target: Tensor, entries: Tensor, errors: str, labelled: bool, per_image: bool,
     void: int, has_void: bool, step: int, size: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     images, classes, pixels = input.shape
     pixels = (pixels + step - 1) // step
     groups = classes * (images if per_image else 1)
-    parts = ((pixels + WIDTH - 1) // WIDTH * images * WIDTH + _PART - 1) // _PART
+    width = WIDTH if step == 1 else SAMPLE_SHAPE[0]
+    parts = ((pixels + width - 1) // width * images * width + _PART - 1) // _PART
     hist = input.new_empty(parts, groups, 2, size, dtype=torch.int64)
     status = input.new_empty(1 if errors == "softmax" else classes, dtype=torch.int32)
-    return hist, status, input.new_empty(0 if labelled else groups, 2, dtype=torch.int64)
+    seen = input.new_empty(0 if labelled else groups, 2, dtype=torch.int64)
+    return hist, status, seen, _planes(input, target, errors, labelled, per_image, step, size)
 
 
 @torch.library.impl(_LIBRARY, "gradient", "CompositeExplicitAutograd")
 def gradient(
-    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor,
+    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor, planes: Tensor,
     errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
 ) -> Tensor:  # fmt: skip
     """Second pass: the gradient at the scores times ``factor``, laid out as they are."""
@@ -196,7 +204,7 @@ def gradient(
     out = torch.empty_like(input)
     if _in_shared_memory(input, target, errors, labelled, per_image) == table.shape[-1]:
         with torch.cuda.device_of(input):
-            shared.gradient(factor, input, target, entries, table, out, void, has_void)
+            shared.gradient(factor, input, target, entries, table, planes, out, void if has_void else None)
         return out
     pixels, strides = _walk_of(input, 1)
     walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax")
@@ -206,7 +214,7 @@ def gradient(
     with torch.cuda.device_of(input):
         if errors == "softmax":
             softmax.gradient_softmax[(tiles * images,)](
-                input, target, entries, table, factor, out, *walk, **how, **_softmax_shape(classes)
+                input, target, entries, table, factor, out, *walk, **how, **_softmax_shape(classes, WIDTH, WARPS)
             )
         else:
             elements.gradient_elements[(tiles * classes * images,)](
@@ -223,7 +231,7 @@ def _(factor: Tensor, input: Tensor, *_rest: Any) -> Tensor:
 
 @torch.library.impl(_LIBRARY, "attach_gradient", "CompositeExplicitAutograd")
 def attach_gradient(
-    value: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor,
+    value: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor, planes: Tensor,
     errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
 ) -> Tensor:  # fmt: skip
     """The value, with the second pass as its gradient at ``input``."""
@@ -236,13 +244,13 @@ def _(value: Tensor, *_rest: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:5])
-    ctx.asked = inputs[5:]
+    ctx.save_for_backward(*inputs[1:6])
+    ctx.asked = inputs[6:]
 
 
 def _backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
     at_input = _OPERATORS.gradient(factor, *ctx.saved_tensors, *ctx.asked)
-    return (None, at_input, *[None] * 8)
+    return (None, at_input, *[None] * 9)
 
 
 def _no_second_backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -261,6 +269,16 @@ def _in_shared_memory(input: Tensor, target: Tensor, errors: str, labelled: bool
     return None if found is None else found.size
 
 
+def _planes(
+    input: Tensor, target: Tensor, errors: str, labelled: bool, per_image: bool, step: int, size: int
+) -> Tensor:  # fmt: skip
+    """Room for what the kernels of shared.py pass from the first pass to the second, if they do these."""
+    number = 0
+    if step == 1 and _in_shared_memory(input, target, errors, labelled, per_image) == size:
+        number = shared.planes_of(input, target)
+    return input.new_empty(number, input.shape[0] * input.shape[2], dtype=torch.float32)
+
+
 def _walk_of(input: Tensor, step: int) -> tuple[int, tuple[int, int, int]]:
     """How many pixels of an image are looked at, and the strides to walk them."""
     image, channel, pixel = input.stride()
@@ -276,9 +294,9 @@ def _target_strides(target: Tensor, labelled: bool, step: int, softmax_: bool) -
     return image, channel, pixel * step
 
 
-def _softmax_shape(classes: int) -> dict[str, Any]:
+def _softmax_shape(classes: int, width: int, warps: int) -> dict[str, Any]:
     held = classes <= HELD_CLASSES
-    return {"HELD": held, "BLOCK": classes if held else BLOCK_CLASSES, "WIDTH": WIDTH, "num_warps": WARPS}
+    return {"HELD": held, "BLOCK": classes if held else BLOCK_CLASSES, "WIDTH": width, "num_warps": warps}
 
 
 def _how(tensors: tuple[Tensor, ...], entries: Tensor, per_image: bool, has_void: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""When Lovász-Softmax is counted in the multiprocessors' shared memory (softmax.cu), and how those kernels are launched.
+"""When Lovász-Softmax is counted in the multiprocessors' shared memory (cuda/), and how those kernels are launched.
 
 Apart from passes.py, whose operators call it: there all is Triton, here it is CUDA C++ for many pixels.
 """
@@ -20,12 +20,14 @@ from lovasz.kernels.gpu.arithmetic import COUNT_BITS
 # For tuning on a device.
 LEAST_PIXELS = 1 << 17  # fewer have not enough errors for the tables to be worth their filling
 HELD_CLASSES = 23  # whose logits fit in registers
-COUNT_THREADS, GRADIENT_THREADS = 768, 512  # of classes that are held
-GROUP_THREADS, PLAIN_THREADS = 1024, 256
+HELD_THREADS = 768, 512  # of a block that counts, and of one that writes the gradient
+GROUP_THREADS = 1024, 1024
+PLAIN_THREADS, PLAIN_BLOCKS = 256, 8  # of a block without tables, and how many of them a multiprocessor is given
 ENTRY_LIMIT = 1 << 11  # bins that 16 bits of an entry can tell apart
 WASTE = 32  # bins of a class in shared memory for what is not counted
+PLANES = 3  # denominator of the softmax, error and label (int32) of each pixel
 
-_SOURCE = Path(__file__).with_name("softmax.cu")
+_SOURCES = Path(__file__).with_name("cuda")
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _LABELS = {
     torch.int64: "long long",
@@ -54,13 +56,11 @@ def layout(input: Tensor, target: Tensor) -> Layout | None:
 
 
 def of_classes(classes: int, memory: int) -> Layout | None:
-    """Tables of so many classes in ``memory`` bytes; None if one class does not fit."""
-    least = bins.MIRRORED_CELLS + 8
-    most = min(HELD_CLASSES, memory // _bytes(least))
-    if most < 1 or classes >= 1 << 15:
+    """Tables of so many classes in ``memory`` bytes, all at once or in groups; None if one class does not fit."""
+    most = min(HELD_CLASSES, memory // _bytes(bins.MIRRORED_CELLS + 8))
+    if most < 1:
         return None
-    groups = -(-classes // most)
-    group = -(-classes // groups)
+    group = -(-classes // -(-classes // most))
     size = (memory // group - _bytes(0)) // 8 // 2 * 2
     return Layout(group, min(size, ENTRY_LIMIT - WASTE - 2))
 
@@ -75,104 +75,117 @@ def _shared_memory(device: torch.device) -> int:
     return nvrtc.shared_memory(device)
 
 
+def planes_of(input: Tensor, target: Tensor) -> int:
+    """Numbers of each pixel that the first pass leaves to the second: where classes come in groups."""
+    found = layout(input, target)
+    return 0 if found is None or found.group == input.shape[1] else PLANES
+
+
 class _Walk(ctypes.Structure):
-    """As in softmax.cu."""
+    """As in cuda/common.cu."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("image", "channel", "out_image", "out_channel")),
         *((name, ctypes.c_int64) for name in ("target_image", "target_pixel", "part_size", "ignored")),
-        *((name, ctypes.c_int32) for name in ("has_ignored", "pixels", "tiles", "all_tiles", "parts")),
+        *((name, ctypes.c_int32) for name in ("has_ignored", "pixels", "tiles", "all_tiles", "parts", "zero")),
     ]
 
 
 class _Launcher:
-    """The kernels for one input, and what all of them are told."""
+    """The kernels for inputs that lie alike, and what all of them are told."""
 
-    def __init__(self, input: Tensor, target: Tensor, out: Tensor | None, size: int, void: int, has_void: bool) -> None:
-        images, classes, pixels = input.shape
-        found = layout(input, target)
-        assert found is not None and found.size == size
-        self.device = input.device
-        self.images, self.pixels, self.classes, self.group = images, pixels, classes, found.group
-        self.held = classes <= found.group
-        tensors = [input] if out is None else [input, out]
-        pair = all(
-            t.data_ptr() % (2 * t.element_size()) == 0 and t.stride(0) % 2 == 0 and t.stride(1) % 2 == 0
-            for t in tensors
-        )  # fmt: skip
-        self.together = 2 if pair and pixels % 2 == 0 else 1
-        self.threads = (COUNT_THREADS, GRADIENT_THREADS) if self.held else (GROUP_THREADS, GROUP_THREADS)
-        self.memory = found.group * _bytes(size)
-        self.walk = _Walk(
-            *input.stride()[:2], *((0, 0) if out is None else out.stride()[:2]), *target.stride(), 0, void, has_void, pixels
-        )
+    def __init__(
+        self, found: Layout, shape: tuple[int, ...], strides: tuple[int, ...], types: tuple[torch.dtype, torch.dtype],
+        together: int, ignored: int | None, device: torch.device,
+    ) -> None:  # fmt: skip
+        self.images, classes, self.pixels = shape
+        self.device, self.layout, self.together = device, found, together
+        self.groups = -(-classes // found.group)
+        self.held = self.groups == 1
+        self.threads = HELD_THREADS if self.held else GROUP_THREADS
+        self.memory = nvrtc.shared_memory(device)
+        self.walk = _Walk(*strides, 0, ignored or 0, ignored is not None, self.pixels)
         names = ("count", "gradient")
         if not self.held:
             names = ("normalise", "count_group", "mean_group", "finish", "gradient_group")
-        self.kernels = nvrtc.kernels(
-            _source(), names, macros(classes, found, input.dtype, target.dtype, self.together, self.threads),
-            self.memory, self.device,
-        )  # fmt: skip
+        defined = macros(classes, found, *types, together, self.threads)
+        self.kernels = nvrtc.kernels(_source(self.held), names, defined, self.memory, device)
 
     def start(self, name: str, threads: int, arguments: list[Any], *, groups: int = 1, tables: bool = True) -> None:
         """Launch a kernel over all pixels."""
         tiles = -(-self.pixels // (threads * self.together))
         self.walk.tiles, self.walk.all_tiles = tiles, tiles * self.images
-        side_by_side = nvrtc.multiprocessors(self.device) * (1 if tables else 2048 // threads)
-        grid = max(1, min(self.walk.all_tiles, -(-side_by_side // groups) if tables else side_by_side)), groups
-        nvrtc.launch(self.kernels[name], grid, threads, self.memory if tables else 0, [*arguments, self.walk])
+        memory = self.memory if tables else 0
+        side_by_side = nvrtc.multiprocessors(self.device) * (1 if tables else PLAIN_BLOCKS)
+        blocks = max(1, min(self.walk.all_tiles, -(-side_by_side // groups)))
+        nvrtc.launch(self.kernels[name], (blocks, groups), threads, memory, [*arguments, self.walk])
+
+
+_launcher = functools.lru_cache(maxsize=64)(_Launcher)
+
+
+def _launcher_of(input: Tensor, target: Tensor, out: Tensor | None, ignored: int | None) -> _Launcher:
+    found = layout(input, target)
+    assert found is not None
+    image, channel, _ = input.stride()
+    to = (0, 0) if out is None else out.stride()[:2]
+    width = 2 * input.element_size()
+    addresses = input.data_ptr() | (0 if out is None else out.data_ptr())
+    odd = addresses % width or (image | channel | to[0] | to[1] | input.shape[2]) % 2
+    return _launcher(
+        found, tuple(input.shape), (image, channel, *to, *target.stride()), (input.dtype, target.dtype),
+        1 if odd else 2, ignored, input.device,
+    )  # fmt: skip
 
 
 def count(
-    input: Tensor, target: Tensor, entries: Tensor, hist: Tensor, status: Tensor, void: int, has_void: bool
+    input: Tensor, target: Tensor, entries: Tensor, hist: Tensor, status: Tensor, planes: Tensor, ignored: int | None
 ) -> None:
-    """First pass: add the bins of all errors to ``hist`` (parts, C, 2, size), and raise ``status`` where one is not finite."""
+    """First pass.
+
+    Args:
+        hist: (parts, C, 2, size), to which the bins of all errors are added.
+        status: (1,), 1 afterwards where an error is not finite.
+        planes: (:func:`planes_of`, pixels) float32, which receives what the second pass needs again.
+        ignored: label of pixels that do not count.
+    """
     parts, classes, _, size = hist.shape
-    it = _Launcher(input, target, None, size, void, has_void)
+    it = _launcher_of(input, target, None, ignored)
     it.walk.part_size, it.walk.parts = classes * 2 * size, parts
     if it.held:
         it.start("count", it.threads[0], [input, target, entries, hist, status])
         return
-    planes = _normalised(it, input, target, entries, hist, status, True)
-    it.start("count_group", it.threads[0], [input, entries, hist, planes[0], planes[2]], groups=-(-classes // it.group))
+    denominator, wrongs, labels = planes
+    it.start(
+        "normalise", PLAIN_THREADS, [input, target, entries, hist, status, denominator, wrongs, labels], tables=False
+    )
+    it.start("count_group", it.threads[0], [input, entries, hist, denominator, labels], groups=it.groups)
 
 
 def gradient(
-    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor, out: Tensor, void: int, has_void: bool
-) -> None:
+    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor, planes: Tensor, out: Tensor,
+    ignored: int | None,
+) -> None:  # fmt: skip
     """Second pass: write the gradient times ``factor`` into ``out``."""
-    classes, _, size = table.shape
-    it = _Launcher(input, target, out, size, void, has_void)
+    it = _launcher_of(input, target, out, ignored)
     factor = factor.to(torch.float32)
     if it.held:
         it.start("gradient", it.threads[1], [input, target, entries, table, factor, out])
         return
-    denominator, wrongs, labels = _normalised(it, input, target, entries, table, table, False)
-    means = torch.empty_like(denominator)
-    for first in range(0, classes, it.group):
-        it.start("mean_group", it.threads[1], [input, entries, table, factor, denominator, labels, means, first])
-    it.start("finish", PLAIN_THREADS, [input, entries, table, factor, denominator, wrongs, labels, means], tables=False)
-    it.start(
-        "gradient_group", it.threads[1], [input, entries, table, factor, denominator, wrongs, labels, means, out],
-        groups=-(-classes // it.group),
-    )  # fmt: skip
-
-
-def _normalised(
-    it: _Launcher, input: Tensor, target: Tensor, entries: Tensor, hist: Tensor, status: Tensor, counting: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Denominator, error and label of each pixel."""
-    denominator = torch.empty(it.images * it.pixels, dtype=torch.float32, device=input.device)
-    wrongs, labels = torch.empty_like(denominator), torch.empty_like(denominator, dtype=torch.int16)
-    planes = [denominator, wrongs, labels]
-    it.start("normalise", PLAIN_THREADS, [input, target, entries, hist, status, *planes, int(counting)], tables=False)
-    return denominator, wrongs, labels
+    denominator, wrongs, labels = planes
+    means = torch.empty(it.groups, planes.shape[1], dtype=torch.float32, device=input.device)
+    at_labels = torch.empty_like(wrongs)
+    plane = ctypes.c_int64(planes.shape[1])
+    read = [input, entries, table, factor, denominator]
+    it.start("mean_group", it.threads[1], [*read, labels, means, plane], groups=it.groups)
+    it.start("finish", PLAIN_THREADS, [*read, wrongs, labels, means, at_labels, plane], tables=False)
+    it.start("gradient_group", it.threads[1], [*read, at_labels, labels, means, out], groups=it.groups)
 
 
 def macros(
     classes: int, found: Layout, dtype: torch.dtype, labels: torch.dtype, together: int, threads: tuple[int, int]
 ) -> tuple[str, ...]:
-    """What softmax.cu asks to be defined."""
+    """What cuda/common.cu asks to be defined."""
     numbers = {
         "CLASSES": classes,
         "GROUP": found.group,
@@ -181,8 +194,8 @@ def macros(
         "TYPE": _TYPES[dtype],
         "LABEL": _LABELS[labels],
         "V": together,
-        "THREADS": threads[0],
-        "SLOPE_THREADS": threads[1],
+        "COUNT_THREADS": threads[0],
+        "GRADIENT_THREADS": threads[1],
         "PLAIN_THREADS": PLAIN_THREADS,
         "CELL_BITS": bins.CELL_BITS,
         "FLOOR": bins.FLOOR,
@@ -194,5 +207,5 @@ def macros(
 
 
 @functools.cache
-def _source() -> str:
-    return _SOURCE.read_text()
+def _source(held: bool) -> str:
+    return "".join((_SOURCES / name).read_text() for name in ("common.cu", "held.cu" if held else "groups.cu"))

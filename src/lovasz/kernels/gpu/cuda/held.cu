@@ -1,0 +1,166 @@
+// All classes of a pixel at once, in the registers of its thread.
+
+// Exponentials of the logits of a thread's pixels over the largest of each; the label's is 0, and in ``own``.
+struct Pixels {
+    float e[CLASSES][V];
+    float others[V], own[V];
+    int label[V];
+};
+
+__device__ __forceinline__ void read_pixels(
+    Pixels& it, const Number* x, const Label* target, const Walk& walk, int image, int pixel) {
+    const Number* base = x + image * walk.image + pixel;
+    float highest[V];
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        it.label[v] = label_at(target, walk, image, pixel + v);
+        it.own[v] = read_number(base + max(it.label[v], 0) * walk.channel + v);
+        highest[v] = -INFINITE;
+        it.others[v] = 0;
+    }
+#pragma unroll
+    for (int c = 0; c < CLASSES; c++) read_numbers(base + c * walk.channel, it.e[c]);
+#pragma unroll
+    for (int c = 0; c < CLASSES; c++)
+#pragma unroll
+        for (int v = 0; v < V; v++) highest[v] = fmaxf(highest[v], it.e[c][v]);
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        float shift = highest[v] == -INFINITE ? 0.f : highest[v] * LOG2E;
+#pragma unroll
+        for (int c = 0; c < CLASSES; c++) {
+            it.e[c][v] = power_of_two(fmaf(it.e[c][v], LOG2E, -shift));
+            if (c == it.label[v]) it.e[c][v] = 0;
+            it.others[v] += it.e[c][v];
+        }
+        it.own[v] = power_of_two(fmaf(it.own[v], LOG2E, -shift));
+    }
+}
+
+// The softmax of the labels, and the sum of all others'; ``inverse`` is what makes the softmax of the exponentials, 0 where
+// a pixel does not count. Exponentials that are not finite become 0, lest one point beyond the tables.
+struct Softmax {
+    float right[V], wrong[V], inverse[V];
+};
+
+__device__ __forceinline__ void normalise(Softmax& to, Pixels& it) {
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        float inverse = reciprocal(it.others[v] + it.own[v]);
+        to.right[v] = it.own[v] * inverse;
+        to.wrong[v] = it.others[v] * inverse;
+        to.inverse[v] = it.label[v] < 0 ? 0.f : inverse;
+        if (!(to.wrong[v] >= 0)) {
+            to.inverse[v] = 0;
+#pragma unroll
+            for (int c = 0; c < CLASSES; c++) it.e[c][v] = 0;
+        }
+    }
+}
+
+// First pass: the bins of all errors. ``status`` is set to 1 by a logit that is not finite.
+extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
+    const Number* x, const Label* target, const int* entries, u64* hist, int* status, Walk walk) {
+    SHARED(shared);
+    u32* bins = shared;
+    u16* cells = (u16*)(bins + CLASSES * CLASS_BINS);
+    load_counting_cells(cells, entries, CLASSES);
+    for (int i = threadIdx.x; i < CLASSES * CLASS_BINS; i += blockDim.x) bins[i] = 0;
+    __syncthreads();
+    hist += blockIdx.x * walk.parts / gridDim.x * walk.part_size;
+    u32 fifteen = in_register(15), counted = in_register(COUNTED);
+    int since = 0;
+    bool strange = false;
+    for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
+        if (since + COUNT_THREADS * V > MOST) {
+            flush(bins, hist, CLASSES);
+            since = 0;
+        }
+        since += COUNT_THREADS * V;
+        int image = tile / walk.tiles, pixel = (tile % walk.tiles * COUNT_THREADS + threadIdx.x) * V;
+        if (pixel >= walk.pixels) continue;
+        Pixels it;
+        read_pixels(it, x, target, walk, image, pixel);
+        Softmax softmax;
+        normalise(softmax, it);
+        float steep;
+        bool nothing = true;
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            if (it.label[v] < 0) continue;
+            strange = strange || !(softmax.wrong[v] >= 0);
+            nothing = false;
+            u32 bits = bits_above_floor(softmax.wrong[v], softmax.right[v], steep);
+            u32 entry = cells[it.label[v] * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
+            if (entry != WASTE) tally(bits, entry, bins + it.label[v] * CLASS_BINS, fifteen, counted);
+        }
+        if (nothing) continue;
+#pragma unroll
+        for (int c = 0; c < CLASSES; c++)
+#pragma unroll
+            for (int v = 0; v < V; v++) {
+                u32 bits = bits_above_floor(fmaf(it.e[c][v], softmax.inverse[v], LOWEST), steep);
+                u32 entry = cells[c * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
+                tally(bits, entry, bins + c * CLASS_BINS + SIZE, fifteen, counted);
+            }
+    }
+    flush(bins, hist, CLASSES);
+    if (strange) atomicMax(status, 1);
+}
+
+// Second pass: the gradient at the logits times ``factor``, a number on the device; see gradient_softmax in softmax.py.
+extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient(
+    const Number* x, const Label* target, const int* entries, const u64* table, const float* factor, Number* out,
+    Walk walk) {
+    SHARED(shared);
+    Line* lines = (Line*)shared;
+    u16* cells = (u16*)(lines + CLASSES * SIZE);
+    float scale = *factor;
+    load_cells(cells, entries, CLASSES);
+    __syncthreads();
+    load_lines(lines, cells, table, CLASSES, scale);
+    __syncthreads();
+    for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
+        int image = tile / walk.tiles, pixel = (tile % walk.tiles * GRADIENT_THREADS + threadIdx.x) * V;
+        if (pixel >= walk.pixels) continue;
+        Pixels it;
+        read_pixels(it, x, target, walk, image, pixel);
+        Softmax softmax;
+        normalise(softmax, it);
+        float own[V], mean[V], at_label[V], steep;
+        int label[V];
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            int known = max(it.label[v], 0);
+            u32 bits = bits_above_floor(softmax.wrong[v], softmax.right[v], steep);
+            u32 entry = cells[known * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
+            own[v] = softmax.right[v] * scale * foreground_weight(bits, entry, known, table);
+            mean[v] = 0;
+        }
+        float q[CLASSES][V];
+#pragma unroll
+        for (int c = 0; c < CLASSES; c++)
+#pragma unroll
+            for (int v = 0; v < V; v++) {
+                float error = fmaf(it.e[c][v], softmax.inverse[v], LOWEST);
+                u32 bits = bits_above_floor(error, steep);
+                q[c][v] = weight_of(bits, steep, cells + c * CELLS, lines + c * SIZE);
+                it.e[c][v] *= softmax.inverse[v];
+                mean[v] = fmaf(it.e[c][v], q[c][v], mean[v]);
+            }
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            at_label[v] = -softmax.wrong[v] * own[v] - softmax.right[v] * mean[v];
+            mean[v] = it.label[v] < 0 ? 0.f : mean[v] - own[v];
+            label[v] = it.label[v] + walk.zero;  // lest the compiler keep the answers to what was asked before
+        }
+        Number* to = out + image * walk.out_image + pixel;
+#pragma unroll
+        for (int c = 0; c < CLASSES; c++) {
+            float slopes[V];
+#pragma unroll
+            for (int v = 0; v < V; v++) slopes[v] = c == label[v] ? at_label[v] : it.e[c][v] * (q[c][v] - mean[v]);
+            write_numbers(to + c * walk.out_channel, slopes);
+        }
+    }
+}

@@ -1,0 +1,291 @@
+"""The CUDA C++ that counts in shared memory: on a GPU where there is one, else compiled for the CPU, thread by thread.
+
+A C++ compiler and emulated_cuda.h make a block of threads out of as many of the CPU's; what lies between the passes
+runs in Triton's interpreter, in the process that test_gpu_kernel.py begins.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from losses import Case, assert_near_exact, value_and_gradient
+
+from lovasz import lovasz_softmax
+from lovasz.kernels import bins, interpreted, triton_problem
+
+pytest.importorskip("triton", reason="triton comes with the extra gpu")
+from lovasz.kernels.gpu import nvrtc, passes, shared
+
+HERE = Path(__file__).resolve().parent
+DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
+COMPILER = os.environ.get("CXX") or shutil.which("g++")
+PROBLEM = triton_problem() or ("" if DEVICE == "cuda" or COMPILER else "no g++ to run CUDA C++ on the CPU with")
+LARGEST = 232448  # bytes of shared memory of a block on Hopper
+SOFTMAX = Case("softmax", "softmax", 5, {"ignore_index": 255})
+runs = pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM or "it runs")
+pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+
+
+@pytest.fixture(scope="session")
+def compile_for_cpu(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """Stands for nvrtc.kernels."""
+    folder = tmp_path_factory.mktemp("emulated")
+
+    def kernels(source: str, names: tuple[str, ...], defined: tuple[str, ...], *_: Any) -> dict[str, Any]:
+        entries = [
+            f'extern "C" void emulated_{name}(unsigned x, unsigned y, unsigned threads, unsigned bytes, void** given) '
+            f"{{ start({name}, x, y, threads, bytes, given); }}"
+            for name in names
+        ]
+        text = source + "\n".join(entries)
+        library = folder / f"{hashlib.sha256((text + str(defined)).encode()).hexdigest()}.so"
+        if not library.exists():
+            code = library.with_suffix(".cpp")
+            code.write_text(text)
+            macros = [f"-D{macro}" for macro in ("EMULATED", *defined)]
+            how = ["-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-pthread", f"-I{HERE}", *macros]
+            subprocess.run([COMPILER or "g++", *how, "-o", str(library), str(code)], check=True, timeout=300)
+        loaded = ctypes.CDLL(str(library))
+        return {name: getattr(loaded, f"emulated_{name}") for name in names}
+
+    return kernels
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, compile_for_cpu: Callable[..., dict[str, Any]]) -> list[str]:
+    """Small inputs are counted in shared memory, too; receives the names of the kernels that are launched."""
+    names: list[str] = []
+    launch = nvrtc.launch
+
+    def noted(kernel: Any, grid: tuple[int, int], threads: int, memory: int, arguments: Any) -> None:
+        names.append(getattr(kernel, "__name__", "on the GPU"))
+        if DEVICE == "cuda":
+            launch(kernel, grid, threads, memory, arguments)
+            return
+        held = [nvrtc._argument(value) for value in arguments]
+        kernel(*grid, threads, memory, (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held)))
+
+    monkeypatch.setattr(nvrtc, "launch", noted)
+    monkeypatch.setattr(shared, "LEAST_PIXELS", 1)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(nvrtc, "kernels", compile_for_cpu)
+        monkeypatch.setattr(nvrtc, "multiprocessors", lambda device: 3)
+        monkeypatch.setattr(nvrtc, "shared_memory", lambda device: LARGEST)
+        for name in ("HELD_THREADS", "GROUP_THREADS"):
+            monkeypatch.setattr(shared, name, (32, 32))
+        monkeypatch.setattr(shared, "PLAIN_THREADS", 32)
+    shared._launcher.cache_clear()
+    return names
+
+
+def in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two classes at a time, as if no more fitted; five make three groups."""
+    monkeypatch.setattr(shared, "HELD_CLASSES", 2)
+    shared._launcher.cache_clear()
+
+
+@runs
+@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("size", [(30, 40), (31, 41)], ids=["two pixels to a thread", "one pixel to a thread"])
+def test_equals_the_exact_kernel(
+    size: tuple[int, int], dtype: torch.dtype, groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if groups:
+        in_groups(monkeypatch)
+    scores, target = SOFTMAX.draw(size=size)
+    tolerance = 1e-3 + (torch.finfo(dtype).eps if dtype.itemsize == 2 else 0)  # the rounding of the gradient itself
+    rounded = scores.to(dtype).to(DEVICE)
+    assert_near_exact(SOFTMAX, rounded, target.to(DEVICE), gradient_tolerance=tolerance, impl="triton")
+    assert len(counted) == (5 if groups else 2)
+
+
+@runs
+@pytest.mark.parametrize(
+    ("classes", "options", "labels"),
+    [
+        (2, {"weight": [0.25, 1.0]}, torch.uint8),
+        (5, {"classes": [3, 1], "ignore_index": 255}, torch.int32),
+        (19, {"classes": "all", "ignore_index": -1}, torch.int64),
+        (30, {"ignore_index": 100}, torch.int8),  # two groups, and a part of a batch
+    ],
+    ids=str,
+)
+def test_options_and_types_of_labels_are_honoured(
+    classes: int, options: dict[str, Any], labels: torch.dtype, counted: list[str]
+) -> None:
+    case = Case("softmax", "softmax", classes, options)
+    scores, target = case.draw(size=(200, 300) if classes > 5 else (30, 40), images=2)
+    if classes > 5:  # bins are few for so many classes, and do for a network that has learnt something
+        known = torch.where((target >= 0) & (target < classes), target, 0).unsqueeze(1)
+        scores.scatter_add_(1, known, torch.full_like(scores, 8.0))
+    assert_near_exact(case, scores.float().to(DEVICE), target.to(labels).to(DEVICE), impl="triton")
+    assert counted
+
+
+@runs
+@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
+def test_strided_logits_and_labels_are_read_where_they_lie(
+    groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if groups:
+        in_groups(monkeypatch)
+    scores, target = SOFTMAX.draw(size=(20, 30))
+    plain = value_and_gradient(SOFTMAX, scores.float().to(DEVICE), target.to(DEVICE), impl="triton")
+    wide = torch.full((3, 7, 20, 30), torch.nan)
+    wide[:, 1:6] = scores
+    leaf = wide.to(DEVICE).requires_grad_()
+    shifted = torch.stack([target, target], -1).to(DEVICE)[..., 1]
+    value = SOFTMAX.package(leaf[:, 1:6], shifted, impl="triton")
+    (gradient,) = torch.autograd.grad(value, leaf)
+    assert torch.equal(value.detach(), plain[0])
+    assert torch.equal(gradient[:, 1:6], plain[1])
+    assert len(counted) == (10 if groups else 4)
+
+
+@runs
+@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
+def test_bins_that_would_overflow_are_emptied_in_time(
+    groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if groups:
+        in_groups(monkeypatch)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(nvrtc, "multiprocessors", lambda device: 1)
+        for name in ("HELD_THREADS", "GROUP_THREADS"):
+            monkeypatch.setattr(shared, name, (4, 4))  # threads that take turns cost much
+    # 40,000 pixels that are all alike: every error of a class falls into one bin, which can take 16,383.
+    scores = torch.tensor([0.5, -0.25, 0.125, 0.0]).view(1, 4, 1, 1).expand(1, 4, 100, 400).contiguous()
+    target = (torch.arange(40000).view(1, 100, 400) % 16).clamp(max=3)
+    case = Case("softmax", "softmax", 4)
+    assert_near_exact(case, scores.to(DEVICE), target.to(DEVICE), impl="triton")
+    assert counted
+
+
+@runs
+@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
+def test_numbers_that_are_not_finite_neither_pass_nor_point_beyond_the_tables(
+    groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if groups:
+        in_groups(monkeypatch)
+    scores, target = SOFTMAX.draw(size=(20, 30))
+    target[0, 3, 4] = 1
+    leaf = scores.float().to(DEVICE)
+    for bad in (torch.nan, torch.inf):
+        broken = leaf.clone()
+        broken[0, 2, 3, 4] = bad
+        assert SOFTMAX.package(broken, target.to(DEVICE), impl="triton").isnan()
+        void = target.clone()
+        void[0, 3, 4] = 255
+        value, gradient = value_and_gradient(SOFTMAX, broken, void.to(DEVICE), impl="triton")
+        assert value.isfinite()
+        assert gradient.isfinite().all()
+        assert not gradient[0, :, 3, 4].any()
+    masked = leaf.clone()
+    masked[:, 4] = -torch.inf  # the class that never occurs
+    assert_near_exact(SOFTMAX, masked, target.to(DEVICE), impl="triton")
+    assert counted
+
+
+@runs
+def test_all_void_is_zero_with_zero_gradient(counted: list[str]) -> None:
+    scores = torch.randn(2, 5, 8, 8, device=DEVICE)
+    target = torch.full((2, 8, 8), 255, device=DEVICE)
+    value, gradient = value_and_gradient(SOFTMAX, scores, target, impl="triton")
+    assert value.item() == 0
+    assert not gradient.any()
+    assert len(counted) == 2
+
+
+@runs
+@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
+def test_two_runs_and_a_second_backward_give_the_same_bits(
+    groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if groups:
+        in_groups(monkeypatch)
+    scores, target = SOFTMAX.draw(size=(30, 40))
+    leaf, target = scores.float().to(DEVICE).requires_grad_(), target.to(DEVICE)
+    value = SOFTMAX.package(leaf, target, impl="triton")
+    (first,) = torch.autograd.grad(value, leaf, retain_graph=True)
+    (second,) = torch.autograd.grad(value, leaf)
+    again, third = value_and_gradient(SOFTMAX, leaf, target, impl="triton")
+    assert torch.equal(value, again)
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)
+    assert counted
+
+
+@runs
+def test_saturated_and_equal_logits_are_as_near_as_others(counted: list[str]) -> None:
+    case = Case("softmax", "softmax", 3)
+    _, target = case.draw(size=(40, 50), images=2)
+    kinds = {
+        "sure and wrong": 30 * torch.nn.functional.one_hot((target + 1) % 3, 3).movedim(-1, 1).float(),
+        "sure and right": 30 * torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float(),
+        "untrained": 1e-3 * torch.randn(2, 3, 40, 50),
+    }
+    for kind, logits in kinds.items():
+        scores = (logits + (0.1 * torch.randn(2, 3, 40, 50) if kind != "untrained" else 0)).contiguous()
+        value, gradient = value_and_gradient(case, scores.to(DEVICE), target.to(DEVICE), impl="triton")
+        exact, slope = value_and_gradient(case, scores.double(), target, method="exact")
+        assert value.item() == pytest.approx(exact.item(), rel=1e-4, abs=2.0**-29), kind  # near the lowest place
+        if kind == "untrained":  # else the softmax's own slope is some 1e-13, which float32 cannot tell
+            assert oracle.relative(gradient.cpu(), slope) < 3e-3
+        else:
+            assert gradient.abs().max() < 1e-9
+    assert counted
+
+
+@pytest.mark.parametrize("memory", [LARGEST, 166912, 101376], ids=["Hopper", "A100", "RTX 40"])
+def test_tables_of_any_number_of_classes_fit_the_shared_memory(memory: int) -> None:
+    for classes in range(1, 1200):
+        found = shared.of_classes(classes, memory)
+        assert found is not None
+        assert found.group <= min(classes, shared.HELD_CLASSES)
+        tables = found.group * (2 * bins.MIRRORED_CELLS + 4 * shared.WASTE + 8 * found.size)
+        assert tables <= memory
+        assert found.size > bins.MIRRORED_CELLS  # a bin for each cell, and the tail's
+        assert found.size + shared.WASTE <= shared.ENTRY_LIMIT
+    assert shared.of_classes(3, 5000) is None
+
+
+def test_what_cannot_be_counted_in_shared_memory_is_left_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvrtc, "shared_memory", lambda device: LARGEST)
+    many = torch.empty(1, 4, shared.LEAST_PIXELS), torch.empty(1, shared.LEAST_PIXELS, dtype=torch.long)
+    assert shared.layout(*many) == shared.of_classes(4, LARGEST)
+    assert shared.layout(many[0][..., 1:], many[1][..., 1:]) is None  # few pixels
+    assert shared.layout(many[0].double(), many[1]) is None
+    assert shared.layout(many[0].mT.contiguous().mT, many[1]) is None  # channels last
+    for errors, labelled, per_image in (("sigmoid", True, False), ("softmax", False, False), ("softmax", True, True)):
+        assert passes._in_shared_memory(*many, errors, labelled, per_image) is None
+    monkeypatch.setattr(nvrtc, "shared_memory", lambda device: 0)  # no compiler
+    assert shared.layout(*many) is None
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is one here")
+def test_without_cuda_nothing_is_compiled() -> None:
+    assert nvrtc.shared_memory(torch.device("cpu")) == 0
+
+
+@pytest.mark.skipif(DEVICE != "cuda" or bool(PROBLEM), reason="no NVIDIA GPU here")
+@pytest.mark.parametrize("classes", [2, 19, 43, 150])
+def test_large_inputs_are_near_float64_on_the_gpu(classes: int) -> None:
+    case = Case("softmax", "softmax", classes, {"ignore_index": 255})
+    scores, target = case.draw(size=(300, 400))
+    assert shared.layout(scores.float().cuda().flatten(2), target.cuda().flatten(1))
+    assert_near_exact(case, scores.float().cuda(), target.cuda(), impl="triton")
+    found = torch.compile(lambda z, t: lovasz_softmax(z, t, ignore_index=255), fullgraph=True)
+    value = found(scores.float().cuda(), target.cuda())
+    assert value.item() == pytest.approx(lovasz_softmax(scores.float().cuda(), target.cuda(), ignore_index=255).item())
