@@ -96,8 +96,9 @@ typedef LABEL Label;
 #define TOP (2 * HALF_RANGE - 1)        // the last place
 #define MASK ((1 << CELL_BITS) - 1)
 #define TAIL 31                         // entry of a cell whose errors are not counted
-#define COUNTED (1u << 18)              // a shared bin is count << 18 | sum of sixteenths of its width: 2^14 - 1 errors
-#define MOST ((1 << 14) - 1)
+#define PART_BITS 6                     // a shared bin is count << 19 | sum of 64ths of its width,
+#define COUNTED (1u << 19)              // and takes 2^13 - 1 errors
+#define MOST ((1 << 13) - 1)
 #define WASTE_BITS 5                    // a class has 2^5 bins for what is not counted, lest threads wait for one
 #define CLASS_BINS (2 * SIZE + (1 << WASTE_BITS))  // of a class in shared memory: foreground, background, waste
 
@@ -172,34 +173,35 @@ __device__ __forceinline__ void load_cells(u16* cells, const int* entries, int c
     for (int i = threadIdx.x; i < classes * CELLS; i += blockDim.x) cells[i] = (u16)entries[i];
 }
 
-// The same to count with: by how much to shift a place, less its cell, for sixteenths of a bin. What lies in the tail is
-// strewn over the waste.
+// The same to count with: by how much to shift a place, less its cell, for 64ths of a bin. What lies in the tail is strewn
+// over the waste.
 #define CELL_OUT (32 - CELL_BITS)
-#define WASTE (SIZE << 5 | (CELL_OUT + CELL_BITS - WASTE_BITS - 4))
+#define WASTE (SIZE << 5 | (CELL_OUT + CELL_BITS - WASTE_BITS - PART_BITS))
 __device__ __forceinline__ void load_counting_cells(u16* cells, const int* entries, int classes) {
     for (int i = threadIdx.x; i < classes * CELLS; i += blockDim.x)
-        cells[i] = (u16)(entries[i] == TAIL ? WASTE : entries[i] + CELL_OUT - 4);
+        cells[i] = (u16)(entries[i] == TAIL ? WASTE : entries[i] + CELL_OUT - PART_BITS);
 }
 
-// Count an error in a shared bin. ``fifteen`` and ``counted`` are these numbers.
-__device__ __forceinline__ void tally(u32 bits, u32 entry, u32* bins, u32 fifteen, u32 counted) {
+// Count an error in a shared bin. ``parts`` and ``counted``: the mask of 64ths, and what one error adds, in registers.
+__device__ __forceinline__ void tally(u32 bits, u32 entry, u32* bins, u32 parts, u32 counted) {
     u32 within = __funnelshift_r(bits << CELL_OUT, 0, entry);
-    atomicAdd(bins + (entry >> 5) + (within >> 4), masked_or(within, fifteen, counted));
+    atomicAdd(bins + (entry >> 5) + (within >> PART_BITS), masked_or(within, parts, counted));
 }
 
 // What has been counted goes to the bins of the device (class, background or foreground, bin); the counting begins anew.
-__device__ __forceinline__ void flush(u32* bins, u64* hist, int classes) {
+// kinds: 2, or 1 for the background alone.
+__device__ __forceinline__ void flush(u32* bins, u64* hist, int classes, int kinds) {
     __syncthreads();
-    for (int i = threadIdx.x; i < classes * 2 * SIZE; i += blockDim.x) {
-        u32 row = i / SIZE, bin = i % SIZE;
-        u32* from = bins + (row >> 1) * CLASS_BINS + (row & 1 ? 0 : SIZE) + bin;
+    for (int i = threadIdx.x; i < classes * kinds * SIZE; i += blockDim.x) {
+        u32 row = i / SIZE, bin = i % SIZE, class_ = row / kinds, kind = row % kinds;
+        u32* from = bins + class_ * CLASS_BINS + (kind ? 0 : SIZE) + bin;
         u32 both = *from;
         if (both) {
-            u64 count = both >> 18, sixteenths = both & (COUNTED - 1);
+            u64 count = both / COUNTED, parts = both % COUNTED;
             *from = 0;
-            // From sixteenths of a bin, rounded down, to finer units: on average half a sixteenth is missing.
-            u64 fractions = (sixteenths << (FRACTION_BITS - 4)) + count * ((1 << (FRACTION_BITS - 4)) - 1) / 2;
-            atomicAdd(hist + i, (count << COUNT_BITS) + fractions);
+            // From 64ths of a bin, rounded down, to finer units: on average half a 64th is missing.
+            u64 fractions = (parts << (FRACTION_BITS - PART_BITS)) + count * ((1 << (FRACTION_BITS - PART_BITS)) - 1) / 2;
+            atomicAdd(hist + (class_ * 2 + kind) * SIZE + bin, (count << COUNT_BITS) + fractions);
         }
     }
     __syncthreads();

@@ -129,11 +129,11 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count_group(
     for (int i = threadIdx.x; i < GROUP * CLASS_BINS; i += blockDim.x) bins[i] = 0;
     __syncthreads();
     hist += blockIdx.x * walk.parts / gridDim.x * walk.part_size + (i64)first * 2 * SIZE;
-    u32 fifteen = in_register(15), counted = in_register(COUNTED);
+    u32 parts = in_register((1 << PART_BITS) - 1), counted = in_register(COUNTED);
     int since = 0;
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         if (since + COUNT_THREADS * V > MOST) {
-            flush(bins, hist, classes);
+            flush(bins, hist, classes, 1);
             since = 0;
         }
         since += COUNT_THREADS * V;
@@ -147,11 +147,11 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count_group(
                 float error = c == known.label[v] ? 0.f : softmax_of(numbers[v], known.denominator[v]), steep;
                 u32 bits = bits_above_floor(error + LOWEST, steep);
                 u32 entry = cells[c * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
-                tally(bits, entry, bins + c * CLASS_BINS + SIZE, fifteen, counted);
+                tally(bits, entry, bins + c * CLASS_BINS + SIZE, parts, counted);
             }
         });
     }
-    flush(bins, hist, classes);
+    flush(bins, hist, classes, 1);
 }
 
 // The sum of p q over the classes of a group but the label: plane blockIdx.y of ``means``.

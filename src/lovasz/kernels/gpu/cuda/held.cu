@@ -68,12 +68,12 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
     for (int i = threadIdx.x; i < CLASSES * CLASS_BINS; i += blockDim.x) bins[i] = 0;
     __syncthreads();
     hist += blockIdx.x * walk.parts / gridDim.x * walk.part_size;
-    u32 fifteen = in_register(15), counted = in_register(COUNTED);
+    u32 parts = in_register((1 << PART_BITS) - 1), counted = in_register(COUNTED);
     int since = 0;
     bool strange = false;
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         if (since + COUNT_THREADS * V > MOST) {
-            flush(bins, hist, CLASSES);
+            flush(bins, hist, CLASSES, 2);
             since = 0;
         }
         since += COUNT_THREADS * V;
@@ -92,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
             nothing = false;
             u32 bits = bits_above_floor(softmax.wrong[v], softmax.right[v], steep);
             u32 entry = cells[it.label[v] * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
-            if (entry != WASTE) tally(bits, entry, bins + it.label[v] * CLASS_BINS, fifteen, counted);
+            if (entry != WASTE) tally(bits, entry, bins + it.label[v] * CLASS_BINS, parts, counted);
         }
         if (nothing) continue;
 #pragma unroll
@@ -101,10 +101,10 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
             for (int v = 0; v < V; v++) {
                 u32 bits = bits_above_floor(fmaf(it.e[c][v], softmax.inverse[v], LOWEST), steep);
                 u32 entry = cells[c * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
-                tally(bits, entry, bins + c * CLASS_BINS + SIZE, fifteen, counted);
+                tally(bits, entry, bins + c * CLASS_BINS + SIZE, parts, counted);
             }
     }
-    flush(bins, hist, CLASSES);
+    flush(bins, hist, CLASSES, 2);
     if (strange) atomicMax(status, 1);
 }
 
