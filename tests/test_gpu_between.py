@@ -4,7 +4,6 @@ The torch operations are those of bins.py, which the portable kernel uses too. R
 interpreter where there is no GPU.
 """
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from lovasz.kernels import bins, interpreted, triton_problem
 from lovasz.problem import Problem
 
 pytest.importorskip("triton", reason="triton comes with the extra gpu")
-from lovasz.kernels.gpu import between, elements, passes, softmax, tables
+from lovasz.kernels.gpu import between, elements, passes, softmax
 
 DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
 TAIL = 31  # the entry of a cell in the tail: first bin 0, all bits dropped
@@ -103,7 +102,7 @@ class Spy:
     """Stands for the operators: notes what those between the passes were given, and gave."""
 
     def __init__(self, given: dict[str, Any]) -> None:
-        self.given, self.operators = given, passes._OPERATORS
+        self.given, self.operators = given, passes._PLAIN
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> Any:
@@ -151,7 +150,7 @@ def test_what_lies_between_the_passes_equals_the_torch_operations(
     way: str, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(passes, "_OPERATORS", Spy(given))
+    monkeypatch.setattr(passes, "_PLAIN", Spy(given))
     how: dict[str, Any] = {"impl": "triton"}
     if way == "sampled":
         monkeypatch.setattr(bins, "SAMPLE", 300)
@@ -261,9 +260,6 @@ def test_a_forward_pass_starts_few_things_on_the_device(case: Case, monkeypatch:
                 return lambda *a, **named: kernels.append(name)
 
         monkeypatch.setattr(module, name, Nothing())
-    names = ("count_labels", "count_errors", "attach_gradient"), ("deal", "weigh")
-    plain = {n: getattr(module, n) for module, part in zip((passes, tables), names, strict=True) for n in part}
-    monkeypatch.setattr(passes, "_OPERATORS", SimpleNamespace(**plain))  # what they do inside counts too
     monkeypatch.setattr("lovasz.validation.check_labels", lambda *_: None)  # the GPU's own count finds wrong ones
     images, classes, pixels = 3, case.channels, 3000
     shape = (images, pixels) if case.labelled else (images, classes, pixels)

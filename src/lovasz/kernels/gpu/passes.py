@@ -10,6 +10,7 @@ capture all of it.
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ def loss(
     input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None = None
 ) -> Tensor:
     """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks."""
+    operators = _operators(input)
     images, classes, pixels = input.shape
     if target.dtype == torch.bool:
         target = target.view(torch.uint8)
@@ -68,7 +70,7 @@ def loss(
     with torch.no_grad():
         present = torch.empty(1, 1, dtype=torch.int64, device=input.device)
         if problem.labelled:
-            present = _OPERATORS.count_labels(target, classes, problem.per_image, void, has_void)  # (rows, C + 1)
+            present = operators.count_labels(target, classes, problem.per_image, void, has_void)  # (rows, C + 1)
             _check(present[:, -1], f"target holds a label outside 0..{classes - 1}")
             if group is not None:
                 present = sum_over(group, present[:, :-1])
@@ -79,7 +81,7 @@ def loss(
             step = bins.spacing(images * pixels, classes)
         entries = tables.one_bin_per_cell(classes, cells, input.device)
         sampled = problem.errors, problem.labelled, False, void, has_void
-        sample, *_ = _OPERATORS.count_errors(input, target, entries, *sampled, step, cells)
+        sample, *_ = operators.count_errors(input, target, entries, *sampled, step, cells)
         spacing: Tensor | None = None
         size = tables.capacity(classes * rows, cells, images * pixels) if large is None else large
         if group is not None:
@@ -93,10 +95,10 @@ def loss(
         weight = None if weight is None else weight.detach().contiguous()
         counted = weight, tables.bits_of(problem.chosen, classes, input.device), problem.only_present
         counted = *counted, problem.labelled, mirrored
-        entries, tail_error = _OPERATORS.deal(sample, present, spacing, *counted, tailed, step, images * pixels, size)
+        entries, tail_error = operators.deal(sample, present, spacing, *counted, tailed, step, images * pixels, size)
 
         # First pass.
-        hist, status, seen, planes = _OPERATORS.count_errors(input, target, entries, *asked, 1, size)
+        hist, status, seen, planes = operators.count_errors(input, target, entries, *asked, 1, size)
         if not problem.labelled:
             _check(seen[:, 1], "target holds a label outside 0..1")
             present = seen
@@ -107,9 +109,9 @@ def loss(
                 present = sum_over(group, torch.stack([seen[:, 0] & 0xFFFFFFFF, seen[:, 0] >> 32], 1))
         # Averaged over the processes, as DistributedDataParallel does, the gradient is that of the loss of all.
         processes = 0 if group is None else group.size()
-        losses, table = _OPERATORS.weigh(hist, present, status, entries, tail_error, *counted, processes)
+        losses, table = operators.weigh(hist, present, status, entries, tail_error, *counted, processes)
         value = losses.sum().to(torch.promote_types(input.dtype, torch.float32))
-    return _OPERATORS.attach_gradient(value, input, target, entries, table, planes, *asked)
+    return operators.attach_gradient(value, input, target, entries, table, planes, *asked)
 
 
 def _check(wrong: Tensor, message: str) -> None:
@@ -249,7 +251,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-    at_input = _OPERATORS.gradient(factor, *ctx.saved_tensors, *ctx.asked)
+    # A gradient that is to have one itself comes from the operator, which refuses that.
+    at_input = (_OPERATORS.gradient if torch.is_grad_enabled() else gradient)(factor, *ctx.saved_tensors, *ctx.asked)
     return (None, at_input, *[None] * 9)
 
 
@@ -316,3 +319,27 @@ def _reach(tensor: Tensor) -> int:
     _, *channel, pixel = tensor.stride()
     classes = tensor.shape[1] if channel else 1
     return sum((classes - 1) * abs(stride) for stride in channel) + (tensor.shape[-1] + 4096) * max(abs(pixel), 1)
+
+
+class _Attached(torch.autograd.Function):
+    """The operator attach_gradient, at less cost to the CPU that calls it."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _save(ctx, inputs, inputs[0])
+        return inputs[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *factors: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, *factors)
+
+
+_PLAIN = SimpleNamespace(
+    count_labels=count_labels, count_errors=count_errors, attach_gradient=_Attached.apply,
+    deal=tables.deal, weigh=tables.weigh,
+)  # fmt: skip
+
+
+def _operators(input: Tensor) -> Any:
+    """The operators where something must see them, torch.compile or a tensor of another kind; else what they call."""
+    return _OPERATORS if torch.compiler.is_compiling() or type(input) is not Tensor else _PLAIN

@@ -8,6 +8,7 @@ Each operator launches one kernel of between.py, and none waits for the device.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -49,8 +50,18 @@ def capacity(groups: int, cells: int, pixels: int) -> int:
 
 def one_bin_per_cell(classes: int, cells: int, device: torch.device) -> Tensor:
     """The entries (C, cells) with which the sample is counted."""
+    # What a CUDA graph makes is its own; and torch.compile folds it by itself.
+    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return _one_bin_per_cell(classes, cells, device)
+    return _kept(classes, cells, device)
+
+
+def _one_bin_per_cell(classes: int, cells: int, device: torch.device) -> Tensor:
     entries = torch.arange(bins.CELL_BITS, cells << 5, 32, dtype=torch.int32, device=device)
     return entries.repeat(classes, 1)
+
+
+_kept = functools.lru_cache(maxsize=16)(_one_bin_per_cell)
 
 
 def unpacked(hist: Tensor) -> tuple[Tensor, Tensor]:
