@@ -22,7 +22,7 @@ LEAST_PIXELS = 1 << 17  # fewer have not enough errors for the tables to be wort
 HELD_CLASSES = 23  # whose logits fit in registers
 HELD_THREADS = 768, 512  # of a block that counts, and of one that writes the gradient
 GROUP_THREADS = 1024, 1024
-PLAIN_THREADS, PLAIN_BLOCKS = 256, 8  # of a block without tables, and how many of them a multiprocessor is given
+PLAIN_THREADS = 256  # of a block without tables
 ENTRY_LIMIT = 1 << 11  # bins that 16 bits of an entry can tell apart
 WASTE = 32  # bins of a class in shared memory for what is not counted
 PLANES = 3  # denominator of the softmax, error and label (int32) of each pixel
@@ -116,8 +116,9 @@ class _Launcher:
         tiles = -(-self.pixels // (threads * self.together))
         self.walk.tiles, self.walk.all_tiles = tiles, tiles * self.images
         memory = self.memory if tables else 0
-        side_by_side = nvrtc.multiprocessors(self.device) * (1 if tables else PLAIN_BLOCKS)
-        blocks = max(1, min(self.walk.all_tiles, -(-side_by_side // groups)))
+        # Tables fill a multiprocessor: no block of them is to wait for another to end.
+        side_by_side = nvrtc.multiprocessors(self.device) // groups if tables else self.walk.all_tiles
+        blocks = max(1, min(self.walk.all_tiles, side_by_side))
         nvrtc.launch(self.kernels[name], (blocks, groups), threads, memory, [*arguments, self.walk])
 
 

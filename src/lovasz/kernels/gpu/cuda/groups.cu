@@ -14,7 +14,7 @@ __device__ __forceinline__ int pixel_of(const Walk& walk, int tile) {
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) normalise(
     const Number* x, const Label* target, const int* entries, u64* hist, int* status, float* denominator, float* wrongs,
     int* labels, Walk walk) {
-    hist += blockIdx.x * walk.parts / gridDim.x * walk.part_size;
+    hist += (i64)((u64)blockIdx.x * walk.parts / gridDim.x) * walk.part_size;
     bool strange = false;
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);
