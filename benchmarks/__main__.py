@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from benchmarks import page, plots
 
     (out / "docs").mkdir(parents=True, exist_ok=True)
-    missing = plots.draw(results, out / "docs" / "pictures")
+    missing = plots.draw(page.of_files(out), out / "docs" / "pictures")
     (out / "docs" / "benchmarks.md").write_text(page.of_folder(out), encoding="utf-8")
     print(f"Written: {results_file} and {out / 'docs' / 'benchmarks.md'}. {missing}".strip())
 

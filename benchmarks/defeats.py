@@ -12,7 +12,7 @@ ROUNDING = 2 * 2**-23
 
 def defeats(results: dict[str, Any]) -> list[str]:
     """One sentence each; a ratio above 1, or a distance to float64 above the authors' float32 formula's."""
-    own = {"memory": _memory, "accuracy": _accuracy, "ranks": _ranks}
+    own = {"memory": _memory, "accuracy": _accuracy, "ranks": _ranks, "gpu": _gpu}
     return _time(results) + [line for name, read in own.items() for line in read(results.get(name, {}))]
 
 
@@ -68,4 +68,21 @@ def _ranks(part: dict[str, Any]) -> list[str]:
             if "group=" in row["name"] and row["bytes"] > gathered["bytes"]:
                 multiple = f"{row['bytes'] / gathered['bytes']:.2f} times the bytes of {gathered['name']}"
                 found.append(f"ranks, {table['input']}: {row['name']} sends {multiple}.")
+    return found
+
+
+def _gpu(part: dict[str, Any]) -> list[str]:
+    """Rows in which the GPU is longer at it, or, called plainly, the CPU that launches its work."""
+    found = []
+    for row in part.get("rows", []):
+        name = f"gpu, {' x '.join(map(str, row['shape']))} {row['dtype']}, {row['input']}"
+        name += "" if row["layout"] == "contiguous" else f", {row['layout']}"
+        eager, alone = row["times cross_entropy"], row["graph, times cross_entropy"]
+        if alone > 1:
+            found.append(f"{name}: lovasz_softmax takes {alone:.2f} times the GPU's time for F.cross_entropy.")
+        elif eager > 1:
+            found.append(
+                f"{name}: launched by the CPU one by one, lovasz_softmax takes {eager:.2f} times the time of "
+                f"F.cross_entropy; the GPU alone {alone:.2f} times."
+            )
     return found

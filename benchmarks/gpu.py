@@ -32,6 +32,7 @@ from benchmarks.gpu_checks import (
     lacking,
     ours,
 )
+from benchmarks.gpu_table import table
 from lovasz.kernels import available
 
 SECONDS = 400  # after which no further row is begun
@@ -139,37 +140,6 @@ def measure(shape: tuple[int, int, int, int], kind: str, dtype: torch.dtype, las
     del replay, replay_entropy, contestants
     row["peak MiB"] = {"cross_entropy": peak(cross_entropy), "lovasz": peak(lovasz), "forward": peak(forward)}
     return row
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in markdown."""
-    lines = [
-        "| logits | dtype | input | eager ms: cross-entropy | Lovász (quartiles) | its forward "
-        "| GPU ms, as a graph: cross-entropy | Lovász | times CE, eager | GPU alone | share of three passes, eager "
-        "| GPU alone | peak MiB: CE, Lovász, forward |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        t, m = row["milliseconds"], row["peak MiB"]
-        shape = " x ".join(map(str, row["shape"])) + (" channels last" if row["layout"] != "contiguous" else "")
-        lovasz, graph = t["lovasz"], t["lovasz, graph"]
-        lines.append(
-            f"| {shape}{'*' if row['copy in cache'] else ''} | {row['dtype']} | {row['input']} "
-            f"| {t['cross_entropy']['median']:.2f} "
-            f"| {lovasz['median']:.2f} ({lovasz['low']:.2f} to {lovasz['high']:.2f}) "
-            f"| {t['lovasz, forward']['median']:.2f} | {t['cross_entropy, graph']['median']:.2f} "
-            f"| {graph['median']:.2f} | {row['times cross_entropy']:.2f} | {row['graph, times cross_entropy']:.2f} "
-            f"| {row['three passes, share']:.2f} | {row['three passes, share of the graph']:.2f} "
-            f"| {m['cross_entropy']:.0f}, {m['lovasz']:.0f}, {m['forward']:.0f} |"
-        )
-    lines += [
-        "",
-        "Eager times hold what the CPU needs to launch; a replayed CUDA graph is the GPU's time alone. Three passes "
-        "are 1.5 copies of the logits.",
-    ]
-    if any(row["copy in cache"] for row in rows):
-        lines += ["", "* So few logits stay in the L2 cache in part, and the copy is quicker than memory."]
-    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

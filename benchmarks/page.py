@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.defeats import defeats
+from benchmarks.gpu_table import section
 
 Part = dict[str, Any]
 YARDSTICK, OURS = "F.cross_entropy", "lovasz_softmax"
@@ -19,6 +20,7 @@ PICTURES = {
     "scaling": ("benchmark-scaling.svg", "Time per pixel over pixels"),
     "classes": ("benchmark-classes.svg", "Time over classes as a multiple of F.cross_entropy"),
     "step": ("benchmark-step.svg", "What a training step spends on the loss"),
+    "gpu": ("benchmark-gpu.svg", "Time of a GPU as a multiple of F.cross_entropy"),
 }
 
 NO_GPU = [
@@ -28,15 +30,18 @@ NO_GPU = [
 
 
 def of_folder(folder: Path) -> str:
-    """The page of the results under ``folder``/benchmarks: results.json, and the table that the part gpu left there."""
-    results, gpu = folder / "benchmarks" / "results.json", folder / "benchmarks" / "results-gpu.md"
-    return page(
-        json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {},
-        gpu.read_text(encoding="utf-8") if gpu.is_file() else "",
-    )
+    """The page of the results under ``folder``/benchmarks."""
+    return page(of_files(folder))
 
 
-def page(results: dict[str, Part], gpu: str = "") -> str:
+def of_files(folder: Path) -> dict[str, Part]:
+    """The parts in results.json, and as "gpu" what that part wrote apart, on another machine."""
+    files = [folder / "benchmarks" / name for name in ("results.json", "results-gpu.json")]
+    found = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files]
+    return found[0] | ({"gpu": found[1]} if found[1] else {})
+
+
+def page(results: dict[str, Part]) -> str:
     """The page as Markdown."""
     lines = [
         "# Benchmarks",
@@ -66,7 +71,10 @@ def page(results: dict[str, Part], gpu: str = "") -> str:
             lines += ["", part["note"]]
     lines += ["", "## GPU", "", "`python -m benchmarks gpu`, which needs torch, triton, numpy and pytest, and"]
     lines += ["Triton a C compiler and Python.h.", ""]
-    lines += [gpu.strip()] if gpu else NO_GPU
+    if "gpu" in results:
+        file, alt = PICTURES["gpu"]
+        lines += [f"![{alt}](pictures/{file})", ""]
+    lines += section(results["gpu"]) if "gpu" in results else NO_GPU
     return "\n".join(lines) + "\n"
 
 

@@ -151,6 +151,16 @@ def _step(axes: Axes, part: dict[str, Any]) -> None:
     axes.set_xlabel("share of the training step that the loss takes, %")
 
 
+def _gpu(axes: Axes, part: dict[str, Any]) -> None:
+    rows = [row for row in part["rows"] if row["input"] == "trained" and row["layout"] == "contiguous"]
+    names = [f"lovasz_softmax, {' x '.join(map(str, row['shape']))}, {row['dtype']}" for row in rows]
+    ratios = [row["graph, times cross_entropy"] for row in rows]
+    _bars(axes, names, ratios, [f"{ratio:.2f}" for ratio in ratios])
+    axes.axvline(1, color="black", linewidth=0.6)
+    axes.set_xlabel(f"time of the GPU, forward and backward, times {YARDSTICK}")
+    axes.set_title(part["machine"]["device"])
+
+
 DRAWINGS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "speed": _speed,
     "memory": _memory,
@@ -158,4 +168,5 @@ DRAWINGS: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "scaling": _scaling,
     "classes": _classes,
     "step": _step,
+    "gpu": _gpu,
 }

@@ -50,7 +50,7 @@ def layout(input: Tensor, target: Tensor) -> Layout | None:
     images, classes, pixels = input.shape
     if input.dtype not in _TYPES or target.dtype not in _LABELS:
         return None
-    if input.stride(2) != 1 or images * pixels < LEAST_PIXELS or pixels >= 1 << 30 or images * pixels >= 1 << 34:
+    if images * pixels < LEAST_PIXELS or pixels >= 1 << 30 or images * pixels >= 1 << 34:
         return None
     return of_classes(classes, _shared_memory(input.device))
 
@@ -85,7 +85,7 @@ class _Walk(ctypes.Structure):
     """As in cuda/common.cu."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("image", "channel", "out_image", "out_channel")),
+        *((name, ctypes.c_int64) for name in ("image", "channel", "pixel", "out_image", "out_channel", "out_pixel")),
         *((name, ctypes.c_int64) for name in ("target_image", "target_pixel", "part_size", "ignored")),
         *((name, ctypes.c_int32) for name in ("has_ignored", "pixels", "tiles", "all_tiles", "parts", "zero")),
     ]
@@ -128,14 +128,14 @@ _launcher = functools.lru_cache(maxsize=64)(_Launcher)
 def _launcher_of(input: Tensor, target: Tensor, out: Tensor | None, ignored: int | None) -> _Launcher:
     found = layout(input, target)
     assert found is not None
-    image, channel, _ = input.stride()
-    to = (0, 0) if out is None else out.stride()[:2]
-    width = 2 * input.element_size()
+    image, channel, pixel = input.stride()
+    to = (0, 0, 1) if out is None else out.stride()
     addresses = input.data_ptr() | (0 if out is None else out.data_ptr())
-    odd = addresses % width or (image | channel | to[0] | to[1] | input.shape[2]) % 2
+    apart = addresses % (2 * input.element_size()) or (image | channel | to[0] | to[1] | input.shape[2]) % 2
+    together = 2 if pixel == to[2] == 1 and not apart else 1
     return _launcher(
-        found, tuple(input.shape), (image, channel, *to, *target.stride()), (input.dtype, target.dtype),
-        1 if odd else 2, ignored, input.device,
+        found, tuple(input.shape), (image, channel, pixel, *to, *target.stride()), (input.dtype, target.dtype),
+        together, ignored, input.device,
     )  # fmt: skip
 
 

@@ -102,8 +102,8 @@ typedef LABEL Label;
 #define WASTE_BITS 5                    // a class has 2^5 bins for what is not counted, lest threads wait for one
 #define CLASS_BINS (2 * SIZE + (1 << WASTE_BITS))  // of a class in shared memory: foreground, background, waste
 
-struct Walk {  // in elements; the pixels of an image lie side by side
-    i64 image, channel, out_image, out_channel, target_image, target_pixel, part_size, ignored;
+struct Walk {  // in elements; where V is 2 the pixels of an image lie side by side
+    i64 image, channel, pixel, out_image, out_channel, out_pixel, target_image, target_pixel, part_size, ignored;
     int has_ignored, pixels, tiles, all_tiles, parts, zero;  // zero: 0, but the compiler does not know it
 };
 

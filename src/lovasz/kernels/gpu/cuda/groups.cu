@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) normalise(
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);
         if (pixel >= walk.pixels) continue;
-        const Number* base = x + image * walk.image + pixel;
+        const Number* base = x + image * walk.image + pixel * walk.pixel;
         i64 at = (i64)image * walk.pixels + pixel;
         float highest[V], others[V], own[V];
         int label[V];
@@ -140,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count_group(
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);
         if (pixel >= walk.pixels) continue;
         Known known = known_of(denominator, labels, (i64)image * walk.pixels + pixel, first);
-        const Number* base = x + image * walk.image + first * walk.channel + pixel;
+        const Number* base = x + image * walk.image + first * walk.channel + pixel * walk.pixel;
         for_each_class(base, walk, classes, [&](int c, const float(&numbers)[V]) {
 #pragma unroll
             for (int v = 0; v < V; v++) {
@@ -171,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) mean_group(
         if (pixel >= walk.pixels) continue;
         i64 at = (i64)image * walk.pixels + pixel;
         Known known = known_of(denominator, labels, at, first);
-        const Number* base = x + image * walk.image + first * walk.channel + pixel;
+        const Number* base = x + image * walk.image + first * walk.channel + pixel * walk.pixel;
         float mean[V];
 #pragma unroll
         for (int v = 0; v < V; v++) mean[v] = 0;
@@ -206,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) finish(
                 means[at] = 0;
                 continue;
             }
-            float mean = 0, own = read_number(x + image * walk.image + label * walk.channel + pixel), steep;
+            float mean = 0, own = read_number(x + image * walk.image + label * walk.channel + pixel * walk.pixel), steep;
             for (int group = 0; group < (CLASSES + GROUP - 1) / GROUP; group++) mean += means[group * plane + at];
             float right = power_of_two(fmaf(own, LOG2E, -denominator[at])), wrong = wrongs[at];
             u32 bits = bits_above_floor(wrong, right, steep);
@@ -235,8 +235,8 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient_group
         if (pixel >= walk.pixels) continue;
         i64 at = (i64)image * walk.pixels + pixel;
         Known known = known_of(denominator, labels, at, first);
-        const Number* base = x + image * walk.image + first * walk.channel + pixel;
-        Number* to = out + image * walk.out_image + first * walk.out_channel + pixel;
+        const Number* base = x + image * walk.image + first * walk.channel + pixel * walk.pixel;
+        Number* to = out + image * walk.out_image + first * walk.out_channel + pixel * walk.out_pixel;
         float mean[V], at_label[V];
 #pragma unroll
         for (int v = 0; v < V; v++) {

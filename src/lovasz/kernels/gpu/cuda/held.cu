@@ -9,7 +9,7 @@ struct Pixels {
 
 __device__ __forceinline__ void read_pixels(
     Pixels& it, const Number* x, const Label* target, const Walk& walk, int image, int pixel) {
-    const Number* base = x + image * walk.image + pixel;
+    const Number* base = x + image * walk.image + pixel * walk.pixel;
     float highest[V];
 #pragma unroll
     for (int v = 0; v < V; v++) {
@@ -154,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient(
             mean[v] = it.label[v] < 0 ? 0.f : mean[v] - own[v];
             label[v] = it.label[v] + walk.zero;  // lest the compiler keep the answers to what was asked before
         }
-        Number* to = out + image * walk.out_image + pixel;
+        Number* to = out + image * walk.out_image + pixel * walk.out_pixel;
 #pragma unroll
         for (int c = 0; c < CLASSES; c++) {
             float slopes[V];
