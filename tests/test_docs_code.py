@@ -261,6 +261,21 @@ def assert_are_those_of(figures: list[str], runs: list[dict[str, Any]]) -> None:
         assert float(deviation) == pytest.approx(statistics.stdev(values), abs=0.00501)
 
 
+def test_the_readmes_figures_of_a_gpu_are_those_of_the_results() -> None:
+    results = json.loads((REPOSITORY / "benchmarks" / "results-gpu.json").read_text(encoding="utf-8"))
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("| `python -m benchmarks gpu`"))
+    assert results["machine"]["device"] in line
+    eager = []
+    for shape in ([8, 19, 1024, 2048], [16, 150, 512, 512]):
+        rows = [row for row in results["rows"] if row["shape"] == shape]
+        assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
+        found = [row["graph, times cross_entropy"] for row in rows]
+        eager += [row["times cross_entropy"] for row in rows]
+        assert re.search(rf"{min(found):.2f} to {max(found):.2f} times [^;]*{' x '.join(map(str, shape))}", line)
+    assert f"{min(eager):.2f} to {max(eager):.2f} times" in line
+
+
 def test_the_readme_has_the_scores_at_the_rates_that_the_search_kept() -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     found, scores = camvid_runs(text.partition("validation chose")[2].partition("docs/paper.md")[0])

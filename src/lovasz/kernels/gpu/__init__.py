@@ -1,4 +1,4 @@
-"""The binned kernel for NVIDIA GPUs, in Triton; importing it loads triton."""
+"""The binned kernel for NVIDIA GPUs, in Triton and, for many pixels, CUDA C++; importing it loads triton."""
 
 from lovasz.kernels.gpu.passes import loss
 

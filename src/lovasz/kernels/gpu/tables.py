@@ -61,7 +61,12 @@ def _one_bin_per_cell(classes: int, cells: int, device: torch.device) -> Tensor:
     return entries.repeat(classes, 1)
 
 
-_kept = functools.lru_cache(maxsize=16)(_one_bin_per_cell)
+@functools.lru_cache(maxsize=16)
+def _kept(classes: int, cells: int, device: torch.device) -> Tensor:
+    entries = _one_bin_per_cell(classes, cells, device)
+    if device.type == "cuda":  # once: other streams will read it, too
+        torch.cuda.current_stream(device).synchronize()
+    return entries
 
 
 def unpacked(hist: Tensor) -> tuple[Tensor, Tensor]:
