@@ -287,13 +287,17 @@ def test_the_readme_has_the_scores_at_the_rates_that_the_search_kept() -> None:
         assert_are_those_of(figures, [run for run in same if run["sampler"] == "shuffle"])
 
 
-def test_the_readme_has_the_scores_after_ten_epochs() -> None:
+@pytest.mark.parametrize(
+    ("begin", "end", "epochs", "rate"),
+    [("Ten epochs at\n1e-3 end at", "twenty at", 10, 1e-3), ("twenty at 5e-4,", "<!-- end", 20, 5e-4)],
+)
+def test_the_readme_has_the_scores_after_more_epochs(begin: str, end: str, epochs: int, rate: float) -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    found, scores = camvid_runs(text.partition("Ten epochs at\n1e-3 end at")[2].partition("<!-- end")[0])
+    found, scores = camvid_runs(text.partition(begin)[2].partition(end)[0])
     assert {loss for loss, *_ in found} == {one["loss"] for one in scores["chosen"]}
     for loss, *figures, _ in found:
-        of_ten = [run for run in scores["runs"] if run["epochs"] == 10 and run["learning_rate"] == 1e-3]
-        assert_are_those_of(figures, [run for run in of_ten if run["loss"] == loss])
+        so_long = [run for run in scores["runs"] if run["epochs"] == epochs and run["learning_rate"] == rate]
+        assert_are_those_of(figures, [run for run in so_long if run["loss"] == loss])
 
 
 # --- and each of these can fail
