@@ -234,7 +234,7 @@ def test_more_than_2_to_the_31_pixels_are_told_apart(number: str, monkeypatch: p
     cells = 928
     entries = torch.arange(19, cells << 5, 32, dtype=torch.int32).repeat(classes, 1)
     scores = torch.zeros(1, classes, 1).expand(1, classes, pixels)
-    hist, *_ = passes.count_errors(scores, target, entries, "softmax", True, False, 0, False, 1, cells)
+    hist, *_ = passes.count_errors(scores, target, entries, "softmax", True, False, 0, False, 1, cells, None)
     assert (hist >> 38).sum((0, 3)).tolist() == [[0, 100], [100, 0]]
 
 

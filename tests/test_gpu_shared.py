@@ -21,11 +21,11 @@ import pytest
 import torch
 from losses import Case, assert_near_exact, value_and_gradient
 
-from lovasz import lovasz_softmax
+from lovasz import lovasz_cross_entropy, lovasz_softmax
 from lovasz.kernels import bins, interpreted, triton_problem
 
 pytest.importorskip("triton", reason="triton comes with the extra gpu")
-from lovasz.kernels.gpu import nvrtc, passes, shared
+from lovasz.kernels.gpu import nvrtc, shared
 
 HERE = Path(__file__).resolve().parent
 DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
@@ -205,6 +205,92 @@ def test_numbers_that_are_not_finite_neither_pass_nor_point_beyond_the_tables(
 
 
 @runs
+@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lovasz_weight": 0.5, "cross_entropy_weight": 3.0, "weight": [1.0, 2.0, 0.0, 4.0, 5.0]},
+        {"lovasz_weight": 0.0, "classes": [1, 3]},
+    ],
+    ids=str,
+)
+def test_the_cross_entropy_beside_it_takes_no_pass_of_its_own(
+    options: dict[str, Any], groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if groups:
+        in_groups(monkeypatch)
+    scores, target = SOFTMAX.draw(size=(30, 40))
+    scores = scores.clone()
+    scores[0, :, :4] *= 6  # some that are very sure, right or wrong
+    leaf = scores.float().to(DEVICE).requires_grad_()
+    value = lovasz_cross_entropy(leaf, target.to(DEVICE), ignore_index=255, impl="triton", **options)
+    (gradient,) = torch.autograd.grad(3 * value, leaf)
+    assert len(counted) == (5 if groups else 2)
+
+    exact = scores.clone().requires_grad_()
+    lovasz_weight, entropy_weight = options.get("lovasz_weight", 1.0), options.get("cross_entropy_weight", 1.0)
+    weight = torch.tensor(options["weight"], dtype=torch.float64) if "weight" in options else None
+    how = {key: options[key] for key in ("weight", "classes") if key in options}
+    lovasz = lovasz_softmax(exact, target, ignore_index=255, method="exact", **how)
+    entropy = torch.nn.functional.cross_entropy(exact, target, weight, ignore_index=255)
+    expected = lovasz_weight * lovasz + entropy_weight * entropy
+    (slope,) = torch.autograd.grad(3 * expected, exact)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert oracle.relative(gradient.cpu(), slope) < 1e-4
+
+
+@runs
+@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
+def test_compiled_it_keeps_one_graph(groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    if groups:
+        in_groups(monkeypatch)
+    scores, target = SOFTMAX.draw(size=(20, 30))
+    leaf, target = scores.float().to(DEVICE).requires_grad_(), target.to(DEVICE)
+
+    def loss(scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return 2 * lovasz_cross_entropy(scores, target, ignore_index=255, impl="triton")
+
+    expected = loss(leaf, target)
+    (slope,) = torch.autograd.grad(expected, leaf)
+    torch._dynamo.reset()
+    value = torch.compile(loss, fullgraph=True, backend="inductor" if DEVICE == "cuda" else "aot_eager")(leaf, target)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=0)
+    assert oracle.relative(gradient, slope) < 1e-5
+    assert len(counted) == 2 * (5 if groups else 2)
+
+
+@runs
+def test_a_second_derivative_is_refused(counted: list[str]) -> None:
+    scores, target = SOFTMAX.draw(size=(20, 30))
+    leaf = scores.float().to(DEVICE).requires_grad_()
+    value = SOFTMAX.package(leaf, target.to(DEVICE), impl="triton")
+    (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        torch.autograd.grad(gradient.sum(), leaf)
+    assert counted
+
+
+@runs
+def test_what_the_passes_cannot_add_is_computed_apart(counted: list[str]) -> None:
+    scores, target = SOFTMAX.draw(size=(30, 40))
+    leaf = scores.float().to(DEVICE).requires_grad_()
+    value = lovasz_cross_entropy(
+        leaf, target.to(torch.uint8).to(DEVICE), ignore_index=255, label_smoothing=0.1, impl="triton"
+    )
+    entropy = torch.nn.functional.cross_entropy(scores, target, ignore_index=255, label_smoothing=0.1)
+    expected = lovasz_softmax(scores, target, ignore_index=255, method="exact") + entropy
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    void = torch.full_like(target, 255)
+    nothing = lovasz_cross_entropy(leaf, void.to(DEVICE), ignore_index=255, impl="triton")
+    (gradient,) = torch.autograd.grad(nothing, leaf)
+    assert nothing.item() == 0
+    assert not gradient.any()
+    assert counted
+
+
+@runs
 def test_all_void_is_zero_with_zero_gradient(counted: list[str]) -> None:
     scores = torch.randn(2, 5, 8, 8, device=DEVICE)
     target = torch.full((2, 8, 8), 255, device=DEVICE)
@@ -274,7 +360,7 @@ def test_what_cannot_be_counted_in_shared_memory_is_left_to_triton(monkeypatch: 
     assert shared.layout(many[0][..., 1:], many[1][..., 1:]) is None  # few pixels
     assert shared.layout(many[0].double(), many[1]) is None
     for errors, labelled, per_image in (("sigmoid", True, False), ("softmax", False, False), ("softmax", True, True)):
-        assert passes._in_shared_memory(*many, errors, labelled, per_image) is None
+        assert shared.bins_of(*many, errors, labelled, per_image) is None
     monkeypatch.setattr(nvrtc, "shared_memory", lambda device: 0)  # no compiler
     assert shared.layout(*many) is None
 

@@ -53,6 +53,8 @@ def softmax(
         input, target = input.t().unsqueeze(0), target.unsqueeze(0)  # (1, C, P), (1, P)
     input, target = input.flatten(2), target.reshape(target.shape[0], -1)  # (N, C, S), (N, S)
     fused = choice.kernel in ("cpu", "operator") and from_logits
+    if choice.kernel == "gpu" and cross_entropy is not None:
+        fused = load(choice).fuses(input, target, per_image, cross_entropy, group)
     problem = Problem(
         errors="softmax" if from_logits else "probability",
         labelled=True,
@@ -68,7 +70,7 @@ def softmax(
         return loss
     if cross_entropy is None:
         return loss if scale == 1 else scale * loss
-    return scale * loss + _cross_entropy(input, target, cross_entropy, weight, ignore_index, group)
+    return scale * loss + _cross_entropy(input, target.long(), cross_entropy, weight, ignore_index, group)
 
 
 def _cross_entropy(

@@ -90,7 +90,7 @@ def launch(kernel: Any, grid: tuple[int, int], threads: int, shared: int, argume
     Args:
         kernel: from :func:`kernels`.
         grid: blocks. threads: of each. shared: bytes of dynamic shared memory of each.
-        arguments: tensors (their addresses), integers (32 bits) and ctypes structures.
+        arguments: tensors (their addresses), None (no address) and ctypes numbers and structures.
     """
     held = [_argument(value) for value in arguments]
     pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(value) for value in held))
@@ -112,7 +112,7 @@ def _enter(driver: ctypes.CDLL) -> None:
 def _argument(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_int(value) if isinstance(value, int) else value
+    return ctypes.c_void_p() if value is None else value
 
 
 def _binary(source: str, defined: tuple[str, ...], device: torch.device) -> bytes:

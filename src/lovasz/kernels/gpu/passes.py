@@ -34,13 +34,14 @@ SAMPLE_SHAPE = (32, 1) if os.environ.get("TRITON_INTERPRET") != "1" else (4096, 
 
 # Declared plainly: torch.library.custom_op would load torch's compiler, seconds of it, at the first call.
 _ASKED = "str errors, bool labelled, bool per_image, int void, bool has_void"
+_TERMS = "Tensor? each, float lovasz"  # what a pixel of each class has of the cross-entropy, and times the loss itself
 _TABLES = "Tensor input, Tensor target, Tensor entries, Tensor table, Tensor planes"
 _SCHEMAS = {
     "count_labels": "(Tensor target, int classes, bool per_image, int void, bool has_void) -> Tensor",
-    "count_errors": f"(Tensor input, Tensor target, Tensor entries, {_ASKED}, int step, int size)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    "gradient": f"(Tensor factor, {_TABLES}, {_ASKED}) -> Tensor",
-    "attach_gradient": f"(Tensor value, {_TABLES}, {_ASKED}) -> Tensor",
+    "count_errors": f"(Tensor input, Tensor target, Tensor entries, {_ASKED}, int step, int size, Tensor? each)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "gradient": f"(Tensor factor, {_TABLES}, {_TERMS}, {_ASKED}) -> Tensor",
+    "attach_gradient": f"(Tensor value, {_TABLES}, {_TERMS}, {_ASKED}) -> Tensor",
 }
 _LIBRARY = torch.library.Library("lovasz", "FRAGMENT")
 for _name, _schema in _SCHEMAS.items():
@@ -75,13 +76,13 @@ def loss(
             if group is not None:
                 present = sum_over(group, present[:, :-1])
         # Deal the bins, from a sample of the pixels.
-        large = None if group is not None else _in_shared_memory(input, target, *asked[:3])
+        large = None if group is not None else shared.bins_of(input, target, *asked[:3])
         step = max(1, images * pixels // bins.SAMPLE) | 1
         if large is not None:
             step = bins.spacing(images * pixels, classes)
         entries = tables.one_bin_per_cell(classes, cells, input.device)
         sampled = problem.errors, problem.labelled, False, void, has_void
-        sample, *_ = operators.count_errors(input, target, entries, *sampled, step, cells)
+        sample, *_ = operators.count_errors(input, target, entries, *sampled, step, cells, None)
         spacing: Tensor | None = None
         size = tables.capacity(classes * rows, cells, images * pixels) if large is None else large
         if group is not None:
@@ -98,7 +99,13 @@ def loss(
         entries, tail_error = operators.deal(sample, present, spacing, *counted, tailed, step, images * pixels, size)
 
         # First pass.
-        hist, status, seen, planes = operators.count_errors(input, target, entries, *asked, 1, size)
+        each = (
+            None
+            if problem.cross_entropy is None
+            else shared.each_class(present[:, :classes], weight, problem.cross_entropy[0])
+        )
+        counts = operators.count_errors(input, target, entries, *asked, 1, size, each)
+        hist, status, seen, planes, entropy = counts
         if not problem.labelled:
             _check(seen[:, 1], "target holds a label outside 0..1")
             present = seen
@@ -110,8 +117,9 @@ def loss(
         # Averaged over the processes, as DistributedDataParallel does, the gradient is that of the loss of all.
         processes = 0 if group is None else group.size()
         losses, table = operators.weigh(hist, present, status, entries, tail_error, *counted, processes)
-        value = losses.sum().to(torch.promote_types(input.dtype, torch.float32))
-    return operators.attach_gradient(value, input, target, entries, table, planes, *asked)
+        value = losses.sum() if each is None else problem.scale * losses.sum() + entropy
+        value = value.to(torch.promote_types(input.dtype, torch.float32))
+    return operators.attach_gradient(value, input, target, entries, table, planes, each, problem.scale, *asked)
 
 
 def _check(wrong: Tensor, message: str) -> None:
@@ -141,14 +149,14 @@ def _(target: Tensor, classes: int, per_image: bool, void: int, has_void: bool) 
 @torch.library.impl(_LIBRARY, "count_errors", "CompositeExplicitAutograd")
 def count_errors(
     input: Tensor, target: Tensor, entries: Tensor, errors: str, labelled: bool, per_image: bool,
-    void: int, has_void: bool, step: int, size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    void: int, has_void: bool, step: int, size: int, each: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """First pass, over every ``step``-th pixel.
 
     Returns:
         packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; for masks (G, 2)
-        numbers of elements, foreground << 32 | valid, and of wrong labels (for labels, (0, 2)); and what the second
-        pass needs to know again, see shared.py.
+        numbers of elements, foreground << 32 | valid, and of wrong labels (for labels, (0, 2)); what the second pass
+        needs to know again, see shared.py; and the cross-entropy, float64, if ``each`` is given.
     """
     images, classes, _ = input.shape
     pixels, (image, channel, pixel) = _walk_of(input, step)
@@ -159,11 +167,12 @@ def count_errors(
     hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
     seen = torch.zeros(0 if labelled else groups, 2, dtype=torch.int64, device=input.device)
-    planes = _planes(input, target, errors, labelled, per_image, step, size)
-    if step == 1 and _in_shared_memory(input, target, errors, labelled, per_image) == size:
+    here = step == 1 and shared.bins_of(input, target, errors, labelled, per_image) == size
+    planes = shared.planes(input, target, here)
+    if here:
         with torch.cuda.device_of(input):
-            shared.count(input, target, entries, hist, status, planes, void if has_void else None)
-        return hist, status, seen, planes
+            entropy = shared.count(input, target, entries, hist, status, planes, each, void if has_void else None)
+        return hist, status, seen, planes, planes.new_empty(()) if entropy is None else entropy
     strides = image, channel, pixel, *_target_strides(target, labelled, step, errors == "softmax")
     walk = *strides, pixels, tiles, void, parts, groups * 2 * size, size
     how = _how((input, target), entries, per_image, has_void)
@@ -177,14 +186,14 @@ def count_errors(
                 input, target, entries, hist, status, seen, *walk, **how, LABELLED=labelled,
                 MODE=_MODES[errors], WIDTH=width, num_warps=warps,
             )  # fmt: skip
-    return hist, status, seen, planes
+    return hist, status, seen, planes, planes.new_empty(())
 
 
 @torch.library.register_fake("lovasz::count_errors")
 def _(
     input: Tensor, target: Tensor, entries: Tensor, errors: str, labelled: bool, per_image: bool,
-    void: int, has_void: bool, step: int, size: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    void: int, has_void: bool, step: int, size: int, each: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     images, classes, pixels = input.shape
     pixels = (pixels + step - 1) // step
     groups = classes * (images if per_image else 1)
@@ -193,20 +202,23 @@ def _(
     hist = input.new_empty(parts, groups, 2, size, dtype=torch.int64)
     status = input.new_empty(1 if errors == "softmax" else classes, dtype=torch.int32)
     seen = input.new_empty(0 if labelled else groups, 2, dtype=torch.int64)
-    return hist, status, seen, _planes(input, target, errors, labelled, per_image, step, size)
+    here = step == 1 and shared.bins_of(input, target, errors, labelled, per_image) == size
+    planes = shared.planes(input, target, here)
+    return hist, status, seen, planes, planes.new_empty((), dtype=torch.float32 if each is None else torch.float64)
 
 
 @torch.library.impl(_LIBRARY, "gradient", "CompositeExplicitAutograd")
 def gradient(
     factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor, planes: Tensor,
-    errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
+    each: Tensor | None, lovasz: float, errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
 ) -> Tensor:  # fmt: skip
     """Second pass: the gradient at the scores times ``factor``, laid out as they are."""
     images, classes, _ = input.shape
     out = torch.empty_like(input)
-    if _in_shared_memory(input, target, errors, labelled, per_image) == table.shape[-1]:
+    if shared.bins_of(input, target, errors, labelled, per_image) == table.shape[-1]:
         with torch.cuda.device_of(input):
-            shared.gradient(factor, input, target, entries, table, planes, out, void if has_void else None)
+            ignored = void if has_void else None
+            shared.gradient(factor, input, target, entries, table, planes, each, out, lovasz, ignored)
         return out
     pixels, strides = _walk_of(input, 1)
     walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax")
@@ -234,7 +246,7 @@ def _(factor: Tensor, input: Tensor, *_rest: Any) -> Tensor:
 @torch.library.impl(_LIBRARY, "attach_gradient", "CompositeExplicitAutograd")
 def attach_gradient(
     value: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor, planes: Tensor,
-    errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
+    each: Tensor | None, lovasz: float, errors: str, labelled: bool, per_image: bool, void: int, has_void: bool,
 ) -> Tensor:  # fmt: skip
     """The value, with the second pass as its gradient at ``input``."""
     return value.clone()
@@ -246,14 +258,15 @@ def _(value: Tensor, *_rest: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:6])
-    ctx.asked = inputs[6:]
+    ctx.save_for_backward(*inputs[1:7])
+    ctx.asked = inputs[7:]
 
 
 def _backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
     # A gradient that is to have one itself comes from the operator, which refuses that.
-    at_input = (_OPERATORS.gradient if torch.is_grad_enabled() else gradient)(factor, *ctx.saved_tensors, *ctx.asked)
-    return (None, at_input, *[None] * 9)
+    operators = _OPERATORS if torch.is_grad_enabled() else _operators(factor)
+    at_input = operators.gradient(factor, *ctx.saved_tensors, *ctx.asked)
+    return (None, at_input, *[None] * 11)
 
 
 def _no_second_backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -262,24 +275,6 @@ def _no_second_backward(ctx: Any, *_gradients: Tensor) -> tuple[Tensor | None, .
 
 torch.library.register_autograd("lovasz::attach_gradient", _backward, setup_context=_save)
 torch.library.register_autograd("lovasz::gradient", _no_second_backward)
-
-
-def _in_shared_memory(input: Tensor, target: Tensor, errors: str, labelled: bool, per_image: bool) -> int | None:
-    """Bins of a class where the kernels of shared.py do the two passes."""
-    if errors != "softmax" or not labelled or per_image:
-        return None
-    found = shared.layout(input, target)
-    return None if found is None else found.size
-
-
-def _planes(
-    input: Tensor, target: Tensor, errors: str, labelled: bool, per_image: bool, step: int, size: int
-) -> Tensor:  # fmt: skip
-    """Room for what the kernels of shared.py pass from the first pass to the second, if they do these."""
-    number = 0
-    if step == 1 and _in_shared_memory(input, target, errors, labelled, per_image) == size:
-        number = shared.planes_of(input, target)
-    return input.new_empty(number, input.shape[0] * input.shape[2], dtype=torch.float32)
 
 
 def _walk_of(input: Tensor, step: int) -> tuple[int, tuple[int, int, int]]:
@@ -335,7 +330,7 @@ class _Attached(torch.autograd.Function):
 
 
 _PLAIN = SimpleNamespace(
-    count_labels=count_labels, count_errors=count_errors, attach_gradient=_Attached.apply,
+    count_labels=count_labels, count_errors=count_errors, attach_gradient=_Attached.apply, gradient=gradient,
     deal=tables.deal, weigh=tables.weigh,
 )  # fmt: skip
 

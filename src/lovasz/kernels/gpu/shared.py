@@ -75,10 +75,35 @@ def _shared_memory(device: torch.device) -> int:
     return nvrtc.shared_memory(device)
 
 
-def planes_of(input: Tensor, target: Tensor) -> int:
-    """Numbers of each pixel that the first pass leaves to the second: where classes come in groups."""
+def bins_of(input: Tensor, target: Tensor, errors: str, labelled: bool, per_image: bool) -> int | None:
+    """Bins of a class where the kernels here do the two passes of a loss, else None."""
+    if errors != "softmax" or not labelled or per_image:
+        return None
     found = layout(input, target)
-    return 0 if found is None or found.group == input.shape[1] else PLANES
+    return None if found is None else found.size
+
+
+def planes(input: Tensor, target: Tensor, here: bool) -> Tensor:
+    """Room for the numbers of each pixel that the first pass leaves to the second: where classes come in groups."""
+    found = layout(input, target) if here else None
+    number = 0 if found is None or found.group == input.shape[1] else PLANES
+    return input.new_empty(number, input.shape[0] * input.shape[2], dtype=torch.float32)
+
+
+def fuses(input: Tensor, target: Tensor, per_image: bool, terms: tuple[float, float], group: Any) -> bool:
+    """Whether a cross-entropy of (weight, label smoothing) ``terms`` is computed here, beside the loss of (N, C, S)."""
+    return group is None and not terms[1] and bins_of(input, target, "softmax", True, per_image) is not None
+
+
+def each_class(present: Tensor, weight: Tensor | None, factor: float) -> Tensor:
+    """What the cross-entropy of a pixel of each class has to be multiplied by for the weighted mean over the pixels.
+
+    present: (rows, C) pixels of each class. factor: times that mean.
+    """
+    pixels = present.sum(0).double()
+    each = torch.ones_like(pixels) if weight is None else weight.double()
+    whole = (each * pixels).sum()
+    return (each * (factor / torch.where(whole > 0, whole, 1) * (whole > 0))).float()
 
 
 class _Walk(ctypes.Structure):
@@ -111,14 +136,18 @@ class _Launcher:
         defined = macros(classes, found, *types, together, self.threads)
         self.kernels = nvrtc.kernels(_source(self.held), names, defined, self.memory, device)
 
+    def walked(self, threads: int, groups: int, tables: bool) -> tuple[int, int]:
+        """Blocks of a kernel, and tiles of an image, a pixel or two to a thread."""
+        tiles = -(-self.pixels // (threads * self.together))
+        # Tables fill a multiprocessor: no block of them is to wait for another to end.
+        most = nvrtc.multiprocessors(self.device) // groups if tables else tiles * self.images
+        return max(1, min(tiles * self.images, most)), tiles
+
     def start(self, name: str, threads: int, arguments: list[Any], *, groups: int = 1, tables: bool = True) -> None:
         """Launch a kernel over all pixels."""
-        tiles = -(-self.pixels // (threads * self.together))
+        blocks, tiles = self.walked(threads, groups, tables)
         self.walk.tiles, self.walk.all_tiles = tiles, tiles * self.images
-        memory = self.memory if tables else 0
-        # Tables fill a multiprocessor: no block of them is to wait for another to end.
-        side_by_side = nvrtc.multiprocessors(self.device) // groups if tables else self.walk.all_tiles
-        blocks = max(1, min(self.walk.all_tiles, side_by_side))
+        memory = self.memory if tables else 8 * threads  # a number of each, to be summed
         nvrtc.launch(self.kernels[name], (blocks, groups), threads, memory, [*arguments, self.walk])
 
 
@@ -140,47 +169,57 @@ def _launcher_of(input: Tensor, target: Tensor, out: Tensor | None, ignored: int
 
 
 def count(
-    input: Tensor, target: Tensor, entries: Tensor, hist: Tensor, status: Tensor, planes: Tensor, ignored: int | None
-) -> None:
+    input: Tensor, target: Tensor, entries: Tensor, hist: Tensor, status: Tensor, planes: Tensor, each: Tensor | None,
+    ignored: int | None,
+) -> Tensor | None:  # fmt: skip
     """First pass.
 
     Args:
         hist: (parts, C, 2, size), to which the bins of all errors are added.
         status: (1,), 1 afterwards where an error is not finite.
-        planes: (:func:`planes_of`, pixels) float32, which receives what the second pass needs again.
+        planes: from :func:`planes`, which receives what the second pass needs again.
+        each: (C,) float32, what the cross-entropy of a pixel of each class is to be multiplied by, or None.
         ignored: label of pixels that do not count.
+
+    Returns:
+        The sum of the cross-entropies, float64, or None.
     """
     parts, classes, _, size = hist.shape
     it = _launcher_of(input, target, None, ignored)
     it.walk.part_size, it.walk.parts = classes * 2 * size, parts
+    threads = it.threads[0] if it.held else PLAIN_THREADS
+    entropy = None
+    if each is not None:
+        blocks, _ = it.walked(threads, 1, it.held)
+        entropy = torch.empty(blocks, dtype=torch.float64, device=input.device)
     if it.held:
-        it.start("count", it.threads[0], [input, target, entries, hist, status])
-        return
-    denominator, wrongs, labels = planes
-    it.start(
-        "normalise", PLAIN_THREADS, [input, target, entries, hist, status, denominator, wrongs, labels], tables=False
-    )
-    it.start("count_group", it.threads[0], [input, entries, hist, denominator, labels], groups=it.groups)
+        it.start("count", threads, [input, target, entries, hist, status, each, entropy])
+    else:
+        denominator, wrongs, labels = planes
+        given = [input, target, entries, hist, status, denominator, wrongs, labels, each, entropy]
+        it.start("normalise", threads, given, tables=False)
+        it.start("count_group", it.threads[0], [input, entries, hist, denominator, labels], groups=it.groups)
+    return None if entropy is None else entropy.sum()
 
 
 def gradient(
-    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor, planes: Tensor, out: Tensor,
-    ignored: int | None,
+    factor: Tensor, input: Tensor, target: Tensor, entries: Tensor, table: Tensor, planes: Tensor, each: Tensor | None,
+    out: Tensor, lovasz: float, ignored: int | None,
 ) -> None:  # fmt: skip
-    """Second pass: write the gradient times ``factor`` into ``out``."""
+    """Second pass: write the gradient times ``factor`` into ``out``; the loss counts ``lovasz`` times."""
     it = _launcher_of(input, target, out, ignored)
-    factor = factor.to(torch.float32)
+    factor, times = factor.to(torch.float32), ctypes.c_float(lovasz)
     if it.held:
-        it.start("gradient", it.threads[1], [input, target, entries, table, factor, out])
+        it.start("gradient", it.threads[1], [input, target, entries, table, factor, each, out, times])
         return
     denominator, wrongs, labels = planes
     means = torch.empty(it.groups, planes.shape[1], dtype=torch.float32, device=input.device)
     at_labels = torch.empty_like(wrongs)
     plane = ctypes.c_int64(planes.shape[1])
     read = [input, entries, table, factor, denominator]
-    it.start("mean_group", it.threads[1], [*read, labels, means, plane], groups=it.groups)
-    it.start("finish", PLAIN_THREADS, [*read, wrongs, labels, means, at_labels, plane], tables=False)
-    it.start("gradient_group", it.threads[1], [*read, at_labels, labels, means, out], groups=it.groups)
+    it.start("mean_group", it.threads[1], [*read, labels, means, plane, times], groups=it.groups)
+    it.start("finish", PLAIN_THREADS, [*read, wrongs, labels, means, at_labels, plane, each, times], tables=False)
+    it.start("gradient_group", it.threads[1], [*read, at_labels, labels, means, out, times], groups=it.groups)
 
 
 def macros(

@@ -254,3 +254,17 @@ __device__ __forceinline__ float foreground_weight(u32 bits, u32 entry, int labe
     return fmaf(__uint_as_float((u32)(both >> 32)), fraction, __uint_as_float((u32)both));
 }
 
+// The cross-entropy of a pixel: minus the logarithm of its label's softmax, which the error tells best where it is small.
+// total: of the exponentials over the largest. depth: by how much the label's logit is below the largest, times LOG2E.
+__device__ __forceinline__ float surprise(float wrong, float total, float depth) {
+    return wrong < 0.5f ? -log1pf(-wrong) : (logarithm(total) + depth) / LOG2E;
+}
+
+// The sum of a number of each thread of the block, always in the same order; in ``scratch``'s first.
+__device__ __forceinline__ void sum_of_block(double mine, double* scratch) {
+    scratch[threadIdx.x] = mine;
+    for (int half = 512; half; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half && threadIdx.x + half < blockDim.x) scratch[threadIdx.x] += scratch[threadIdx.x + half];
+    }
+}

@@ -10,12 +10,14 @@ __device__ __forceinline__ int pixel_of(const Walk& walk, int tile) {
 }
 
 // Denominator (as the logarithm to the base 2, infinite where a pixel does not count), error and label of each pixel; the
-// bins of the foreground errors.
+// bins of the foreground errors, and the cross-entropy as in held.cu.
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) normalise(
     const Number* x, const Label* target, const int* entries, u64* hist, int* status, float* denominator, float* wrongs,
-    int* labels, Walk walk) {
+    int* labels, const float* each, double* entropy, Walk walk) {
+    SHARED(shared);
     hist += (i64)((u64)blockIdx.x * walk.parts / gridDim.x) * walk.part_size;
     bool strange = false;
+    double surprises = 0;
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);
         if (pixel >= walk.pixels) continue;
@@ -62,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) normalise(
 #pragma unroll
         for (int v = 0; v < V; v++) {
             float shift = highest[v] == -INFINITE ? 0.f : highest[v] * LOG2E, steep;
-            float right = power_of_two(fmaf(own[v], LOG2E, -shift)), total = others[v] + right;
+            float depth = fmaf(own[v], -LOG2E, shift), right = power_of_two(-depth), total = others[v] + right;
             float inverse = reciprocal(total), wrong = others[v] * inverse;
             bool valid = label[v] >= 0;
             denominator[at + v] = valid ? shift + logarithm(total) : INFINITE;
@@ -70,6 +72,7 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) normalise(
             labels[at + v] = label[v];
             if (!valid) continue;
             strange = strange || !(wrong >= 0);
+            if (each) surprises += each[label[v]] * surprise(wrong, total, depth);
             u32 bits = bits_above_floor(wrong, right * inverse, steep);
             u32 entry = entries[label[v] * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS], dropped = entry & 31;
             u32 within = bits & MASK, rest = within & ~(0xffffffffu << dropped);
@@ -79,6 +82,10 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) normalise(
         }
     }
     if (strange) atomicMax(status, 1);
+    if (each) {
+        sum_of_block(surprises, (double*)shared);
+        if (threadIdx.x == 0) entropy[blockIdx.x] = *(double*)shared;
+    }
 }
 
 // What a thread knows of its pixels before it looks at a group of classes; the label is counted from the group's first.
@@ -157,14 +164,14 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count_group(
 // The sum of p q over the classes of a group but the label: plane blockIdx.y of ``means``.
 extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) mean_group(
     const Number* x, const int* entries, const u64* table, const float* factor, const float* denominator,
-    const int* labels, float* means, i64 plane, Walk walk) {
+    const int* labels, float* means, i64 plane, float lovasz, Walk walk) {
     SHARED(shared);
     Line* lines = (Line*)shared;
     u16* cells = (u16*)(lines + GROUP * SIZE);
     int first = blockIdx.y * GROUP, classes = min(GROUP, CLASSES - first);
     load_cells(cells, entries + first * CELLS, classes);
     __syncthreads();
-    load_lines(lines, cells, table + (i64)first * 2 * SIZE, classes, *factor);
+    load_lines(lines, cells, table + (i64)first * 2 * SIZE, classes, *factor * lovasz);
     __syncthreads();
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);
@@ -189,11 +196,12 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) mean_group(
 }
 
 // What all classes of a pixel share: the first plane of ``means`` becomes sum_k!=t p_k q_k - p_t q_t, ``at_labels`` the
-// gradient at the label.
+// gradient at the label; the cross-entropy's share in both.
 extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) finish(
     const Number* x, const int* entries, const u64* table, const float* factor, const float* denominator,
-    const float* wrongs, const int* labels, float* means, float* at_labels, i64 plane, Walk walk) {
-    float scale = *factor;
+    const float* wrongs, const int* labels, float* means, float* at_labels, i64 plane, const float* each, float lovasz,
+    Walk walk) {
+    float whole = *factor, scale = whole * lovasz;
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = image_of(walk, tile), begin = pixel_of(walk, tile);
 #pragma unroll
@@ -212,8 +220,9 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) finish(
             u32 bits = bits_above_floor(wrong, right, steep);
             u32 entry = entries[label * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
             float q = right * scale * foreground_weight(bits, entry, label, table);
-            at_labels[at] = -(wrong * q + right * mean);
-            means[at] = mean - q;
+            float entropy = each ? each[label] * whole : 0.f;
+            at_labels[at] = -(wrong * (q + entropy) + right * mean);
+            means[at] = mean - q - entropy;
         }
     }
 }
@@ -221,14 +230,14 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) finish(
 // Second pass: the gradient at the logits of a group.
 extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient_group(
     const Number* x, const int* entries, const u64* table, const float* factor, const float* denominator,
-    const float* at_labels, const int* labels, const float* means, Number* out, Walk walk) {
+    const float* at_labels, const int* labels, const float* means, Number* out, float lovasz, Walk walk) {
     SHARED(shared);
     Line* lines = (Line*)shared;
     u16* cells = (u16*)(lines + GROUP * SIZE);
     int first = blockIdx.y * GROUP, classes = min(GROUP, CLASSES - first);
     load_cells(cells, entries + first * CELLS, classes);
     __syncthreads();
-    load_lines(lines, cells, table + (i64)first * 2 * SIZE, classes, *factor);
+    load_lines(lines, cells, table + (i64)first * 2 * SIZE, classes, *factor * lovasz);
     __syncthreads();
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);

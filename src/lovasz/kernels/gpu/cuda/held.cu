@@ -3,7 +3,7 @@
 // Exponentials of the logits of a thread's pixels over the largest of each; the label's is 0, and in ``own``.
 struct Pixels {
     float e[CLASSES][V];
-    float others[V], own[V];
+    float others[V], own[V], depth[V];  // depth: of the label's logit below the largest, times LOG2E
     int label[V];
 };
 
@@ -33,7 +33,8 @@ __device__ __forceinline__ void read_pixels(
             if (c == it.label[v]) it.e[c][v] = 0;
             it.others[v] += it.e[c][v];
         }
-        it.own[v] = power_of_two(fmaf(it.own[v], LOG2E, -shift));
+        it.depth[v] = fmaf(it.own[v], -LOG2E, shift);
+        it.own[v] = power_of_two(-it.depth[v]);
     }
 }
 
@@ -58,9 +59,11 @@ __device__ __forceinline__ void normalise(Softmax& to, Pixels& it) {
     }
 }
 
-// First pass: the bins of all errors. ``status`` is set to 1 by a logit that is not finite.
+// First pass: the bins of all errors. ``status`` is set to 1 by a logit that is not finite. ``entropy`` (blocks) receives
+// sums of cross-entropies, each times its label's number of ``each`` (CLASSES), if that is given.
 extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
-    const Number* x, const Label* target, const int* entries, u64* hist, int* status, Walk walk) {
+    const Number* x, const Label* target, const int* entries, u64* hist, int* status, const float* each, double* entropy,
+    Walk walk) {
     SHARED(shared);
     u32* bins = shared;
     u16* cells = (u16*)(bins + CLASSES * CLASS_BINS);
@@ -71,6 +74,7 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
     u32 parts = in_register((1 << PART_BITS) - 1), counted = in_register(COUNTED);
     int since = 0;
     bool strange = false;
+    double surprises = 0;
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         if (since + COUNT_THREADS * V > MOST) {
             flush(bins, hist, CLASSES, 2);
@@ -90,6 +94,8 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
             if (it.label[v] < 0) continue;
             strange = strange || !(softmax.wrong[v] >= 0);
             nothing = false;
+            if (each)
+                surprises += each[it.label[v]] * surprise(softmax.wrong[v], it.others[v] + it.own[v], it.depth[v]);
             u32 bits = bits_above_floor(softmax.wrong[v], softmax.right[v], steep);
             u32 entry = cells[it.label[v] * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
             if (entry != WASTE) tally(bits, entry, bins + it.label[v] * CLASS_BINS, parts, counted);
@@ -106,16 +112,21 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
     }
     flush(bins, hist, CLASSES, 2);
     if (strange) atomicMax(status, 1);
+    if (each) {
+        sum_of_block(surprises, (double*)shared);
+        if (threadIdx.x == 0) entropy[blockIdx.x] = *(double*)shared;
+    }
 }
 
 // Second pass: the gradient at the logits times ``factor``, a number on the device; see gradient_softmax in softmax.py.
+// That of the cross-entropy, p at all classes and p - 1 at the label, is another number to take from the mean.
 extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient(
-    const Number* x, const Label* target, const int* entries, const u64* table, const float* factor, Number* out,
-    Walk walk) {
+    const Number* x, const Label* target, const int* entries, const u64* table, const float* factor, const float* each,
+    Number* out, float lovasz, Walk walk) {
     SHARED(shared);
     Line* lines = (Line*)shared;
     u16* cells = (u16*)(lines + CLASSES * SIZE);
-    float scale = *factor;
+    float whole = *factor, scale = whole * lovasz;
     load_cells(cells, entries, CLASSES);
     __syncthreads();
     load_lines(lines, cells, table, CLASSES, scale);
@@ -150,8 +161,9 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient(
             }
 #pragma unroll
         for (int v = 0; v < V; v++) {
-            at_label[v] = -softmax.wrong[v] * own[v] - softmax.right[v] * mean[v];
-            mean[v] = it.label[v] < 0 ? 0.f : mean[v] - own[v];
+            float entropy = each ? each[max(it.label[v], 0)] * whole : 0.f;
+            at_label[v] = -softmax.wrong[v] * (own[v] + entropy) - softmax.right[v] * mean[v];
+            mean[v] = it.label[v] < 0 ? 0.f : mean[v] - own[v] - entropy;
             label[v] = it.label[v] + walk.zero;  // lest the compiler keep the answers to what was asked before
         }
         Number* to = out + image * walk.out_image + pixel * walk.out_pixel;
