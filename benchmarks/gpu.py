@@ -31,6 +31,7 @@ from benchmarks.gpu_checks import (
     draw,
     lacking,
     ours,
+    the_sum,
 )
 from benchmarks.gpu_table import table
 from lovasz.kernels import available
@@ -107,22 +108,28 @@ def measure(shape: tuple[int, int, int, int], kind: str, dtype: torch.dtype, las
     def lovasz() -> Any:
         return both_passes(ours, scores, target)
 
+    def both() -> Any:
+        return both_passes(the_sum, scores, target)
+
     def forward() -> Any:
         with torch.no_grad():
             return ours(scores, target)
 
     replay, outputs = captured(lovasz)
     replay_entropy, also = captured(cross_entropy)
+    replay_both, too = captured(both)
     contestants: dict[str, Callable[[], Any]] = {
         "cross_entropy": cross_entropy,
         "cross_entropy, graph": replay_entropy,
         "lovasz": lovasz,
         "lovasz, graph": replay,
+        "sum": both,
+        "sum, graph": replay_both,
         "lovasz, forward": forward,
         "copy": lambda: other.copy_(scores.detach()),
     }
     times = interleaved(contestants)
-    del outputs, also
+    del outputs, also, too
     three = 1.5 * times["copy"]["median"]  # a copy is two passes
     row = {
         "shape": list(shape),
@@ -134,11 +141,17 @@ def measure(shape: tuple[int, int, int, int], kind: str, dtype: torch.dtype, las
         "copy, GB/s": 2 * scores.numel() * scores.element_size() / times["copy"]["median"] / 1e6,
         "times cross_entropy": times["lovasz"]["median"] / times["cross_entropy"]["median"],
         "graph, times cross_entropy": times["lovasz, graph"]["median"] / times["cross_entropy, graph"]["median"],
+        "sum, graph, times cross_entropy": times["sum, graph"]["median"] / times["cross_entropy, graph"]["median"],
         "three passes, share": three / times["lovasz"]["median"],
         "three passes, share of the graph": three / times["lovasz, graph"]["median"],
     }
-    del replay, replay_entropy, contestants
-    row["peak MiB"] = {"cross_entropy": peak(cross_entropy), "lovasz": peak(lovasz), "forward": peak(forward)}
+    del replay, replay_entropy, replay_both, contestants
+    row["peak MiB"] = {
+        "cross_entropy": peak(cross_entropy),
+        "lovasz": peak(lovasz),
+        "forward": peak(forward),
+        "sum": peak(both),
+    }
     return row
 
 

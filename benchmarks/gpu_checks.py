@@ -20,7 +20,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
 
-from lovasz import lovasz_hinge, lovasz_sigmoid, lovasz_softmax  # noqa: E402
+from lovasz import lovasz_cross_entropy, lovasz_hinge, lovasz_sigmoid, lovasz_softmax  # noqa: E402
 
 DISTRIBUTIONS = ("random", "trained", "confident")
 
@@ -50,6 +50,11 @@ def both_passes(loss: Callable[[Tensor, Tensor], Tensor], scores: Tensor, target
 def ours(scores: Tensor, target: Tensor) -> Tensor:
     """Lovász-Softmax by the kernel under test."""
     return lovasz_softmax(scores, target, ignore_index=-1, impl="triton")
+
+
+def the_sum(scores: Tensor, target: Tensor) -> Tensor:
+    """Lovász-Softmax and cross-entropy together."""
+    return lovasz_cross_entropy(scores, target, ignore_index=-1, impl="triton")
 
 
 def check(scores: Tensor, target: Tensor) -> dict[str, float]:
@@ -83,6 +88,7 @@ def checks() -> dict[str, Callable[[], dict[str, Any] | None]]:
                 found[name] = lambda shape=shape, kind=kind, dtype=dtype: check(*draw(shape, kind, dtype))
     found["few pixels, counted in global memory"] = lambda: check(*draw((2, 19, 128, 192), "trained", torch.float32))
     found["the CPU's value"] = check_cpu
+    found["the sum with cross-entropy"] = check_sum
     found["hinge"] = lambda: check_masks(lovasz_hinge)
     found["sigmoid"] = lambda: check_masks(lovasz_sigmoid)
     found["nothing waits for the device"] = check_no_wait
@@ -103,6 +109,20 @@ def check_cpu() -> dict[str, Any]:
     distance = abs(ours(scores, target).item() / on_cpu.item() - 1)
     require(f"off by {distance:.0e}", distance < 1e-4)
     return {"value, CPU": distance}
+
+
+def check_sum() -> dict[str, Any]:
+    """The sum with cross-entropy is near both in float64."""
+    scores, target = some()
+    exact = both_passes(
+        lambda z, t: (
+            lovasz_softmax(z.double(), t, ignore_index=-1, method="exact")
+            + torch.nn.functional.cross_entropy(z.double(), t, ignore_index=-1)
+        ),
+        scores,
+        target,
+    )
+    return near(*both_passes(the_sum, scores, target), *exact)
 
 
 def check_masks(loss: Callable[..., Tensor]) -> dict[str, Any]:

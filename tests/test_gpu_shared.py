@@ -21,11 +21,11 @@ import pytest
 import torch
 from losses import Case, assert_near_exact, value_and_gradient
 
-from lovasz import lovasz_cross_entropy, lovasz_softmax
+from lovasz import lovasz_cross_entropy, lovasz_softmax, sharing
 from lovasz.kernels import bins, interpreted, triton_problem
 
 pytest.importorskip("triton", reason="triton comes with the extra gpu")
-from lovasz.kernels.gpu import nvrtc, shared
+from lovasz.kernels.gpu import nvrtc, passes, shared
 
 HERE = Path(__file__).resolve().parent
 DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
@@ -262,6 +262,55 @@ def test_compiled_it_keeps_one_graph(groups: bool, counted: list[str], monkeypat
 
 
 @runs
+def test_two_processes_of_which_one_has_few_pixels_share_their_bins(
+    counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Two:
+        def size(self) -> int:
+            return 2
+
+    case = SOFTMAX
+    batches = [case.draw(seed=1, size=(40, 60), images=2), case.draw(seed=2, size=(12, 20), images=2)]
+    for scores, target in batches:  # of a network that has learnt something
+        scores.scatter_add_(1, target.clamp(max=4).unsqueeze(1), torch.full_like(scores, 8.0))
+    batches = [(scores.float().to(DEVICE), target.to(DEVICE)) for scores, target in batches]
+    monkeypatch.setattr(shared, "LEAST_PIXELS", 2000)  # the second process has Triton count
+    monkeypatch.setattr(shared, "COMMON_MEMORY", 60000)  # other tables than those of one process alone
+    monkeypatch.setattr(sharing, "require_member", lambda group: None)
+    # The two run one after the other. What each adds is noted, and the rounds repeated until all is known.
+    sent: list[list[torch.Tensor]] = [[], []]
+
+    def process(i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        place = iter(range(100))
+
+        def sum_over(group: Any, mine: torch.Tensor) -> torch.Tensor:
+            number = next(place)
+            if number == len(sent[i]):
+                sent[i].append(mine)
+            sent[i][number] = mine
+            theirs = sent[1 - i]
+            return mine + theirs[number] if number < len(theirs) else mine
+
+        monkeypatch.setattr(passes, "sum_over", sum_over)
+        return value_and_gradient(case, *batches[i], impl="triton", group=Two())
+
+    for _ in range(4):
+        results = [process(i) for i in range(2)]
+    joined = [torch.cat([part.flatten(-2) for part in parts], -1) for parts in zip(*split_images(batches), strict=True)]
+    expected, slope = value_and_gradient(case, joined[0].double(), joined[1], method="exact")
+    gradients = torch.cat([gradient.flatten(2)[j : j + 1] for _, gradient in results for j in range(len(gradient))], 2)
+    for value, _ in results:
+        assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert oracle.relative(gradients / 2, slope) < 1e-3
+    assert len(counted) == 2 * 4  # both passes of the first, each time
+
+
+def split_images(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Every image on its own, (1, C, H, W) scores and (1, H, W) labels."""
+    return [(scores[i : i + 1], target[i : i + 1]) for scores, target in batches for i in range(len(scores))]
+
+
+@runs
 def test_a_second_derivative_is_refused(counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=(20, 30))
     leaf = scores.float().to(DEVICE).requires_grad_()
@@ -360,7 +409,7 @@ def test_what_cannot_be_counted_in_shared_memory_is_left_to_triton(monkeypatch: 
     assert shared.layout(many[0][..., 1:], many[1][..., 1:]) is None  # few pixels
     assert shared.layout(many[0].double(), many[1]) is None
     for errors, labelled, per_image in (("sigmoid", True, False), ("softmax", False, False), ("softmax", True, True)):
-        assert shared.bins_of(*many, errors, labelled, per_image) is None
+        assert shared.bins_of(*many, errors, labelled, per_image, 0) is None
     monkeypatch.setattr(nvrtc, "shared_memory", lambda device: 0)  # no compiler
     assert shared.layout(*many) is None
 

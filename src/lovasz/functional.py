@@ -97,11 +97,14 @@ def lovasz_cross_entropy(
     impl: str = "auto",
     group: ProcessGroup | None = None,
 ) -> Tensor:
-    """Cross-entropy and Lovász-Softmax loss together; on the CPU in the same two passes over the logits.
+    """Cross-entropy and Lovász-Softmax loss together, where it can be in the same two passes over the logits.
 
     ::
 
         lovasz_weight * lovasz_softmax(input, target, ...) + cross_entropy_weight * F.cross_entropy(input, target, ...)
+
+    The passes are shared on the CPU (numba), and on NVIDIA GPUs where the batch has 131,072 pixels or more, without
+    label smoothing, ``per_image`` and ``group``.
 
     Args:
         input: (N, C, *spatial) or (P, C) logits; float16, bfloat16, float32 or float64.

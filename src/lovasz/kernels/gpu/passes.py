@@ -76,9 +76,10 @@ def loss(
             if group is not None:
                 present = sum_over(group, present[:, :-1])
         # Deal the bins, from a sample of the pixels.
-        large = None if group is not None else shared.bins_of(input, target, *asked[:3])
+        processes = 0 if group is None else group.size()
+        large = shared.bins_of(input, target, *asked[:3], processes)
         step = max(1, images * pixels // bins.SAMPLE) | 1
-        if large is not None:
+        if large is not None and group is None:
             step = bins.spacing(images * pixels, classes)
         entries = tables.one_bin_per_cell(classes, cells, input.device)
         sampled = problem.errors, problem.labelled, False, void, has_void
@@ -91,7 +92,7 @@ def loss(
             known = torch.cat([known.flatten(), torch.full_like(known[0, 0, :1], images * pixels)])
             known = sum_over(group, known)
             sample, spacing = known[:-1].view(classes, 2, cells), (known[-1] / bins.SAMPLE).clamp(min=3)
-            size = max(bins.SHARED_BINS, 2 * cells)
+            size = max(bins.SHARED_BINS, 2 * cells) if large is None else large
         tailed = problem.errors in ("softmax", "sigmoid", "elu") and not problem.per_image
         weight = None if weight is None else weight.detach().contiguous()
         counted = weight, tables.bits_of(problem.chosen, classes, input.device), problem.only_present
@@ -115,7 +116,6 @@ def loss(
             if not problem.labelled:
                 present = sum_over(group, torch.stack([seen[:, 0] & 0xFFFFFFFF, seen[:, 0] >> 32], 1))
         # Averaged over the processes, as DistributedDataParallel does, the gradient is that of the loss of all.
-        processes = 0 if group is None else group.size()
         losses, table = operators.weigh(hist, present, status, entries, tail_error, *counted, processes)
         value = losses.sum() if each is None else problem.scale * losses.sum() + entropy
         value = value.to(torch.promote_types(input.dtype, torch.float32))
@@ -167,8 +167,8 @@ def count_errors(
     hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
     seen = torch.zeros(0 if labelled else groups, 2, dtype=torch.int64, device=input.device)
-    here = step == 1 and shared.bins_of(input, target, errors, labelled, per_image) == size
-    planes = shared.planes(input, target, here)
+    here = step == 1 and shared.takes(input, target, errors, labelled, per_image, size)
+    planes = shared.planes(input, target, size, here)
     if here:
         with torch.cuda.device_of(input):
             entropy = shared.count(input, target, entries, hist, status, planes, each, void if has_void else None)
@@ -202,8 +202,8 @@ def _(
     hist = input.new_empty(parts, groups, 2, size, dtype=torch.int64)
     status = input.new_empty(1 if errors == "softmax" else classes, dtype=torch.int32)
     seen = input.new_empty(0 if labelled else groups, 2, dtype=torch.int64)
-    here = step == 1 and shared.bins_of(input, target, errors, labelled, per_image) == size
-    planes = shared.planes(input, target, here)
+    here = step == 1 and shared.takes(input, target, errors, labelled, per_image, size)
+    planes = shared.planes(input, target, size, here)
     return hist, status, seen, planes, planes.new_empty((), dtype=torch.float32 if each is None else torch.float64)
 
 
@@ -215,7 +215,7 @@ def gradient(
     """Second pass: the gradient at the scores times ``factor``, laid out as they are."""
     images, classes, _ = input.shape
     out = torch.empty_like(input)
-    if shared.bins_of(input, target, errors, labelled, per_image) == table.shape[-1]:
+    if shared.takes(input, target, errors, labelled, per_image, table.shape[-1]):
         with torch.cuda.device_of(input):
             ignored = void if has_void else None
             shared.gradient(factor, input, target, entries, table, planes, each, out, lovasz, ignored)

@@ -23,6 +23,7 @@ HELD_CLASSES = 23  # whose logits fit in registers
 HELD_THREADS = 768, 512  # of a block that counts, and of one that writes the gradient
 GROUP_THREADS = 1024, 1024
 PLAIN_THREADS = 256  # of a block without tables
+COMMON_MEMORY = 166912  # bytes of shared memory that A100s and all later ones of their kind have
 ENTRY_LIMIT = 1 << 11  # bins that 16 bits of an entry can tell apart
 WASTE = 32  # bins of a class in shared memory for what is not counted
 PLANES = 3  # denominator of the softmax, error and label (int32) of each pixel
@@ -45,14 +46,22 @@ class Layout(NamedTuple):
     size: int
 
 
-def layout(input: Tensor, target: Tensor) -> Layout | None:
-    """How the tables of (N, C, S) logits are laid out; None where Triton's passes are to count in global memory."""
+def layout(input: Tensor, target: Tensor, size: int | None = None) -> Layout | None:
+    """How the tables of (N, C, S) logits are laid out; None where Triton's passes are to count in global memory.
+
+    size: bins of each class, where they are settled already.
+    """
     images, classes, pixels = input.shape
     if input.dtype not in _TYPES or target.dtype not in _LABELS:
         return None
     if images * pixels < LEAST_PIXELS or pixels >= 1 << 30 or images * pixels >= 1 << 34:
         return None
-    return of_classes(classes, _shared_memory(input.device))
+    memory = _shared_memory(input.device)
+    found = of_classes(classes, memory)
+    if size is not None and (found is None or found.size != size):
+        found = of_classes(classes, COMMON_MEMORY) if memory >= COMMON_MEMORY else None
+        return None if found is None or found.size != size else found
+    return found
 
 
 def of_classes(classes: int, memory: int) -> Layout | None:
@@ -75,24 +84,33 @@ def _shared_memory(device: torch.device) -> int:
     return nvrtc.shared_memory(device)
 
 
-def bins_of(input: Tensor, target: Tensor, errors: str, labelled: bool, per_image: bool) -> int | None:
-    """Bins of a class where the kernels here do the two passes of a loss, else None."""
+def bins_of(input: Tensor, target: Tensor, errors: str, labelled: bool, per_image: bool, processes: int) -> int | None:
+    """Bins of a class where the kernels here do the two passes of a loss, else None.
+
+    processes: that share the batch, if not 0: all must have as many bins, whatever their GPUs and images, and those
+        whose images are few have Triton's passes fill them.
+    """
     if errors != "softmax" or not labelled or per_image:
         return None
-    found = layout(input, target)
+    found = of_classes(input.shape[1], COMMON_MEMORY) if processes else layout(input, target)
     return None if found is None else found.size
 
 
-def planes(input: Tensor, target: Tensor, here: bool) -> Tensor:
+def takes(input: Tensor, target: Tensor, errors: str, labelled: bool, per_image: bool, size: int) -> bool:
+    """Whether the kernels here do the passes with so many bins of each class."""
+    return errors == "softmax" and labelled and not per_image and layout(input, target, size) is not None
+
+
+def planes(input: Tensor, target: Tensor, size: int, here: bool) -> Tensor:
     """Room for the numbers of each pixel that the first pass leaves to the second: where classes come in groups."""
-    found = layout(input, target) if here else None
+    found = layout(input, target, size) if here else None
     number = 0 if found is None or found.group == input.shape[1] else PLANES
     return input.new_empty(number, input.shape[0] * input.shape[2], dtype=torch.float32)
 
 
 def fuses(input: Tensor, target: Tensor, per_image: bool, terms: tuple[float, float], group: Any) -> bool:
     """Whether a cross-entropy of (weight, label smoothing) ``terms`` is computed here, beside the loss of (N, C, S)."""
-    return group is None and not terms[1] and bins_of(input, target, "softmax", True, per_image) is not None
+    return group is None and not terms[1] and bins_of(input, target, "softmax", True, per_image, 0) is not None
 
 
 def each_class(present: Tensor, weight: Tensor | None, factor: float) -> Tensor:
@@ -154,8 +172,8 @@ class _Launcher:
 _launcher = functools.lru_cache(maxsize=64)(_Launcher)
 
 
-def _launcher_of(input: Tensor, target: Tensor, out: Tensor | None, ignored: int | None) -> _Launcher:
-    found = layout(input, target)
+def _launcher_of(input: Tensor, target: Tensor, out: Tensor | None, size: int, ignored: int | None) -> _Launcher:
+    found = layout(input, target, size)
     assert found is not None
     image, channel, pixel = input.stride()
     to = (0, 0, 1) if out is None else out.stride()
@@ -185,7 +203,7 @@ def count(
         The sum of the cross-entropies, float64, or None.
     """
     parts, classes, _, size = hist.shape
-    it = _launcher_of(input, target, None, ignored)
+    it = _launcher_of(input, target, None, size, ignored)
     it.walk.part_size, it.walk.parts = classes * 2 * size, parts
     threads = it.threads[0] if it.held else PLAIN_THREADS
     entropy = None
@@ -207,7 +225,7 @@ def gradient(
     out: Tensor, lovasz: float, ignored: int | None,
 ) -> None:  # fmt: skip
     """Second pass: write the gradient times ``factor`` into ``out``; the loss counts ``lovasz`` times."""
-    it = _launcher_of(input, target, out, ignored)
+    it = _launcher_of(input, target, out, table.shape[2], ignored)
     factor, times = factor.to(torch.float32), ctypes.c_float(lovasz)
     if it.held:
         it.start("gradient", it.threads[1], [input, target, entries, table, factor, each, out, times])
