@@ -5,6 +5,7 @@ Apart from the kernels because it knows nothing of them. Triton cannot say what 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -28,16 +29,27 @@ def libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
         OSError: one of them is not there.
     """
     version = (torch.version.cuda or "").split(".")[0]
-    names = [f"libnvrtc.so.{version}", "libnvrtc.so"]
-    for folder in map(Path, sys.path):  # where pip puts the packages that torch asks for
-        names += map(str, (folder / "nvidia").glob(f"*/lib/libnvrtc.so.{version}"))
     missing = ""
-    for name in names:
+    for path in [Path(f"libnvrtc.so.{version}"), Path("libnvrtc.so"), *_beside_torch(version)]:
         try:
-            return ctypes.CDLL(name), ctypes.CDLL("libcuda.so.1")
+            return _compiler(path), ctypes.CDLL("libcuda.so.1")
         except OSError as error:
             missing = str(error)
     raise OSError(f"libnvrtc.so.{version} of CUDA, which comes with torch, cannot be loaded: {missing}")
+
+
+def _beside_torch(version: str) -> list[Path]:
+    """Where pip puts the compiler for torch."""
+    found = (folder.glob(f"*/lib/libnvrtc.so.{version}") for folder in (Path(place) / "nvidia" for place in sys.path))
+    return [path for paths in found for path in paths]
+
+
+def _compiler(path: Path) -> ctypes.CDLL:
+    """The compiler's library. What it will load by name from its own folder, where nobody would look, is loaded first."""
+    for other in path.parent.glob("libnvrtc-builtins.so.*") if path.is_absolute() else ():
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(str(other), ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(path))
 
 
 @functools.cache
@@ -45,11 +57,23 @@ def shared_memory(device: torch.device) -> int:
     """Bytes of shared memory that one block can have; 0 where nothing can be compiled for this device."""
     if device.type != "cuda" or torch.version.hip:
         return 0
+    major, minor = torch.cuda.get_device_capability(device)
     try:
-        libraries()
+        compiler, _ = libraries()
     except OSError:
         return 0
+    if major < 8 or 10 * major + minor not in _architectures(compiler):  # before 8.0 bfloat16 is not known
+        return 0
     return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+
+
+def _architectures(compiler: ctypes.CDLL) -> list[int]:
+    """What the compiler can make code for, as 90 for compute capability 9.0."""
+    number = ctypes.c_int()
+    if compiler.nvrtcGetNumSupportedArchs(ctypes.byref(number)):
+        return []
+    found = (ctypes.c_int * number.value)()
+    return [] if compiler.nvrtcGetSupportedArchs(found) else list(found)
 
 
 @functools.cache
