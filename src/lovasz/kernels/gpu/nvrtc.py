@@ -45,7 +45,7 @@ def _beside_torch(version: str) -> list[Path]:
 
 
 def _compiler(path: Path) -> ctypes.CDLL:
-    """The compiler's library. What it will load by name from its own folder, where nobody would look, is loaded first."""
+    """The compiler's library. What it loads by name from its own folder, where nobody would look, is loaded first."""
     for other in path.parent.glob("libnvrtc-builtins.so.*") if path.is_absolute() else ():
         with contextlib.suppress(OSError):
             ctypes.CDLL(str(other), ctypes.RTLD_GLOBAL)
