@@ -1,7 +1,7 @@
 """What lies between the two GPU passes: its kernels against the same arithmetic in torch operations, and its launches.
 
-The torch operations are those of bins.py, which the portable kernel uses too. Run by test_gpu_kernel.py in Triton's
-interpreter where there is no GPU.
+The torch operations are those of bins.py, which the portable kernel uses too. Without a GPU all runs once more in Triton's
+interpreter.
 """
 
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from interpreter import passes_in_the_interpreter
 from losses import CASES, Case
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -142,6 +143,11 @@ WAYS = [
     }.items()
     for name in names
 ]  # fmt: skip
+
+
+@pytest.mark.skipif(not triton_problem(), reason="the tests below run in this process")
+def test_it_is_right_in_the_interpreter() -> None:
+    passes_in_the_interpreter(__file__)
 
 
 @runs

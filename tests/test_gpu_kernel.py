@@ -4,16 +4,13 @@ Triton reads TRITON_INTERPRET when it is imported, so without a GPU these tests 
 """
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from interpreter import passes_in_the_interpreter
 from losses import CASES, Case, assert_near_exact, value_and_gradient
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,8 +18,6 @@ from lovasz import lovasz_sigmoid, lovasz_softmax
 from lovasz.kernels import available, choose, interpreted, triton_problem
 from lovasz.validation import resolve_weight
 
-HERE = Path(__file__).resolve()
-BESIDE = [HERE.with_name(f"test_gpu_{name}.py") for name in ("between", "shared")]
 INSTALLED = importlib.util.find_spec("triton") is not None
 DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
 RUNS = INSTALLED and not triton_problem()
@@ -39,16 +34,7 @@ gpu = pytest.mark.skipif(DEVICE != "cuda" or not RUNS, reason="no NVIDIA GPU her
 @pytest.mark.skipif(not INSTALLED, reason=triton_problem() or "triton is here")
 @pytest.mark.skipif(RUNS, reason="the tests below run in this process")
 def test_the_kernel_is_right_in_the_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *map(str, [HERE, *BESIDE])],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        cwd=HERE.parents[1],
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    passes_in_the_interpreter(__file__)
 
 
 @pytest.mark.skipif(not INSTALLED, reason=triton_problem() or "triton is here")

@@ -1,7 +1,7 @@
 """The CUDA C++ that counts in shared memory: on a GPU where there is one, else compiled for the CPU, thread by thread.
 
 A C++ compiler and emulated_cuda.h make a block of threads out of as many of the CPU's; what lies between the passes
-runs in Triton's interpreter, in the process that test_gpu_kernel.py begins.
+runs in Triton's interpreter, in a process of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import oracle
 import pytest
 import torch
+from interpreter import passes_in_the_interpreter
 from losses import Case, assert_near_exact, value_and_gradient
 
 from lovasz import lovasz_cross_entropy, lovasz_softmax, sharing
@@ -93,6 +94,11 @@ def in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two classes at a time, as if no more fitted; five make three groups."""
     monkeypatch.setattr(shared, "HELD_CLASSES", 2)
     shared._launcher.cache_clear()
+
+
+@pytest.mark.skipif(not triton_problem() or not COMPILER, reason="the tests below run in this process, or not at all")
+def test_it_is_right_in_the_interpreter() -> None:
+    passes_in_the_interpreter(__file__)
 
 
 @runs
@@ -366,6 +372,20 @@ def test_two_runs_and_a_second_backward_give_the_same_bits(
     assert torch.equal(first, second)
     assert torch.equal(first, third)
     assert counted
+
+
+@runs
+def test_a_launch_leaves_as_it_was_what_other_threads_may_launch_with(counted: list[str]) -> None:
+    scores, target = SOFTMAX.draw(size=(20, 30))
+    leaf, target = scores.float().to(DEVICE).requires_grad_(), target.to(DEVICE)
+    size = shared.bins_of(leaf.flatten(2), target.flatten(1), "softmax", True, False, 0)
+    assert size is not None
+    launcher = shared._launcher_of(leaf.flatten(2), target.flatten(1), None, size, 255)
+    before = bytes(launcher.walk)
+    value_and_gradient(SOFTMAX, leaf, target, impl="triton")
+    assert counted
+    assert shared._launcher_of(leaf.flatten(2), target.flatten(1), None, size, 255) is launcher
+    assert bytes(launcher.walk) == before
 
 
 @runs

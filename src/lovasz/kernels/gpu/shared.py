@@ -161,12 +161,17 @@ class _Launcher:
         most = nvrtc.multiprocessors(self.device) // groups if tables else tiles * self.images
         return max(1, min(tiles * self.images, most)), tiles
 
-    def start(self, name: str, threads: int, arguments: list[Any], *, groups: int = 1, tables: bool = True) -> None:
-        """Launch a kernel over all pixels."""
-        blocks, tiles = self.walked(threads, groups, tables)
-        self.walk.tiles, self.walk.all_tiles = tiles, tiles * self.images
+    def start(
+        self, name: str, threads: int, arguments: list[Any], *, groups: int = 1, tables: bool = True,
+        parts: tuple[int, int] = (0, 0),
+    ) -> None:  # fmt: skip
+        """Launch a kernel over all pixels; ``parts``: bins of a part of the counts, and how many parts there are."""
+        walk = _Walk.from_buffer_copy(self.walk)  # other threads may launch with the same
+        blocks, walk.tiles = self.walked(threads, groups, tables)
+        walk.all_tiles = walk.tiles * self.images
+        walk.part_size, walk.parts = parts
         memory = self.memory if tables else 8 * threads  # a number of each, to be summed
-        nvrtc.launch(self.kernels[name], (blocks, groups), threads, memory, [*arguments, self.walk])
+        nvrtc.launch(self.kernels[name], (blocks, groups), threads, memory, [*arguments, walk])
 
 
 _launcher = functools.lru_cache(maxsize=64)(_Launcher)
@@ -204,19 +209,20 @@ def count(
     """
     parts, classes, _, size = hist.shape
     it = _launcher_of(input, target, None, size, ignored)
-    it.walk.part_size, it.walk.parts = classes * 2 * size, parts
+    layers = classes * 2 * size, parts
     threads = it.threads[0] if it.held else PLAIN_THREADS
     entropy = None
     if each is not None:
         blocks, _ = it.walked(threads, 1, it.held)
         entropy = torch.empty(blocks, dtype=torch.float64, device=input.device)
     if it.held:
-        it.start("count", threads, [input, target, entries, hist, status, each, entropy])
+        it.start("count", threads, [input, target, entries, hist, status, each, entropy], parts=layers)
     else:
         denominator, wrongs, labels = planes
         given = [input, target, entries, hist, status, denominator, wrongs, labels, each, entropy]
-        it.start("normalise", threads, given, tables=False)
-        it.start("count_group", it.threads[0], [input, entries, hist, denominator, labels], groups=it.groups)
+        it.start("normalise", threads, given, tables=False, parts=layers)
+        given = [input, entries, hist, denominator, labels]
+        it.start("count_group", it.threads[0], given, groups=it.groups, parts=layers)
     return None if entropy is None else entropy.sum()
 
 
