@@ -1,7 +1,7 @@
 """What lies between the two GPU passes: its kernels against the same arithmetic in torch operations, and its launches.
 
-The torch operations are those of bins.py, which the portable kernel uses too. Without a GPU all runs once more in Triton's
-interpreter.
+The torch operations are those of bins.py, which the portable kernel uses too. Without a GPU all runs once more, in
+Triton's interpreter.
 """
 
 from typing import Any, NamedTuple
