@@ -239,6 +239,14 @@ __device__ __forceinline__ void load_lines(
     }
 }
 
+__device__ __forceinline__ void load_tables(
+    Line* lines, u16* cells, const int* entries, const u64* table, int classes, float factor) {
+    load_cells(cells, entries, classes);
+    __syncthreads();
+    load_lines(lines, cells, table, classes, factor);
+    __syncthreads();
+}
+
 __device__ __forceinline__ float weight_of(u32 bits, float steep, const u16* cells, const Line* lines) {
     u32 entry = cells[(bits >> CELL_BITS) - FLOOR_CELLS];
     Line line = lines[(entry >> 5) + __funnelshift_r(bits & MASK, 0, entry)];

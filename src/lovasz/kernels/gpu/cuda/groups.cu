@@ -169,10 +169,7 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) mean_group(
     Line* lines = (Line*)shared;
     u16* cells = (u16*)(lines + GROUP * SIZE);
     int first = blockIdx.y * GROUP, classes = min(GROUP, CLASSES - first);
-    load_cells(cells, entries + first * CELLS, classes);
-    __syncthreads();
-    load_lines(lines, cells, table + (i64)first * 2 * SIZE, classes, *factor * lovasz);
-    __syncthreads();
+    load_tables(lines, cells, entries + first * CELLS, table + (i64)first * 2 * SIZE, classes, *factor * lovasz);
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);
         if (pixel >= walk.pixels) continue;
@@ -235,10 +232,7 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient_group
     Line* lines = (Line*)shared;
     u16* cells = (u16*)(lines + GROUP * SIZE);
     int first = blockIdx.y * GROUP, classes = min(GROUP, CLASSES - first);
-    load_cells(cells, entries + first * CELLS, classes);
-    __syncthreads();
-    load_lines(lines, cells, table + (i64)first * 2 * SIZE, classes, *factor * lovasz);
-    __syncthreads();
+    load_tables(lines, cells, entries + first * CELLS, table + (i64)first * 2 * SIZE, classes, *factor * lovasz);
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);
         if (pixel >= walk.pixels) continue;

@@ -127,10 +127,7 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient(
     Line* lines = (Line*)shared;
     u16* cells = (u16*)(lines + CLASSES * SIZE);
     float whole = *factor, scale = whole * lovasz;
-    load_cells(cells, entries, CLASSES);
-    __syncthreads();
-    load_lines(lines, cells, table, CLASSES, scale);
-    __syncthreads();
+    load_tables(lines, cells, entries, table, CLASSES, scale);
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
         int image = tile / walk.tiles, pixel = (tile % walk.tiles * GRADIENT_THREADS + threadIdx.x) * V;
         if (pixel >= walk.pixels) continue;
