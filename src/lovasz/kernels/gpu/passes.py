@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lovasz import validation
 from lovasz.kernels import bins
-from lovasz.kernels.gpu import elements, shared, softmax, tables
+from lovasz.kernels.gpu import elements, shared_memory, softmax, tables
 from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
@@ -77,7 +77,7 @@ def loss(
                 present = sum_over(group, present[:, :-1])
         # Deal the bins, from a sample of the pixels.
         processes = 0 if group is None else group.size()
-        large = shared.bins_of(input, target, *asked[:3], processes)
+        large = shared_memory.bins_of(input, target, *asked[:3], processes)
         step = max(1, images * pixels // bins.SAMPLE) | 1
         if large is not None and group is None:
             step = bins.spacing(images * pixels, classes)
@@ -103,7 +103,7 @@ def loss(
         each = (
             None
             if problem.cross_entropy is None
-            else shared.each_class(present[:, :classes], weight, problem.cross_entropy[0])
+            else shared_memory.each_class(present[:, :classes], weight, problem.cross_entropy[0])
         )
         counts = operators.count_errors(input, target, entries, *asked, 1, size, each)
         hist, status, seen, planes, entropy = counts
@@ -156,7 +156,7 @@ def count_errors(
     Returns:
         packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; for masks (G, 2)
         numbers of elements, foreground << 32 | valid, and of wrong labels (for labels, (0, 2)); what the second pass
-        needs to know again, see shared.py; and the cross-entropy, float64, if ``each`` is given.
+        needs to know again, see shared_memory.py; and the cross-entropy, float64, if ``each`` is given.
     """
     images, classes, _ = input.shape
     pixels, (image, channel, pixel) = _walk_of(input, step)
@@ -167,12 +167,15 @@ def count_errors(
     hist = torch.zeros(parts, groups, 2, size, dtype=torch.int64, device=input.device)
     status = torch.zeros(1 if errors == "softmax" else classes, dtype=torch.int32, device=input.device)
     seen = torch.zeros(0 if labelled else groups, 2, dtype=torch.int64, device=input.device)
-    here = step == 1 and shared.takes(input, target, errors, labelled, per_image, size)
-    planes = shared.planes(input, target, size, here)
+    here = step == 1 and shared_memory.takes(input, target, errors, labelled, per_image, size)
+    planes = shared_memory.planes(input, target, size, here)
     if here:
         with torch.cuda.device_of(input):
-            entropy = shared.count(input, target, entries, hist, status, planes, each, void if has_void else None)
+            entropy = shared_memory.count(
+                input, target, entries, hist, status, planes, each, void if has_void else None
+            )
         return hist, status, seen, planes, planes.new_empty(()) if entropy is None else entropy
+    assert each is None, "the cross-entropy is summed in shared memory alone"
     strides = image, channel, pixel, *_target_strides(target, labelled, step, errors == "softmax")
     walk = *strides, pixels, tiles, void, parts, groups * 2 * size, size
     how = _how((input, target), entries, per_image, has_void)
@@ -202,8 +205,8 @@ def _(
     hist = input.new_empty(parts, groups, 2, size, dtype=torch.int64)
     status = input.new_empty(1 if errors == "softmax" else classes, dtype=torch.int32)
     seen = input.new_empty(0 if labelled else groups, 2, dtype=torch.int64)
-    here = step == 1 and shared.takes(input, target, errors, labelled, per_image, size)
-    planes = shared.planes(input, target, size, here)
+    here = step == 1 and shared_memory.takes(input, target, errors, labelled, per_image, size)
+    planes = shared_memory.planes(input, target, size, here)
     return hist, status, seen, planes, planes.new_empty((), dtype=torch.float32 if each is None else torch.float64)
 
 
@@ -215,11 +218,12 @@ def gradient(
     """Second pass: the gradient at the scores times ``factor``, laid out as they are."""
     images, classes, _ = input.shape
     out = torch.empty_like(input)
-    if shared.takes(input, target, errors, labelled, per_image, table.shape[-1]):
+    if shared_memory.takes(input, target, errors, labelled, per_image, table.shape[-1]):
         with torch.cuda.device_of(input):
             ignored = void if has_void else None
-            shared.gradient(factor, input, target, entries, table, planes, each, out, lovasz, ignored)
+            shared_memory.gradient(factor, input, target, entries, table, planes, each, out, lovasz, ignored)
         return out
+    assert (each, lovasz) == (None, 1), "the cross-entropy is added in shared memory alone"
     pixels, strides = _walk_of(input, 1)
     walk = *strides, *out.stride(), *_target_strides(target, labelled, 1, errors == "softmax")
     tiles = triton.cdiv(pixels, WIDTH)

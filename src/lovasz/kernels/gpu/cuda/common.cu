@@ -1,6 +1,6 @@
 // Lovász-Softmax in CUDA C++, for inputs large enough that counting is what costs: the two passes of softmax.py with their
 // tables in the shared memory of each multiprocessor, which Triton has no atomics for. This is what held.cu and groups.cu
-// have in common; shared.py puts it before one of them and has it compiled at run time for one number of classes and one
+// have in common; shared_memory.py puts it before one of them and has it compiled at run time for one number of classes and one
 // type, and tests/emulated_cuda.h lets a C++ compiler run the same lines on a CPU.
 //
 // CLASSES        of the input                      GROUP          classes whose tables a block holds: all, or some of them

@@ -26,7 +26,7 @@ from lovasz import lovasz_cross_entropy, lovasz_softmax, sharing
 from lovasz.kernels import bins, interpreted, triton_problem
 
 pytest.importorskip("triton", reason="triton comes with the extra gpu")
-from lovasz.kernels.gpu import nvrtc, passes, shared
+from lovasz.kernels.gpu import nvrtc, passes, shared_memory
 
 HERE = Path(__file__).resolve().parent
 DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
@@ -78,22 +78,25 @@ def counted(monkeypatch: pytest.MonkeyPatch, compile_for_cpu: Callable[..., dict
         kernel(*grid, threads, memory, (ctypes.c_void_p * len(held))(*map(ctypes.addressof, held)))
 
     monkeypatch.setattr(nvrtc, "launch", noted)
-    monkeypatch.setattr(shared, "LEAST_PIXELS", 1)
+    monkeypatch.setattr(shared_memory, "LEAST_PIXELS", 1)
     if DEVICE == "cpu":
         monkeypatch.setattr(nvrtc, "kernels", compile_for_cpu)
         monkeypatch.setattr(nvrtc, "multiprocessors", lambda device: 3)
         monkeypatch.setattr(nvrtc, "shared_memory", lambda device: LARGEST)
         for name in ("HELD_THREADS", "GROUP_THREADS"):
-            monkeypatch.setattr(shared, name, (32, 32))
-        monkeypatch.setattr(shared, "PLAIN_THREADS", 32)
-    shared._launcher.cache_clear()
+            monkeypatch.setattr(shared_memory, name, (32, 32))
+        monkeypatch.setattr(shared_memory, "PLAIN_THREADS", 32)
+    shared_memory._launcher.cache_clear()
     return names
 
 
-def in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two classes at a time, as if no more fitted; five make three groups."""
-    monkeypatch.setattr(shared, "HELD_CLASSES", 2)
-    shared._launcher.cache_clear()
+@pytest.fixture(params=[False, True], ids=["all classes at once", "classes in groups"])
+def groups(request: pytest.FixtureRequest, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether two classes are counted at a time, as if no more fitted; five make three groups."""
+    if request.param:
+        monkeypatch.setattr(shared_memory, "HELD_CLASSES", 2)
+        shared_memory._launcher.cache_clear()
+    return request.param
 
 
 @pytest.mark.skipif(not triton_problem() or not COMPILER, reason="the tests below run in this process, or not at all")
@@ -102,14 +105,9 @@ def test_it_is_right_in_the_interpreter() -> None:
 
 
 @runs
-@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("size", [(30, 40), (31, 41)], ids=["two pixels to a thread", "one pixel to a thread"])
-def test_equals_the_exact_kernel(
-    size: tuple[int, int], dtype: torch.dtype, groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if groups:
-        in_groups(monkeypatch)
+def test_equals_the_exact_kernel(size: tuple[int, int], dtype: torch.dtype, groups: bool, counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=size)
     tolerance = 1e-3 + (torch.finfo(dtype).eps if dtype.itemsize == 2 else 0)  # the rounding of the gradient itself
     rounded = scores.to(dtype).to(DEVICE)
@@ -141,12 +139,7 @@ def test_options_and_types_of_labels_are_honoured(
 
 
 @runs
-@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
-def test_strided_logits_and_labels_are_read_where_they_lie(
-    groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if groups:
-        in_groups(monkeypatch)
+def test_strided_logits_and_labels_are_read_where_they_lie(groups: bool, counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=(20, 30))
     plain = value_and_gradient(SOFTMAX, scores.float().to(DEVICE), target.to(DEVICE), impl="triton")
     wide = torch.full((3, 7, 20, 30), torch.nan)
@@ -166,16 +159,13 @@ def test_strided_logits_and_labels_are_read_where_they_lie(
 
 
 @runs
-@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
 def test_bins_that_would_overflow_are_emptied_in_time(
     groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if groups:
-        in_groups(monkeypatch)
     if DEVICE == "cpu":
         monkeypatch.setattr(nvrtc, "multiprocessors", lambda device: 1)
         for name in ("HELD_THREADS", "GROUP_THREADS"):
-            monkeypatch.setattr(shared, name, (4, 4))  # threads that take turns cost much
+            monkeypatch.setattr(shared_memory, name, (4, 4))  # threads that take turns cost much
     # 40,000 pixels that are all alike: every error of a class falls into one bin, which can take 8,191.
     scores = torch.tensor([0.5, -0.25, 0.125, 0.0]).view(1, 4, 1, 1).expand(1, 4, 100, 400).contiguous()
     target = (torch.arange(40000).view(1, 100, 400) % 16).clamp(max=3)
@@ -185,12 +175,7 @@ def test_bins_that_would_overflow_are_emptied_in_time(
 
 
 @runs
-@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
-def test_numbers_that_are_not_finite_neither_pass_nor_point_beyond_the_tables(
-    groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if groups:
-        in_groups(monkeypatch)
+def test_numbers_that_are_not_finite_neither_pass_nor_point_beyond_the_tables(groups: bool, counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=(20, 30))
     target[0, 3, 4] = 1
     leaf = scores.float().to(DEVICE)
@@ -211,7 +196,6 @@ def test_numbers_that_are_not_finite_neither_pass_nor_point_beyond_the_tables(
 
 
 @runs
-@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -222,10 +206,8 @@ def test_numbers_that_are_not_finite_neither_pass_nor_point_beyond_the_tables(
     ids=str,
 )
 def test_the_cross_entropy_beside_it_takes_no_pass_of_its_own(
-    options: dict[str, Any], groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], groups: bool, counted: list[str]
 ) -> None:
-    if groups:
-        in_groups(monkeypatch)
     scores, target = SOFTMAX.draw(size=(30, 40))
     scores = scores.clone()
     scores[0, :, :4] *= 6  # some that are very sure, right or wrong
@@ -247,10 +229,7 @@ def test_the_cross_entropy_beside_it_takes_no_pass_of_its_own(
 
 
 @runs
-@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
-def test_compiled_it_keeps_one_graph(groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    if groups:
-        in_groups(monkeypatch)
+def test_compiled_it_keeps_one_graph(groups: bool, counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=(20, 30))
     leaf, target = scores.float().to(DEVICE).requires_grad_(), target.to(DEVICE)
 
@@ -280,8 +259,8 @@ def test_two_processes_of_which_one_has_few_pixels_share_their_bins(
     for scores, target in batches:  # of a network that has learnt something
         scores.scatter_add_(1, target.clamp(max=4).unsqueeze(1), torch.full_like(scores, 8.0))
     batches = [(scores.float().to(DEVICE), target.to(DEVICE)) for scores, target in batches]
-    monkeypatch.setattr(shared, "LEAST_PIXELS", 2000)  # the second process has Triton count
-    monkeypatch.setattr(shared, "COMMON_MEMORY", 60000)  # other tables than those of one process alone
+    monkeypatch.setattr(shared_memory, "LEAST_PIXELS", 2000)  # the second process has Triton count
+    monkeypatch.setattr(shared_memory, "COMMON_MEMORY", 60000)  # other tables than those of one process alone
     monkeypatch.setattr(sharing, "require_member", lambda group: None)
     # The two run one after the other. What each adds is noted, and the rounds repeated until all is known.
     sent: list[list[torch.Tensor]] = [[], []]
@@ -356,12 +335,7 @@ def test_all_void_is_zero_with_zero_gradient(counted: list[str]) -> None:
 
 
 @runs
-@pytest.mark.parametrize("groups", [False, True], ids=["all classes at once", "classes in groups"])
-def test_two_runs_and_a_second_backward_give_the_same_bits(
-    groups: bool, counted: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if groups:
-        in_groups(monkeypatch)
+def test_two_runs_and_a_second_backward_give_the_same_bits(groups: bool, counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=(30, 40))
     leaf, target = scores.float().to(DEVICE).requires_grad_(), target.to(DEVICE)
     value = SOFTMAX.package(leaf, target, impl="triton")
@@ -378,13 +352,13 @@ def test_two_runs_and_a_second_backward_give_the_same_bits(
 def test_a_launch_leaves_as_it_was_what_other_threads_may_launch_with(counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=(20, 30))
     leaf, target = scores.float().to(DEVICE).requires_grad_(), target.to(DEVICE)
-    size = shared.bins_of(leaf.flatten(2), target.flatten(1), "softmax", True, False, 0)
+    size = shared_memory.bins_of(leaf.flatten(2), target.flatten(1), "softmax", True, False, 0)
     assert size is not None
-    launcher = shared._launcher_of(leaf.flatten(2), target.flatten(1), None, size, 255)
+    launcher = shared_memory._launcher_of(leaf.flatten(2), target.flatten(1), None, size, 255)
     before = bytes(launcher.walk)
     value_and_gradient(SOFTMAX, leaf, target, impl="triton")
     assert counted
-    assert shared._launcher_of(leaf.flatten(2), target.flatten(1), None, size, 255) is launcher
+    assert shared_memory._launcher_of(leaf.flatten(2), target.flatten(1), None, size, 255) is launcher
     assert bytes(launcher.walk) == before
 
 
@@ -412,26 +386,26 @@ def test_saturated_and_equal_logits_are_as_near_as_others(counted: list[str]) ->
 @pytest.mark.parametrize("memory", [LARGEST, 166912, 101376], ids=["Hopper", "A100", "RTX 40"])
 def test_tables_of_any_number_of_classes_fit_the_shared_memory(memory: int) -> None:
     for classes in range(1, 1200):
-        found = shared.of_classes(classes, memory)
+        found = shared_memory.of_classes(classes, memory)
         assert found is not None
-        assert found.group <= min(classes, shared.HELD_CLASSES)
-        tables = found.group * (2 * bins.MIRRORED_CELLS + 4 * shared.WASTE + 8 * found.size)
+        assert found.group <= min(classes, shared_memory.HELD_CLASSES)
+        tables = found.group * (2 * bins.MIRRORED_CELLS + 4 * shared_memory.WASTE + 8 * found.size)
         assert tables <= memory
         assert found.size > bins.MIRRORED_CELLS  # a bin for each cell, and the tail's
-        assert found.size + shared.WASTE <= shared.ENTRY_LIMIT
-    assert shared.of_classes(3, 5000) is None
+        assert found.size + shared_memory.WASTE <= shared_memory.ENTRY_LIMIT
+    assert shared_memory.of_classes(3, 5000) is None
 
 
 def test_what_cannot_be_counted_in_shared_memory_is_left_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "shared_memory", lambda device: LARGEST)
-    many = torch.empty(1, 4, shared.LEAST_PIXELS), torch.empty(1, shared.LEAST_PIXELS, dtype=torch.long)
-    assert shared.layout(*many) == shared.of_classes(4, LARGEST)
-    assert shared.layout(many[0][..., 1:], many[1][..., 1:]) is None  # few pixels
-    assert shared.layout(many[0].double(), many[1]) is None
+    many = torch.empty(1, 4, shared_memory.LEAST_PIXELS), torch.empty(1, shared_memory.LEAST_PIXELS, dtype=torch.long)
+    assert shared_memory.layout(*many) == shared_memory.of_classes(4, LARGEST)
+    assert shared_memory.layout(many[0][..., 1:], many[1][..., 1:]) is None  # few pixels
+    assert shared_memory.layout(many[0].double(), many[1]) is None
     for errors, labelled, per_image in (("sigmoid", True, False), ("softmax", False, False), ("softmax", True, True)):
-        assert shared.bins_of(*many, errors, labelled, per_image, 0) is None
+        assert shared_memory.bins_of(*many, errors, labelled, per_image, 0) is None
     monkeypatch.setattr(nvrtc, "shared_memory", lambda device: 0)  # no compiler
-    assert shared.layout(*many) is None
+    assert shared_memory.layout(*many) is None
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc here, CUDA's compiler; on a GPU NVRTC does it")
@@ -442,14 +416,14 @@ def test_what_cannot_be_counted_in_shared_memory_is_left_to_triton(monkeypatch: 
 def test_the_kernels_compile_for_gpus_with_little_kept_outside_registers(
     classes: int, memory: int, architecture: str, tmp_path: Path
 ) -> None:
-    found = shared.of_classes(classes, memory)
+    found = shared_memory.of_classes(classes, memory)
     assert found is not None
     held = found.group == classes
-    threads = shared.HELD_THREADS if held else shared.GROUP_THREADS
+    threads = shared_memory.HELD_THREADS if held else shared_memory.GROUP_THREADS
     code = tmp_path / "kernels.cu"
-    code.write_text(shared._source(held))
+    code.write_text(shared_memory._source(held))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        macros = shared.macros(classes, found, dtype, torch.int64, 2, threads)
+        macros = shared_memory.macros(classes, found, dtype, torch.int64, 2, threads)
         command = [
             "nvcc",
             f"-arch={architecture}",
@@ -480,7 +454,7 @@ def test_large_inputs_are_near_float64_on_the_gpu(classes: int) -> None:
     case = Case("softmax", "softmax", classes, {"ignore_index": 255})
     scores, target = case.draw(size=(300, 400))
     scores.scatter_add_(1, target.clamp(max=classes - 1).unsqueeze(1), torch.full_like(scores, 8.0))
-    assert shared.layout(scores.float().cuda().flatten(2), target.cuda().flatten(1))
+    assert shared_memory.layout(scores.float().cuda().flatten(2), target.cuda().flatten(1))
     assert_near_exact(case, scores.float().cuda(), target.cuda(), impl="triton")
     found = torch.compile(lambda z, t: lovasz_softmax(z, t, ignore_index=255), fullgraph=True)
     value = found(scores.float().cuda(), target.cuda())
