@@ -548,8 +548,8 @@ def test_evaluate_counts_an_output_whose_class_the_masks_lack(tmp_path):
         palette=None,
     )
     command = ("evaluate", "--weights", tmp_path / "w.safetensors", "--json", "--data")
-    found = lovasz(*command, f"folder:{tmp_path / 'd'}")
-    said = lovasz(*command, f"folder:{tmp_path / 'd'}?classes=background,foreground,sky")
+    found = invoke(*command, f"folder:{tmp_path / 'd'}")
+    said = invoke(*command, f"folder:{tmp_path / 'd'}?classes=background,foreground,sky")
     assert json.loads(found.stdout)["scores"] == json.loads(said.stdout)["scores"]
     assert "holds sky, but the weights know" in found.stderr
     assert "sky" not in said.stderr
@@ -566,7 +566,7 @@ def test_evaluate_scores_what_predict_writes_also_where_fewer_classes_are_named(
             Image.fromarray(values.astype(np.uint8)).save(tmp_path / place / f"{name}.png")
     weights = tmp_path / "w.safetensors"
     save_weights(create_model("unet", 3), weights, model_name="unet", classes=["sea", "sky", "road"], palette=None)
-    scored = lovasz("evaluate", "--weights", weights, "--json", "--data", f"folder:{tmp_path}?classes=sky,sea")
+    scored = invoke("evaluate", "--weights", weights, "--json", "--data", f"folder:{tmp_path}?classes=sky,sea")
     assert "The weights also know road, which the data do not name" in scored.stderr
     invoke("predict", tmp_path / "images", "--weights", weights, "--out", tmp_path / "p")
     sample = open_dataset(f"folder:{tmp_path}?classes=sky,sea", "val")[0]
@@ -612,8 +612,8 @@ def test_train_writes_weights_that_predict_can_use(tmp_path, compared):
     done = lovasz("predict", image, "--weights", out / "model.safetensors", "--out", tmp_path / "p")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "p" / "masks" / "image.png").is_file()
-    again = lovasz("predict", image, "--weights", out / "model.safetensors", "--out", tmp_path / "p")
-    assert again.returncode == 2
+    again = invoke("predict", image, "--weights", out / "model.safetensors", "--out", tmp_path / "p")
+    assert again.exit_code == 2
     assert "--overwrite" in again.stderr
 
 

@@ -147,7 +147,7 @@ def test_half_of_the_images_of_an_epoch_hold_the_class():
     view = TrainingView(Listed([np.zeros((2, 2), np.uint8)] * 40), Augmentation(), 0)
     order = list(EpochOrder(40, 0, view, image_classes=holds))
     assert len(order) == 40
-    assert sum(holds[i] == [1] for i in order) == 20
+    assert sum(holds[i] == [1] for i, _ in order) == 20
 
 
 SMALL = binary.Setting(

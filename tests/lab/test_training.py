@@ -1,6 +1,7 @@
 """A run is a function of its configuration: killed and resumed, it ends with the same weights, bit for bit."""
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -276,7 +277,16 @@ def test_equibatch_orders_the_images_by_their_classes_and_keeps_what_it_read(tmp
     kept = json.loads((tmp_path / "run" / "image_classes.json").read_text())["classes"]
     masks = [sample.mask for sample in map(TinyDataset("train").__getitem__, range(10))]
     assert kept == [sorted(set(mask.unique().tolist()) - {IGNORE_INDEX}) for mask in masks]
-    assert seen == [list(_equibatch(kept, epoch)) for epoch in (0, 1)]
+    assert [[index for index, _ in order] for order in seen] == [list(_equibatch(kept, epoch)) for epoch in (0, 1)]
+
+
+def test_an_image_that_equibatch_gives_again_is_changed_at_random_anew() -> None:
+    view = TrainingView(TinyDataset("train"), Augmentation(crop=(8, 8), scale=(0.5, 2.0)), 0)
+    order = list(EpochOrder(10, 0, view, image_classes=[[int(i == 4)] for i in range(10)]))
+    assert [before for index, before in order if index == 4] == [0, 1, 2, 3, 4]
+    images = [view[item][0] for item in order if item[0] == 4]
+    assert torch.equal(images[0], view[4][0])
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(images, 2))
 
 
 def _equibatch(kept: list[list[int]], epoch: int) -> EquibatchSampler:

@@ -177,13 +177,14 @@ class _Environment(LightningEnvironment):
         """Nothing: the processes go on to the next run."""
 
 
-class EpochOrder(Sampler[int]):
+class EpochOrder(Sampler[int | tuple[int, int]]):
     """The order of images, which depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows.
 
     Processes deal it out like cards, so that their batches of one step are what a single process would have in one
     batch of that size; what is left over is left out.
 
-    image_classes: of each image for the order of equibatch; None for a plain shuffle.
+    image_classes: of each image for the order of equibatch; None for a plain shuffle. Equibatch gives an image again
+    within an epoch, and says beside its number how often it came before: TrainingView changes it anew.
     """
 
     def __init__(
@@ -204,10 +205,15 @@ class EpochOrder(Sampler[int]):
         self.epoch = epoch
         self.data.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | tuple[int, int]]:
+        order: list[int | tuple[int, int]]
         if self.equibatch is not None:
             self.equibatch.set_epoch(self.epoch)
-            order = list(self.equibatch)
+            before = [0] * self.length
+            order = []
+            for index in self.equibatch:
+                order.append((index, before[index]))
+                before[index] += 1
         else:
             generator = torch.Generator().manual_seed(mix(self.seed, SHUFFLE, self.epoch))
             order = torch.randperm(self.length, generator=generator).tolist()

@@ -49,7 +49,8 @@ class Augmentation:
 class TrainingView(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """A data set as training sees it in one epoch: item i is (image uint8 (3, h, w), target int64 (h, w)).
 
-    Without `crop`, sizes are those of the images (times the random factor).
+    Without `crop`, sizes are those of the images (times the random factor). Item (i, k) is image i as it comes after k
+    times before in the epoch: each time its random changes are others. i alone is (i, 0).
     """
 
     def __init__(self, dataset: SegmentationDataset, augmentation: Augmentation, seed: int) -> None:
@@ -66,8 +67,9 @@ class TrainingView(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, int(self._epoch), index))
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        index, before = item if isinstance(item, tuple) else (item, 0)
+        rng = np.random.default_rng((self.seed, int(self._epoch), index, *([before] if before else [])))
         image, mask = augment(self.dataset[index], self.augmentation, rng)
         return image, mask.long()
 

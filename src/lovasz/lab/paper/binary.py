@@ -46,8 +46,9 @@ class Setting:
     """What is trained. data, model, weights, optimizer and so on as in RunConfig.
 
     classes: names of the foregrounds, None: all but the data set's first, its background. size: images are resized to
-    it (height, width), None: their own. learning_rates: tried for each loss under the same budget. pretrain_epochs: of
-    cross-entropy, before, where the start is random; all losses share it. freeze_batch_norm: as in RunConfig.
+    it (height, width), None: their own; those of training then by `scale` at random. learning_rates: tried for each
+    loss under the same budget. pretrain_epochs: of cross-entropy, before, where the start is random; all losses share
+    it. freeze_batch_norm: as in RunConfig.
     """
 
     data: str
@@ -63,6 +64,7 @@ class Setting:
     weight_decay: float = 2e-4
     size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
     freeze_batch_norm: bool = False
     seed: int = 0
 
@@ -79,8 +81,8 @@ class Setting:
 
     def run(self, loss: str, learning_rate: float, device: str) -> RunConfig:
         """The configuration of one run. Half of each epoch's images hold the class: equibatch over "does, does not"."""
-        same = ("data", "model", "epochs", "batch_size", "optimizer", "weight_decay", "crop", "freeze_batch_norm")
-        same += ("seed",)
+        same = ("data", "model", "epochs", "batch_size", "optimizer", "weight_decay", "crop", "scale")
+        same += ("freeze_batch_norm", "seed")
         return RunConfig(
             **{name: getattr(self, name) for name in same},
             loss=loss,
@@ -276,7 +278,7 @@ class _Class:
     ) -> Any:
         if validate is None:
             config = config.replace(validate_every=0)
-        augmentation = Augmentation(crop=config.crop, flip=config.flip)
+        augmentation = Augmentation(crop=config.crop, scale=config.scale, flip=config.flip)
         return fit(
             config,
             network,

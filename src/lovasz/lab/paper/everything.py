@@ -75,11 +75,12 @@ def parts(places: Places, *, small: bool, device: str = "auto", threads: int | N
             data=places.voc,
             weights=str(places.espnet),
             classes=FIVE if small else None,
-            size=(160, 160) if small else None,
-            crop=None if small else (321, 321),
+            size=(224, 224) if small else None,
+            crop=(160, 160) if small else (321, 321),
+            scale=(0.75, 1.5) if small else (0.5, 1.5),
             freeze_batch_norm=True,  # of a trained network, as DeepLab-v2's is; its statistics do not bear small images
-            epochs=2 if small else 10,
-            learning_rates=(2e-5, 1e-4) if small else (2e-5, 5e-5, 1e-4),
+            epochs=3 if small else 10,
+            learning_rates=(1e-5, 2e-5) if small else (2e-5, 5e-5, 1e-4),
         )
 
     def nuclei() -> binary.Setting:

@@ -119,6 +119,8 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     )
     shown = f", images resized to {config['size'][0]} x {config['size'][1]}" if config["size"] else ""
     shown += f", crops of {config['crop'][0]} x {config['crop'][1]}" if config["crop"] else ""
+    low, high = config.get("scale", (1, 1))
+    shown += f", scaled by {low:g} to {high:g} at random" if (low, high) != (1, 1) else ""
     shown += FROZEN if config.get("freeze_batch_norm") else ""
     steps = scores["runs"][0]["steps"]
     counts = scores["images"]

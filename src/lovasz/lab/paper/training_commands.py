@@ -38,6 +38,7 @@ def binary(
     weight_decay: options.WeightDecay = 2e-4,
     size: options.Size = None,
     crop: Crop = "whole",
+    scale: options.Scale = None,
     freeze_batch_norm: options.FreezeBatchNorm = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -62,6 +63,7 @@ def binary(
         weight_decay=weight_decay,
         size=option_texts.parse_size(size),
         crop=option_texts.parse_crop(crop),
+        scale=option_texts.parse_scale(scale),
         freeze_batch_norm=freeze_batch_norm,
         seed=seed,
     )
