@@ -227,6 +227,25 @@ def test_the_figures_on_voc_are_those_of_the_results() -> None:
     assert said == [pytest.approx([100 * score for score in row], abs=0.0500001) for row in expected]
 
 
+def test_the_figures_of_table_1_are_those_of_the_results() -> None:
+    text = (REPOSITORY / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    said = re.findall(r"([\d.]+) against (?:cross-entropy's )?([\d.]+) % on ([\w' ]+),", text)
+    assert [name for *_, name in said] == ["nuclei", "VOC's person", "five classes of VOC"]
+    for lovasz, cross_entropy, name in said:
+        file = "binary-nuclei" if name == "nuclei" else "binary-voc"
+        path = REPOSITORY / "docs" / "results" / "paper" / f"{file}.json"
+        result = json.loads(path.read_text(encoding="utf-8"))
+        scores = result["scores"]
+        for loss, figure in (("lovasz_hinge", lovasz), ("cross_entropy", cross_entropy)):
+            found = [
+                run["values"][scores["split"]]["image_iou"]
+                for run in scores["runs"]
+                if (run["loss"], run["learning_rate"]) == (loss, scores["chosen"][loss])
+                and ("person" not in name or run["class"] == "person")
+            ]
+            assert float(figure) == pytest.approx(100 * statistics.mean(found), abs=0.0501)
+
+
 def test_the_readmes_figures_of_the_demo_and_of_speed_are_those_of_the_results() -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     (demo,) = re.findall(

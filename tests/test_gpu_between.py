@@ -130,15 +130,10 @@ WAYS = [
             "softmax-ignore_index=2", "probability-from_logits=False-per_image", "hinge", "elu",
             "sigmoid-per_image", "sigmoid-multilabel=True-classes=all", "sigmoid-multilabel=True-weight",
         ),
-        "sampled": ("softmax", "hinge", "elu", "sigmoid-multilabel=True-weight"),
-        "two processes": (
-            "softmax-classes=[3,1]",
-            "softmax-ignore_index=2",
-            "sigmoid",
-            "sigmoid-multilabel=True-weight",
-        ),
+        "sampled": ("softmax", "hinge", "elu"),
+        "two processes": ("softmax-classes=[3,1]", "softmax-ignore_index=2", "sigmoid-multilabel=True-weight"),
         "confident": ("softmax", "sigmoid"),
-        "all void": ("softmax-ignore_index=2", "softmax-classes=[3,1]", "sigmoid-multilabel=True-weight"),
+        "all void": ("softmax-ignore_index=2", "sigmoid-multilabel=True-weight"),
         "sixty classes": ("softmax-classes=[3,1]",),
     }.items()
     for name in names

@@ -266,7 +266,7 @@ def test_two_runs_on_two_threads_agree_to_the_last_bit(name):
     torch.set_num_threads(2)
     model = create_model(name, 3)
     images = torch.rand(3, 3, 96, 128)
-    first, *others = (_logits_and_gradient(model, images) for _ in range(4))
+    first, *others = (_logits_and_gradient(model, images) for _ in range(3))
     assert all(torch.equal(one, other) for run in others for one, other in zip(first, run, strict=True))
 
 
