@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import locale
 import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ def compile_for_cpu(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., d
         library = folder / f"{hashlib.sha256((text + str(defined)).encode()).hexdigest()}.so"
         if not library.exists():
             code = library.with_suffix(".cpp")
-            code.write_text(text)
+            code.write_text(text, encoding="utf-8")
             macros = [f"-D{macro}" for macro in ("EMULATED", *defined)]
             how = ["-std=c++20", "-O1", "-w", "-shared", "-fPIC", "-pthread", f"-I{HERE}", *macros]
             subprocess.run([COMPILER or "g++", *how, "-o", str(library), str(code)], check=True, timeout=300)
@@ -424,7 +426,7 @@ def test_the_kernels_compile_for_gpus_with_little_kept_outside_registers(
     held = found.group == classes
     threads = shared_memory.HELD_THREADS if held else shared_memory.GROUP_THREADS
     code = tmp_path / "kernels.cu"
-    code.write_text(shared_memory._source(held))
+    code.write_text(shared_memory._source(held), encoding="utf-8")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         macros = shared_memory.macros(classes, found, dtype, torch.int64, 2, threads)
         command = [
@@ -444,6 +446,31 @@ def test_the_kernels_compile_for_gpus_with_little_kept_outside_registers(
         spilled = [int(number) for number in re.findall(r"(\d+) bytes spill stores", done.stderr)]
         assert len(spilled) == (2 if held else 5)
         assert max(spilled) <= 64, done.stderr
+
+
+class LeavesTheLocale:
+    """As NVRTC of CUDA 12.4 does: its compiler sets this thread's locale to C."""
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *_: 0
+
+    def nvrtcCompileProgram(self, *_: Any) -> int:
+        library = ctypes.CDLL(None)
+        library.newlocale.restype = ctypes.c_void_p
+        all_of_it = (1 << 6) - 1  # LC_ALL_MASK's first six categories, as glibc counts them
+        library.uselocale(ctypes.c_void_p(library.newlocale(all_of_it, b"C", None)))
+        return 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is compiled")
+def test_text_is_read_as_before_after_a_kernel_was_compiled() -> None:
+    before = locale.getencoding()
+    LeavesTheLocale().nvrtcCompileProgram()
+    left = locale.getencoding()
+    ctypes.CDLL(None).uselocale(ctypes.c_void_p(-1))  # that of the process
+    assert locale.getencoding() == before != left
+    nvrtc._compiled(LeavesTheLocale(), "", [])  # pyright: ignore[reportArgumentType]
+    assert locale.getencoding() == before
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there is one here")

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,9 @@ def _compiled(compiler: ctypes.CDLL, source: str, options: list[str]) -> bytes:
         raise RuntimeError(f"NVRTC could not begin: error {failed}")
     try:
         given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-        if compiler.nvrtcCompileProgram(program, len(options), given):
+        with _locale_kept():
+            failed = compiler.nvrtcCompileProgram(program, len(options), given)
+        if failed:
             size = ctypes.c_size_t()
             compiler.nvrtcGetProgramLogSize(program, ctypes.byref(size))
             log = ctypes.create_string_buffer(size.value)
@@ -176,6 +178,18 @@ def _compiled(compiler: ctypes.CDLL, source: str, options: list[str]) -> bytes:
         return binary.raw
     finally:
         compiler.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@contextlib.contextmanager
+def _locale_kept() -> Iterator[None]:
+    """NVRTC of CUDA 12.1 and 12.4 leaves this thread in the C locale, where Python takes every text file for ASCII."""
+    uselocale = ctypes.CDLL(None).uselocale
+    uselocale.argtypes, uselocale.restype = [ctypes.c_void_p], ctypes.c_void_p
+    before = uselocale(None)
+    try:
+        yield
+    finally:
+        uselocale(before)
 
 
 def _check(result: int) -> None:

@@ -272,4 +272,4 @@ def macros(
 
 @functools.cache
 def _source(held: bool) -> str:
-    return "".join((_SOURCES / name).read_text() for name in ("common.cu", "held.cu" if held else "groups.cu"))
+    return "".join((_SOURCES / n).read_text("utf-8") for n in ("common.cu", "held.cu" if held else "groups.cu"))
