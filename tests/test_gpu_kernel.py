@@ -3,6 +3,7 @@
 Triton reads TRITON_INTERPRET when it is imported, so without a GPU these tests run once more in a process of their own.
 """
 
+import importlib.metadata
 import importlib.util
 from typing import Any
 
@@ -14,7 +15,7 @@ from interpreter import passes_in_the_interpreter
 from losses import CASES, Case, assert_near_exact, value_and_gradient
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lovasz import lovasz_sigmoid, lovasz_softmax
+from lovasz import kernels, lovasz_sigmoid, lovasz_softmax
 from lovasz.kernels import available, choose, interpreted, triton_problem
 from lovasz.validation import resolve_weight
 
@@ -48,6 +49,25 @@ def test_tensors_on_the_cpu_are_refused_by_name() -> None:
 def test_a_missing_package_is_named_with_its_remedy() -> None:
     with pytest.raises(ImportError, match=r"lovasz\[gpu\]"):
         lovasz_softmax(torch.zeros(1, 3, 4), torch.zeros(1, 4, dtype=torch.long), impl="triton")
+
+
+@pytest.mark.parametrize(("version", "old"), [("3.2.0", True), ("3.3.0", False), ("4.0.0+git1", False), ("2.1", True)])
+def test_an_old_triton_is_left_alone_and_named_with_the_remedy(
+    version: str, old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    found = kernels._too_old()
+    assert bool(found) == old
+    monkeypatch.setattr(kernels, "_TRITON_TOO_OLD", found)
+    chosen = choose("binned", "auto", torch.device("cuda"), 1 << 20)
+    if old:
+        assert chosen.kernel == "portable"
+        if INSTALLED:
+            assert f"triton {version} is too old" in chosen.reason
+        with pytest.raises(ImportError, match=r"needs 3\.3, which comes with torch 2\.7: pip install -U torch"):
+            choose("binned", "triton", torch.device("cuda"), 1 << 20)
+    elif INSTALLED:
+        assert choose("binned", "triton", torch.device("cuda"), 1 << 20).kernel == "gpu"
 
 
 def test_what_is_available_and_what_is_chosen_agree() -> None:

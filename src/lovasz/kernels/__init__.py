@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -34,7 +36,24 @@ def _installed(name: str) -> bool:
         return False
 
 
-_NUMBA_INSTALLED = _installed("numba")  # here, for torch.compile cannot follow the search
+TRITON_NEEDED = 3, 3  # the first whose language has tuples; it comes with torch 2.7
+
+
+def _too_old() -> str:
+    """What is wrong with the version of Triton that is installed; or empty."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:  # there is none, or a build under another name
+        return ""
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) >= TRITON_NEEDED:
+        return ""
+    needed = ".".join(map(str, TRITON_NEEDED))
+    return f"triton {version} is too old, the kernel needs {needed}, which comes with torch 2.7: pip install -U torch"
+
+
+# Here, for torch.compile cannot follow the search.
+_NUMBA_INSTALLED = _installed("numba")
+_TRITON_TOO_OLD = _too_old()
 
 
 @dataclass(frozen=True)
@@ -84,6 +103,8 @@ def triton_problem() -> str:
     """Empty if the Triton kernel can run, else what is missing and the remedy."""
     if not _installed("triton"):
         return 'triton is not installed; pip install "lovasz[gpu]" (Linux)'
+    if _TRITON_TOO_OLD:
+        return _TRITON_TOO_OLD
     if interpreted():
         return ""
     if not torch.cuda.is_available() or torch.version.hip:
@@ -137,8 +158,8 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
             "torch.jit.trace; use impl='auto', which sorts there"
         )
     if impl == "triton":
-        if not torch.compiler.is_compiling() and importlib.util.find_spec("triton") is None:
-            raise ImportError(f"impl='triton': {triton_problem()}")
+        if _TRITON_TOO_OLD or (not torch.compiler.is_compiling() and importlib.util.find_spec("triton") is None):
+            raise ImportError(f"impl='triton': {_TRITON_TOO_OLD or triton_problem()}")
         if device.type != "cuda" and not (device.type == "cpu" and interpreted()):
             raise ValueError(f"impl='triton' needs tensors on a CUDA device, got {device}; use impl='torch' or 'auto'")
         return Choice("gpu", "asked for by impl='triton'")
@@ -158,9 +179,9 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         # Under torch.compile the number may be symbolic, which no text can hold.
         count = "" if torch.compiler.is_compiling() else f"{errors:,} errors, "
         return Choice("exact", f"small input ({count}at most {SMALL:,}): a sort is as quick, and exact")
-    if device.type == "cuda" and (torch.compiler.is_compiling() or not triton_problem()):
+    if device.type == "cuda" and not _TRITON_TOO_OLD and (torch.compiler.is_compiling() or not triton_problem()):
         return Choice("gpu", "CUDA tensors and triton is installed")
-    if device.type == "cuda":
+    if device.type == "cuda" and not torch.compiler.is_compiling():
         return Choice("portable", f"CUDA tensors, but the Triton kernel cannot run: {triton_problem()}")
     if device.type == "cpu" and torch.compiler.is_compiling() and _NUMBA_INSTALLED and not shared:
         return Choice("operator", "inside torch.compile: the Numba kernel as one operator")
