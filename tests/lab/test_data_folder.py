@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lovasz.lab.data import IGNORE_INDEX, available_splits, open_dataset
 from lovasz.lab.errors import LabError
+from lovasz.lab.predict import find_images
 
 
 def test_an_image_comes_with_the_mask_of_its_name(tmp_path: Path) -> None:
@@ -37,6 +39,24 @@ def test_an_image_comes_with_the_mask_of_its_name(tmp_path: Path) -> None:
 def test_usual_names_of_the_two_folders_are_known(tmp_path: Path, images: str, masks: str) -> None:
     write_folder(tmp_path, {name: labels(0, 1) for name in "abcd"}, images=images, to=masks)
     assert available_splits(f"folder:{tmp_path}") == ("train", "val", "test")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such a name")
+def test_a_name_that_is_not_utf_8_is_told_with_the_remedy(tmp_path: Path) -> None:
+    write_folder(tmp_path, {name: labels(0, 1) for name in "abc"})
+    for path in list(tmp_path.rglob("b.*")):
+        path.rename(path.with_name(os.fsdecode(b"caf\xe9") + path.suffix))  # Latin-1, as old archives have it
+    with pytest.raises(LabError, match=r"caf\\xe9\.\w+': this name is not UTF-8.*Rename it"):
+        open_dataset(f"folder:{tmp_path}", "train")
+    image = next((tmp_path / "images").glob(os.fsdecode(b"caf\xe9*")))
+    for images in (tmp_path / "images", image):
+        with pytest.raises(LabError, match="this name is not UTF-8"):
+            find_images(images, tmp_path / "out")
+    image.with_suffix(".txt").touch()
+    image.unlink()
+    assert (
+        len(find_images(tmp_path / "images", tmp_path / "out")[0]) == 2
+    )  # of a file that is no image it does not matter
 
 
 def test_one_mask_without_an_image_is_told_in_the_singular(tmp_path: Path) -> None:

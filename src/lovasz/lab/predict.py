@@ -19,7 +19,7 @@ from lovasz.lab.config import read_json, write_json
 from lovasz.lab.data import DatasetInfo
 from lovasz.lab.data.colours import overlay, voc_palette
 from lovasz.lab.data.masks import IMAGE_SUFFIXES, read_image
-from lovasz.lab.data.walk import files_below
+from lovasz.lab.data.walk import files_below, require_utf8
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import load_exported
@@ -99,13 +99,13 @@ def predict_images(
 
 def find_images(images: Path, out: Path) -> tuple[list[Path], list[Path]]:
     """The images at or below a path, in order of their names, and the files that are none. Hidden files and the output
-    folder of an earlier run are left out. Raises LabError when there is no image."""
+    folder of an earlier run are left out. Raises LabError when there is no image, or one whose name is not UTF-8."""
     if images.is_file():
-        return [images], []  # a person who names one file means it, whatever its ending
+        return [require_utf8(images)], []  # a person who names one file means it, whatever its ending
     if not images.is_dir():
         raise LabError(f"{images}: there is no such file or folder; give an image or a folder of images.")
     found = sorted(files_below(images, skip=out.resolve()))
-    files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = [require_utf8(path) for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise LabError(f"{images}: no image in this folder or below it; expected files such as .jpg, .png or .tif.")
     return files, [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]

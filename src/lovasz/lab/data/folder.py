@@ -13,7 +13,7 @@ from lovasz.lab.data.dataset import Colour, DatasetInfo
 from lovasz.lab.data.masks import IMAGE_SUFFIXES, MASK_SUFFIXES
 from lovasz.lab.data.pairs import Pair, PairDataset
 from lovasz.lab.data.splits import SPLIT_NAMES, find_list_files, random_split, read_list_files
-from lovasz.lab.data.walk import files_below
+from lovasz.lab.data.walk import files_below, require_utf8
 from lovasz.lab.errors import LabError
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "JPEGImages")
@@ -171,10 +171,11 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def tree(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Files by relative path without ending, sorted. Hidden ones are left out. Raises LabError for a stem with two."""
+    """Files by relative path without ending, sorted. Hidden ones are left out. Raises LabError for a stem with two,
+    and for a name that is not UTF-8."""
     found: dict[str, Path] = {}
     for path in sorted(path for path in files_below(folder) if path.suffix.lower() in suffixes):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
+        stem = require_utf8(path).relative_to(folder).with_suffix("").as_posix()
         if stem in found:
             raise LabError(f"{found[stem]} and {path}: two files of one name; keep one.")
         found[stem] = path

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from lovasz.lab.errors import LabError
+
 
 def files_below(folder: Path, skip: Path | None = None) -> Iterator[Path]:
     """All files at any depth, in no order; skip: the real path of a folder below to leave out."""
@@ -18,3 +20,15 @@ def files_below(folder: Path, skip: Path | None = None) -> Iterator[Path]:
             if not name.startswith(".") and (real := (here / name).resolve()) != skip and real not in above
         ]
         yield from (here / name for name in files if not name.startswith("."))
+
+
+def require_utf8(path: Path) -> Path:
+    """The path, whose name can be written into lists, JSON and reports. Raises LabError for one that is not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise LabError(
+            f"{os.fsencode(path)!r}: this name is not UTF-8, as an old archive may leave it (or the locale is not: "
+            "LANG=C.UTF-8). Rename it; convmv does whole folders."
+        ) from None
+    return path
