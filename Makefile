@@ -93,7 +93,7 @@ $(VENV)/dev: pyproject.toml constraints.txt $(VENV)/vision/ready | $(VENV)/bin/p
 	@echo "Installing lovasz, its lab and the test tools into $(VENV) (a minute or two) ..."
 	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
 	@$(BIN)/python $(PIP_INSTALL) --no-deps cityscapesScripts==2.3.0 pyquaternion==0.9.9
-	@$(BIN)/python $(PIP_INSTALL) pydensecrf2 2>/dev/null || echo "No compiler for the CRF: its tests will be skipped."
+	@$(BIN)/python $(PIP_INSTALL) pydensecrf2 2>/dev/null || echo "The CRF (pydensecrf2) cannot be built here: its tests will be skipped."
 	@touch $@ $(VENV)/lab
 
 # After torch: these take the torch that is there, and so bring no CUDA packages beside a CPU build of it.
