@@ -132,7 +132,9 @@ def inside(folder: Path, relative: str, field: str) -> Path:
         raise outside
     path = folder / relative
     try:
-        contained = path.resolve().is_relative_to(folder.resolve())
+        resolved = path.resolve()
+        looped = any(part.is_symlink() for part in (resolved, *resolved.parents))  # Python 3.13 leaves such links
+        contained = not looped and resolved.is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):  # a link to itself, a name no file can have
         contained = False
     if not contained:
