@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import locale
 import os
 import re
 import shutil
@@ -449,28 +448,34 @@ def test_the_kernels_compile_for_gpus_with_little_kept_outside_registers(
 
 
 class LeavesTheLocale:
-    """As NVRTC of CUDA 12.4 does: its compiler sets this thread's locale to C."""
+    """As NVRTC of CUDA 12.4 does: its compiler leaves this thread in a locale of its own, C."""
+
+    def __init__(self) -> None:
+        self.library = ctypes.CDLL(None)
+        self.library.newlocale.restype = self.library.uselocale.restype = ctypes.c_void_p
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         return lambda *_: 0
 
     def nvrtcCompileProgram(self, *_: Any) -> int:
-        library = ctypes.CDLL(None)
-        library.newlocale.restype = ctypes.c_void_p
-        all_of_it = (1 << 6) - 1  # LC_ALL_MASK's first six categories, as glibc counts them
-        library.uselocale(ctypes.c_void_p(library.newlocale(all_of_it, b"C", None)))
+        characters = 1  # LC_CTYPE_MASK
+        self.library.uselocale(ctypes.c_void_p(self.library.newlocale(characters, b"C", None)))
         return 0
+
+    def now(self) -> int:
+        return self.library.uselocale(None)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is compiled")
-def test_text_is_read_as_before_after_a_kernel_was_compiled() -> None:
-    before = locale.getencoding()
-    LeavesTheLocale().nvrtcCompileProgram()
-    left = locale.getencoding()
-    ctypes.CDLL(None).uselocale(ctypes.c_void_p(-1))  # that of the process
-    assert locale.getencoding() == before != left
-    nvrtc._compiled(LeavesTheLocale(), "", [])  # pyright: ignore[reportArgumentType]
-    assert locale.getencoding() == before
+def test_a_compiled_kernel_leaves_the_locale_as_it_was() -> None:
+    compiler = LeavesTheLocale()
+    before = compiler.now()
+    compiler.nvrtcCompileProgram()
+    left = compiler.now()
+    compiler.library.uselocale(ctypes.c_void_p(before))
+    assert left != before
+    nvrtc._compiled(compiler, "", [])  # pyright: ignore[reportArgumentType]
+    assert compiler.now() == before
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there is one here")
