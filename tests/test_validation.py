@@ -211,6 +211,19 @@ def test_numpys_true_and_false_are_flags(method: str) -> None:
     assert lovasz_softmax(logits, labels, from_logits=np.bool_(True)) == lovasz_softmax(logits, labels)
 
 
+@pytest.mark.parametrize(("side", "kernel"), [(8, "exact"), (16, "exact"), (17, None)])
+def test_small_images_with_losses_of_their_own_are_sorted(side: int, kernel: str | None) -> None:
+    """Thousands of them would have as many tables of bins, whatever their size."""
+    images, device = 2000, torch.device("cpu")
+    errors = images * side * side
+    choice = choose("binned", "auto", device, errors, image=side * side).kernel
+    assert choice == (kernel or ("exact" if numba_problem() else "cpu"))
+    assert choose("binned", "auto", device, errors).kernel != "exact"
+    assert choose("binned", "torch", device, errors, image=side * side).kernel == "portable"  # as asked
+    scores, masks = torch.randn(images, side, side), torch.randint(0, 2, (images, side, side))
+    assert torch.allclose(lovasz_hinge(scores, masks), lovasz_hinge(scores, masks, method="exact"), rtol=1e-4)
+
+
 @pytest.mark.parametrize("integer", [np.int64, np.int32, np.uint8])
 def test_numpys_integers_are_void_labels(integer: type) -> None:
     logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 2, (2, 4, 5))

@@ -42,7 +42,8 @@ def softmax(
     num_classes = input.shape[1]
     only_present, chosen = validation.resolve_classes(classes, num_classes)
     weight = validation.resolve_weight(weight, num_classes, input)
-    choice = choose(method, impl, input.device, input.numel(), shared=is_shared(group, per_image))
+    image = input[0, 0].numel() if per_image else None
+    choice = choose(method, impl, input.device, input.numel(), image=image, shared=is_shared(group, per_image))
     if choice.kernel not in CHECK_LABELS:
         target = target.long()  # in uint8, -1 would equal 255
         validation.check_labels(target, num_classes, ignore_index)

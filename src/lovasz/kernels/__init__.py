@@ -24,6 +24,9 @@ IMPLS = ("auto", "torch", "numba", "triton")
 
 # Up to this many errors (pixels times classes) a sort is as quick as bins, and it is exact: see docs/benchmarks.md.
 SMALL = 16384
+# With per_image, each image and class has bins of its own. Up to so many pixels these cost more than a sort: of the
+# kernels that are made for it, and of the one in plain torch.
+SMALL_IMAGE, SMALL_IMAGE_IN_TORCH = 256, 4096
 
 # These check the labels while they count.
 CHECK_LABELS = ("cpu", "operator", "gpu")
@@ -121,7 +124,9 @@ def available() -> dict[str, str]:
     }
 
 
-def choose(method: str, impl: str, device: torch.device, errors: int, *, shared: bool = False) -> Choice:
+def choose(
+    method: str, impl: str, device: torch.device, errors: int, *, image: int | None = None, shared: bool = False
+) -> Choice:
     """Pick the kernel for one call.
 
     Args:
@@ -129,6 +134,7 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         impl: "auto", or an explicit "torch", "numba" or "triton", which never falls back.
         device: where the input lies.
         errors: number of errors to order, pixels times classes.
+        image: pixels of one image where each has its own loss, else None.
         shared: whether several processes add up their counts, for which only bins will do.
 
     Raises:
@@ -179,6 +185,14 @@ def choose(method: str, impl: str, device: torch.device, errors: int, *, shared:
         # Under torch.compile the number may be symbolic, which no text can hold.
         count = "" if torch.compiler.is_compiling() else f"{errors:,} errors, "
         return Choice("exact", f"small input ({count}at most {SMALL:,}): a sort is as quick, and exact")
+    choice = _binned(device, shared)
+    if image is not None and image <= (SMALL_IMAGE_IN_TORCH if choice.kernel == "portable" else SMALL_IMAGE):
+        return Choice("exact", "small images, each with its own loss: a sort is quicker than bins for each, and exact")
+    return choice
+
+
+def _binned(device: torch.device, shared: bool) -> Choice:
+    """The kernel that bins inputs of this device."""
     if device.type == "cuda" and not _TRITON_TOO_OLD and (torch.compiler.is_compiling() or not triton_problem()):
         return Choice("gpu", "CUDA tensors and triton is installed")
     if device.type == "cuda" and not torch.compiler.is_compiling():
