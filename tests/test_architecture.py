@@ -41,7 +41,13 @@ FLOORS = {
     "lovasz.lab": 6,
     "lovasz.__main__": 7,
 }
-FRAMEWORK_PORTS = {"lovasz.jax": 2, "lovasz.tensorflow": 2, "lovasz.keras": 2, "lovasz.compat_tensorflow": 3}
+FRAMEWORK_PORTS = {
+    "lovasz.jax": 2,
+    "lovasz.tensorflow": 2,
+    "lovasz.keras_arrays": 2,
+    "lovasz.keras": 3,
+    "lovasz.compat_tensorflow": 3,
+}
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras"}
 DRAWERS = {"utils", "util", "common", "base", "helpers", "helper", "misc", "registry"}
 NOTE_TO_SELF = "TO" + "DO"

@@ -154,6 +154,11 @@ def test_train_ids_become_label_ids():
     assert label_ids(torch.arange(19)).tolist() == list(EVALUATED)
     assert len(EVALUATED) == 19
     assert NAMES[label_ids(torch.tensor(18))] == "bicycle"
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        assert label_ids(torch.tensor([18, 255], dtype=dtype)).tolist() == [33, 0]
+    for wrong in (torch.tensor([0.5]), torch.tensor([True])):
+        with pytest.raises(TypeError, match="train_ids must be integers"):
+            label_ids(wrong)
     for wrong in (19, -1):
         with pytest.raises(ValueError, match=f"train_ids holds {wrong}"):
             label_ids(torch.tensor([0, wrong]))

@@ -414,6 +414,8 @@ ZEROS = torch.zeros(2, 3, 3, dtype=torch.long)
         (torch.zeros(2, 3, 3), ZEROS, ValueError, r"single foreground class.*threshold"),
         (torch.full((2, 4, 3, 3), math.nan), ZEROS, ValueError, r"preds holds NaN"),
         (torch.zeros(2, 4, 3, 3, dtype=torch.complex64), ZEROS, TypeError, r"preds must be real scores"),
+        (ZEROS.numpy(), ZEROS, TypeError, r"preds must be a torch\.Tensor, got ndarray; torch\.as_tensor makes one"),
+        (ZEROS, ZEROS.tolist(), TypeError, r"target must be a torch\.Tensor, got list"),
         (ZEROS[:0], ZEROS[:0], ValueError, r"target must hold pixels.*got shape \(0, 3, 3\)"),
     ],
 )
@@ -476,6 +478,8 @@ def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
         ({"num_classes": 3, "classes": [1, 1]}, "classes must be different labels"),
         ({"num_classes": 3, "classes": []}, "classes must be different labels"),
         ({"num_classes": 3, "classes": "12"}, "classes must be different labels"),
+        ({"num_classes": 3, "classes": 1}, "classes must be different labels of 0..2, got 1"),
+        ({"num_classes": 2, "threshold": math.nan}, "threshold must be a finite number"),
         ({"num_classes": 3, "classes": [1], "ignore_index": 1}, "also ignore_index"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -191,6 +192,36 @@ def test_classes_that_are_no_integers_are_refused():
         EquibatchSampler([[0], [1]], classes=torch.arange(2))
     with pytest.raises(TypeError, match=r"image_classes\[1\] holds 'cat'"):
         EquibatchSampler([[0], ["cat"]])
+    with pytest.raises(TypeError, match=r"image_classes\[0\] is 3; expected the classes of one image, such as"):
+        EquibatchSampler([3, 4])
+
+
+def test_numpys_integers_are_numbers_too(tmp_path):
+    sampler = EquibatchSampler([[0], [1], [0]], seed=np.int64(3))
+    sampler.set_epoch(np.int64(2))
+    plain = EquibatchSampler([[0], [1], [0]], seed=3)
+    plain.set_epoch(2)
+    assert list(sampler) == list(plain)
+    assert json.loads(json.dumps(sampler.state_dict())) == plain.state_dict()
+    cache = tmp_path / "classes.json"
+    assert read(Masks(), ignore_index=np.int64(255), cache=cache) == [[0, 2], [1], []]
+    assert json.loads(cache.read_text())["ignore_index"] == 255
+
+
+def test_lightning_leaves_it_in_place_when_it_trains_in_several_processes():
+    lightning = pytest.importorskip("lightning.pytorch")
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    replaced = trainer._data_connector._requires_distributed_sampler
+    held = [[0], [1], [0]]
+    assert replaced(DataLoader(held, shuffle=True))
+    assert not replaced(DataLoader(held, sampler=EquibatchSampler(held)))
 
 
 # --- the classes of each image

@@ -85,17 +85,21 @@ def label_ids(train_ids: Tensor) -> Tensor:
         int64 label ids 0..33 of the same shape, on the same device.
 
     Raises:
+        TypeError: ids that are no integers.
         ValueError: another id; the message names it.
 
     >>> label_ids(torch.tensor([0, 18, 255]))
     tensor([ 7, 33,  0])
     """
+    if train_ids.is_floating_point() or train_ids.is_complex() or train_ids.dtype == torch.bool:
+        raise TypeError(f"train_ids must be integers 0..{len(EVALUATED) - 1} or 255, got {train_ids.dtype}.")
+    train_ids = train_ids.long()  # torch cannot compare unsigned integers of 16 bits and more
     table = torch.zeros(256, dtype=torch.int64, device=train_ids.device)
     table[: len(EVALUATED)] = torch.tensor(EVALUATED, device=train_ids.device)
     wrong = train_ids[(train_ids < 0) | ((train_ids >= len(EVALUATED)) & (train_ids != 255))]
     if wrong.numel():
         raise ValueError(f"train_ids holds {int(wrong[0])}; expected 0..{len(EVALUATED) - 1} or 255.")
-    return table[train_ids.long()]
+    return table[train_ids]
 
 
 class CityscapesScores(Metric):

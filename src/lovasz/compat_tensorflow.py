@@ -110,7 +110,8 @@ def lovasz_softmax(
     """Multi-class Lovász-Softmax loss of probabilities.
 
     Args:
-        probas: (B, H, W, C) class probabilities, or (B, C, H, W) with ``order="BCHW"``.
+        probas: (B, H, W, C) class probabilities, or (B, C, H, W) with ``order="BCHW"``; or (B, H, W), also with a
+            channel of size 1, the sigmoid output for the one class that `classes` names, such as [1].
         labels: (B, H, W) or (B, H, W, 1), 0..C-1 and `ignore`.
         classes: "all", "present" for those that occur in labels, or a list of classes to average.
         per_image: mean of the losses of the images, else one loss of all pixels.
@@ -122,8 +123,19 @@ def lovasz_softmax(
 
     Raises:
         NotImplementedError: another order.
+        ValueError: a sigmoid output without exactly one class in `classes`.
     """
     probas, axis = tf.convert_to_tensor(probas), _axis(order)
+    if probas.shape.rank == 3 or (probas.shape.rank == 4 and probas.shape[axis] == 1):
+        return port.lovasz_sigmoid(
+            probas,
+            _foreground(_shaped(_whole(labels), probas.shape), classes, ignore),
+            from_logits=False,
+            per_image=bool(per_image),
+            ignore_index=None if ignore is None else -1,
+            axis=axis,
+            method="exact",
+        )
     of_pixels = probas.shape[:-1] if axis == -1 else probas.shape[:1].concatenate(probas.shape[2:])
     return port.lovasz_softmax(
         probas,
@@ -138,7 +150,7 @@ def lovasz_softmax(
 
 
 def lovasz_softmax_flat(probas: Any, labels: Any, classes: str | Sequence[int] = "all") -> Any:
-    """Lovász-Softmax loss of (P, C) probabilities and (P,) labels.
+    """Lovász-Softmax loss of (P, C) probabilities and (P,) labels. C = 1 is a sigmoid's one class.
 
     Returns:
         A scalar, float64 for float64 probabilities, else float32; 0 for P = 0.
@@ -149,22 +161,38 @@ def lovasz_softmax_flat(probas: Any, labels: Any, classes: str | Sequence[int] =
     probas = tf.convert_to_tensor(probas)
     if probas.shape.num_elements() == 0:
         return tf.reduce_sum(probas) * 0.0
+    if probas.shape[1] == 1:
+        foreground = _foreground(_whole(labels), classes, None)
+        return port.lovasz_sigmoid(probas[:, 0], foreground, from_logits=False, method="exact")
     return port.lovasz_softmax(probas, _whole(labels), from_logits=False, classes=classes, method="exact")
 
 
 def flatten_probas(probas: Any, labels: Any, ignore: int | None = None, order: str = "BHWC") -> tuple[Any, Any]:
-    """Probabilities as (P, C) and labels as (P,), without the pixels whose label is `ignore`.
+    """Probabilities, or (B, H, W) of a sigmoid, as (P, C) and labels as (P,), without `ignore` pixels.
 
     With `ignore` the size depends on the values: not for ``jit_compile=True``.
     """
     probas = tf.convert_to_tensor(probas)
-    if _axis(order) == 1:
+    axis = _axis(order)
+    if probas.shape.rank == 3:
+        probas = tf.expand_dims(probas, 3)  # (B, H, W, 1)
+    elif axis == 1:
         probas = tf.transpose(probas, (0, 2, 3, 1))
     probas, labels = tf.reshape(probas, (-1, probas.shape[3])), tf.reshape(labels, (-1,))  # (P, C), (P,)
     if ignore is None:
         return probas, labels
     valid = tf.not_equal(labels, tf.cast(ignore, labels.dtype))
     return tf.boolean_mask(probas, valid), tf.boolean_mask(labels, valid)
+
+
+def _foreground(labels: Any, classes: str | Sequence[int], ignore: int | None) -> Any:
+    """1 where the one class of a sigmoid is, 0 elsewhere, -1 where void."""
+    if isinstance(classes, str) or len(classes) != 1:
+        raise ValueError(f"a sigmoid output, probas (B, H, W), is one class: name it, classes=[1]; got {classes!r}")
+    foreground = tf.cast(tf.equal(labels, tf.cast(classes[0], labels.dtype)), tf.int32)
+    if ignore is None:
+        return foreground
+    return tf.where(tf.equal(labels, tf.cast(ignore, labels.dtype)), -1, foreground)
 
 
 def _axis(order: str) -> int:

@@ -35,10 +35,13 @@ def confusion_counts(
         per_image.
 
     Raises:
-        TypeError: a dtype that cannot be meant.
+        TypeError: what is no tensor, or of a dtype that cannot be meant.
         ValueError: wrong shapes, a threshold for labels or for scores of every class, empty input, NaN scores of a
             valid pixel, labels out of range (the message names label and classes).
     """
+    for name, value in (("preds", preds), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; torch.as_tensor makes one.")
     if target.is_floating_point() or target.is_complex():
         raise TypeError(f"target must hold integer class labels, got dtype {target.dtype}. Convert with target.long().")
     if target.numel() == 0 or target.ndim == 0:

@@ -201,9 +201,10 @@ class _JaxArrays:
         return x.dtype.name
 
     def static_shape(self, x: Any) -> tuple[int | None, ...]:
-        return x.shape
+        return tuple(size if isinstance(size, int) else None for size in x.shape)  # jax.export has sizes with names
 
-    shape = static_shape
+    def shape(self, x: Any) -> tuple[Any, ...]:
+        return x.shape
 
     def holds(self, condition: Any) -> bool | None:
         return None if isinstance(condition, Tracer) else bool(condition)
@@ -213,6 +214,9 @@ class _JaxArrays:
 
     def bits(self, x: Any) -> Any:
         return jax.lax.bitcast_convert_type(x, jnp.int32)
+
+    def max(self, x: Any) -> Any:
+        return jnp.max(x)
 
     def sum(self, x: Any, axis: int | tuple[int, ...], keepdims: bool = False) -> Any:
         return jnp.sum(x, axis, dtype=x.dtype, keepdims=keepdims)

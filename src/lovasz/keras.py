@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from lovasz.keras_arrays import ARRAYS, integer_labels, mask_of, ops, sizes
 from lovasz.ports import arguments, preparation
 from lovasz.ports.losses import losses
 from lovasz.ports.preparation import Prepared
@@ -25,12 +26,15 @@ __all__ = [
     "lovasz_softmax",
 ]
 
-ops: Any = keras.ops
 REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
 
 
+@keras.saving.register_keras_serializable(package="lovasz")
 def lovasz_softmax(y_true: Any, y_pred: Any, **options: Any) -> Any:
     """Lovász-Softmax loss; formula, shapes and errors are those of :class:`LovaszSoftmaxLoss`.
+
+    For calls of your own. In ``compile`` use the class: sample weights and masks do not reach a function, whose result
+    Keras multiplies by their mean.
 
     Args:
         y_true, y_pred, options: what a call of the class takes, and by name the arguments of its constructor.
@@ -41,11 +45,13 @@ def lovasz_softmax(y_true: Any, y_pred: Any, **options: Any) -> Any:
     return LovaszSoftmaxLoss(**options)(y_true, y_pred)
 
 
+@keras.saving.register_keras_serializable(package="lovasz")
 def lovasz_hinge(y_true: Any, y_pred: Any, **options: Any) -> Any:
     """Lovász hinge loss with the options of :class:`LovaszHingeLoss`; the result as of :func:`lovasz_softmax`."""
     return LovaszHingeLoss(**options)(y_true, y_pred)
 
 
+@keras.saving.register_keras_serializable(package="lovasz")
 def lovasz_sigmoid(y_true: Any, y_pred: Any, **options: Any) -> Any:
     """Lovász-sigmoid loss with the options of :class:`LovaszSigmoidLoss`; the result as of :func:`lovasz_softmax`."""
     return LovaszSigmoidLoss(**options)(y_true, y_pred)
@@ -71,24 +77,26 @@ class _LovaszLoss(keras.losses.Loss):
         """The reduced loss: a scalar, or with ``reduction=None`` one for each image (one in all for the batch)."""
         input, target, problem = self._prepare(y_true, y_pred)
         of_images, of_pixels = [], []
-        given = sample_weight, getattr(y_pred, "_keras_mask", None)
-        for weight in (one for one in given if one is not None):
+        for weight in (one for one in (sample_weight, mask_of(y_pred)) if one is not None):
             weight = ops.cast(ops.convert_to_tensor(weight), "float32")
+            _check_weight(sizes(weight), sizes(ops.convert_to_tensor(y_true)), sizes(input))
             if len(weight.shape) and weight.shape[0] != 1 and input.shape[0] == 1:
                 weight = ops.reshape(weight, (1, -1))  # of a flat input, whose pixels are one image
-            if len(weight.shape) == 0 or (problem.per_image and set(tuple(weight.shape)[1:]) <= {1}):
+            if len(weight.shape) == 0 or (problem.per_image and set(sizes(weight)[1:]) <= {1}):
                 of_images.append(ops.reshape(weight, (-1,)))  # (N,) or (1,)
+            elif set(sizes(weight)[1:]) <= {1}:
+                of_pixels.append(ops.reshape(weight, (-1, 1)) * ops.ones_like(input[:, :, 0], "float32"))  # (N, S)
             else:
-                of_pixels.append(_pixel_weight(weight, input))  # (N, S)
+                of_pixels.append(ops.reshape(weight, (ops.shape(input)[0], -1)))  # (N, S)
         pixel_weight = math.prod(of_pixels) if of_pixels else None
         if pixel_weight is not None and not problem.labelled:
             pixel_weight = ops.expand_dims(pixel_weight, 2)  # (N, S, 1)
-        values = losses(_ARRAYS, input, target, problem, pixel_weight)
+        values = losses(ARRAYS, input, target, problem, pixel_weight)
         return self._reduced(values, ops.cast(math.prod(of_images), values.dtype) if of_images else None)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The losses of the images, (N,), or the one of the batch, (1,)."""
-        return losses(_ARRAYS, *self._prepare(y_true, y_pred))
+        return losses(ARRAYS, *self._prepare(y_true, y_pred))
 
     def get_config(self) -> dict[str, Any]:
         """Everything that `from_config` needs."""
@@ -107,7 +115,7 @@ class _LovaszLoss(keras.losses.Loss):
     def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
         options = dict(self._options)
         void = options.pop("ignore_class")
-        return self._preparation(_ARRAYS, y_pred, _labels(y_true), void=void, void_name="ignore_class", **options)
+        return self._preparation(ARRAYS, y_pred, integer_labels(y_true), void=void, void_name="ignore_class", **options)
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
@@ -172,8 +180,8 @@ class LovaszSoftmaxLoss(_LovaszLoss):
 
     def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-        axis, sizes = self._options["axis"], tuple(y_true.shape)
-        if len(sizes) == len(y_pred.shape) > 1 and sizes[axis] == 1 and y_pred.shape[axis] != 1:
+        axis, given = self._options["axis"], sizes(y_true)
+        if len(given) == len(sizes(y_pred)) > 1 and given[axis] == 1 and y_pred.shape[axis] != 1:
             y_true = ops.squeeze(y_true, axis)
         return super()._prepare(y_true, y_pred)
 
@@ -267,84 +275,24 @@ class LovaszSigmoidLoss(_LovaszLoss):
     _preparation = staticmethod(preparation.sigmoid)
 
 
-def _labels(y_true: Any) -> Any:
-    """The target as integers. Keras's data adapters hand out floating labels; a fraction is no class."""
-    y_true = ops.convert_to_tensor(y_true)
-    if not keras.backend.is_float_dtype(y_true.dtype):
-        return y_true
-    stray = ops.cast(-(2**31), "int32")
-    return ops.where(y_true == ops.round(y_true), ops.cast(y_true, "int32"), stray)
+def _check_weight(weight: arguments.Shape, target: arguments.Shape, input: arguments.Shape) -> None:
+    """Raise ValueError unless weights are one number, one for each image, or one for each pixel as the target has them.
 
-
-def _pixel_weight(weight: Any, input: Any) -> Any:
-    """A weight for each image or for each pixel as (N, S)."""
-    sizes, known = tuple(weight.shape), tuple(input.shape)[:2]
-    if set(sizes[1:]) <= {1}:
-        return ops.reshape(weight, (-1, 1)) * ops.ones_like(input[:, :, 0], "float32")
-    if None not in (*sizes, *known) and (sizes[0] != known[0] or math.prod(sizes) != math.prod(known)):
-        raise ValueError(
-            f"sample_weight must have one number for each image, ({known[0]},), or for each of its {known[1]} pixels, "
-            f"got shape {sizes}"
-        )
-    return ops.reshape(weight, (ops.shape(input)[0], -1))
-
-
-class _KerasArrays:
-    """`lovasz.ports.arrays.Arrays` in keras.ops."""
-
-    array = constant = staticmethod(ops.convert_to_tensor)
-    cast = staticmethod(ops.cast)
-    where = staticmethod(ops.where)
-    minimum = staticmethod(ops.minimum)
-    maximum = staticmethod(ops.maximum)
-    exp = staticmethod(ops.exp)
-    log1p = staticmethod(ops.log1p)
-    sigmoid = staticmethod(ops.sigmoid)
-    softmax = staticmethod(ops.softmax)
-    any = staticmethod(ops.any)
-    shape = staticmethod(ops.shape)
-    reshape = staticmethod(ops.reshape)
-    transpose = staticmethod(ops.transpose)
-    expand = staticmethod(ops.expand_dims)
-    ones_like = staticmethod(ops.ones_like)
-    shift_right = staticmethod(ops.right_shift)
-    take = staticmethod(ops.take)
-    constant_of = staticmethod(ops.stop_gradient)
-
-    def dtype(self, x: Any) -> str:
-        return keras.backend.standardize_dtype(x.dtype)
-
-    def static_shape(self, x: Any) -> tuple[int | None, ...]:
-        return tuple(x.shape)
-
-    def holds(self, condition: Any) -> bool | None:
-        if keras.backend.backend() == "torch" and condition.device.type != "cpu":
-            return None  # looking would wait for the device
-        try:
-            return bool(condition)
-        except TypeError:  # JAX and TensorFlow: it is being traced and has no value yet
-            return None
-
-    def bits(self, x: Any) -> Any:
-        return ops.view(x, "int32")
-
-    def sum(self, x: Any, axis: int | tuple[int, ...], keepdims: bool = False) -> Any:
-        return ops.cast(ops.sum(x, axis, keepdims=keepdims), x.dtype)
-
-    def cumsum(self, x: Any) -> Any:
-        return ops.cumsum(x, -1, dtype=keras.backend.standardize_dtype(x.dtype))
-
-    def stack(self, parts: list[Any]) -> Any:
-        return ops.stack(parts, 1)
-
-    def arange(self, size: Any) -> Any:
-        return ops.arange(size, dtype="int32")
-
-    def descending(self, x: Any) -> Any:
-        return ops.cast(ops.argsort(-x, axis=-1), "int32")
-
-    def add_up(self, values: Any | None, index: Any, size: Any) -> Any:
-        return ops.segment_sum(ops.ones_like(index) if values is None else values, index, num_segments=size)
-
-
-_ARRAYS: Any = _KerasArrays()  # the framework types and names its arguments in its own way
+    input: (N, S, C) of the losses, where a flat list of pixels is one image.
+    """
+    images = target[:1]
+    allowed = [images, target, (*target, 1)]
+    if target[-1:] == (1,):
+        allowed.append(target[:-1])
+    without_ones = tuple(size for size in weight[1:] if size != 1)
+    if not weight or (arguments.same(weight[:1], (1,)) and not without_ones):
+        return
+    if any(
+        arguments.same(weight[:1], shape[:1]) and arguments.same(without_ones, tuple(s for s in shape[1:] if s != 1))
+        for shape in allowed
+    ):
+        return
+    raise ValueError(
+        f"sample_weight must have one number for each image, ({images[0]},), or for each of its {input[1]} pixels, "
+        f"{target}, got shape {weight}"
+    )

@@ -5,9 +5,10 @@ Apart from the losses because it needs torchmetrics, which `import lovasz` must 
 
 from __future__ import annotations
 
+import math
 import operator
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -65,13 +66,15 @@ class _ConfusionIoU(Metric):
                 f"threshold={threshold} is for scores of a single foreground class, with num_classes=2; of "
                 f"num_classes={num_classes} the largest score is predicted, so leave threshold out."
             )
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number (0.0 for logits), got {threshold}.")
         ignore_index = void_label(ignore_index)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.absent: Absent = absent
         self.threshold = threshold
         self._forward_running = False
-        if isinstance(classes, str):
+        if isinstance(classes, str) or not (classes is None or isinstance(classes, Iterable)):
             raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}.")
         chosen = range(num_classes) if classes is None else [operator.index(label) for label in classes]
         if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= label < num_classes for label in chosen):

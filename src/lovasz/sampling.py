@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import uuid
 import zlib
@@ -17,12 +18,14 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
+
+from lovasz.validation import void_label
 
 _CACHE_VERSION = 1
 
 
-class EquibatchSampler(Sampler[int]):
+class EquibatchSampler(DistributedSampler[int]):
     """Indices of images such that each class is visited at least once in every |C| consecutive samples.
 
     Section 3.1 of Berman et al. 2018 ("equibatch"): dataset-mIoU averages over the classes of the whole data set, a
@@ -38,7 +41,8 @@ class EquibatchSampler(Sampler[int]):
     Sample g is a function of (seed, g) alone. So an epoch is given by its number, resuming by a position, and several
     processes share one sequence: of each `num_replicas` consecutive samples each rank takes one. All ranks together
     thus see every class in |C| consecutive samples; and as they take turns, each rank alone sees every class at least
-    once in its samples k|C| to (k+1)|C| - 1, for every k.
+    once in its samples k|C| to (k+1)|C| - 1, for every k. It is a DistributedSampler by type, so that Lightning, which
+    replaces any other sampler by one that shuffles when it trains in several processes, leaves it in place.
 
     Args:
         image_classes: for each image of the data set the classes that it holds, as `image_classes` computes them.
@@ -51,7 +55,7 @@ class EquibatchSampler(Sampler[int]):
 
     Raises:
         ValueError: no images; a class without an image; a rank or a number out of range. The message names it.
-        TypeError: classes that are not integers.
+        TypeError: classes that are not integers; an image whose classes are not in a list.
 
     >>> sampler = EquibatchSampler([[0], [0, 1], [0], [0, 2], [0]])
     >>> len(sampler), sampler.classes
@@ -74,6 +78,10 @@ class EquibatchSampler(Sampler[int]):
             raise ValueError("image_classes is empty; give one entry for each image of the data set.")
         images: dict[int, list[int]] = {}
         for index, held in enumerate(image_classes):
+            if not isinstance(held, Iterable):
+                raise TypeError(
+                    f"image_classes[{index}] is {held!r}; expected the classes of one image, such as [0, 7]."
+                )
             for label in held:
                 if not isinstance(label, int) or isinstance(label, bool):
                     raise TypeError(
@@ -107,7 +115,8 @@ class EquibatchSampler(Sampler[int]):
         if self.rank >= self.num_replicas:
             raise ValueError(f"rank must be 0..{self.num_replicas - 1} with num_replicas={num_replicas}, got {rank}.")
         total = len(image_classes) if num_samples is None else _whole("num_samples", num_samples, 1)
-        self._length = math.ceil(total / self.num_replicas)
+        self._length = self.num_samples = math.ceil(total / self.num_replicas)
+        self.total_size = self._length * self.num_replicas
         self._images = {label: images[label] for label in self.classes}
         self._orders: dict[int, tuple[int, list[int]]] = {}  # of each class the pass that was drawn last
         order = _permutation(len(self.classes), self.seed)
@@ -133,7 +142,8 @@ class EquibatchSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, as with DistributedSampler: call it before iterating, else the same order comes again."""
-        if _whole("epoch", epoch, 0) != self.epoch:
+        epoch = _whole("epoch", epoch, 0)
+        if epoch != self.epoch:
             self.epoch, self._start, self._position = epoch, 0, 0
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
@@ -216,7 +226,8 @@ def image_classes(
         For each image its classes as plain ints, without ignore_index; what `EquibatchSampler` takes.
 
     Raises:
-        TypeError: a target that is no tensor of integers or bool, a key that is no text.
+        TypeError: a target that is no tensor of integers or bool, a key that is no text, an ignore_index that is no
+            integer.
         ValueError: a cache file that cannot be read as such: delete it, and it is made anew.
 
     >>> image_classes([torch.tensor([0, 0, 3]), torch.tensor([255])], lambda item: item, ignore_index=255)
@@ -224,6 +235,7 @@ def image_classes(
     """
     if not isinstance(key, str):
         raise TypeError(f"key must be text that says which data these are, got {key!r}.")
+    ignore_index = void_label(ignore_index)
     path = None if cache is None else Path(cache)
     if path is not None and path.is_file():
         kept = _read_cache(path)
@@ -280,6 +292,10 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, tupl
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)  # takes NumPy's integers, too
+    except TypeError:
+        number = least - 1
+    if number < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
-    return value
+    return number

@@ -183,6 +183,7 @@ class _TensorFlowArrays:
     sigmoid = staticmethod(tf.sigmoid)
     softmax = staticmethod(tf.nn.softmax)
     sum = staticmethod(tf.reduce_sum)
+    max = staticmethod(tf.reduce_max)
     any = staticmethod(tf.reduce_any)
     reshape = staticmethod(tf.reshape)
     transpose = staticmethod(tf.transpose)

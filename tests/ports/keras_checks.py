@@ -109,6 +109,51 @@ def weights() -> None:
         report(f"image weights {reduction}", actual=float(weighted), expected=(single[0] + 3 * single[1]) / divisor)
 
 
+def equal_weights() -> None:
+    """More equal errors than float32 can count one by one, with and without weights that are all the same."""
+    labels = np.zeros((5, 2**22), np.int32)
+    labels[:, : 2**19] = 1
+    scores = ops.zeros((5, 2**22), "float16")
+    for weight in (None, 0.1):
+        given = None if weight is None else np.full(labels.shape, weight, np.float32)
+        value = port.LovaszSigmoidLoss()(labels, scores, sample_weight=given)
+        report(f"equal weights {weight}", actual=float(value))
+
+
+def masked(folder: str) -> None:
+    """A mask that a layer has set, in a compiled evaluation; a function as the loss of a saved model."""
+    generator = np.random.default_rng(0)
+    points = generator.random((4, 30, 3)).astype(np.float32) + 0.1
+    points[:, 10:] = 0
+    labels = generator.integers(0, 5, (4, 30))
+    labels[:, 10:] = 0
+    network = keras.Sequential([keras.Input((30, 3)), keras.layers.Masking(), keras.layers.Dense(5)])
+    network.compile("sgd", loss=port.LovaszSoftmaxLoss())
+    scores = ops.convert_to_numpy(network(points)).astype(np.float64)[:, :10].reshape(-1, 5)
+    expected = weighted_jaccard(labels[:, :10].ravel(), scores, np.ones(40, np.int64))
+    report("mask", actual=network.evaluate(points, labels, batch_size=4, verbose=0), expected=expected)
+    network.compile("sgd", loss=port.lovasz_softmax)
+    network.save(Path(folder) / "function.keras")
+    report("function", loss=keras.models.load_model(Path(folder) / "function.keras").loss.__name__)
+
+
+class Ending(keras.layers.Layer):
+    """Takes the loss within the network, whose images are not counted yet when it is built."""
+
+    def call(self, labels: Any, scores: Any) -> Any:
+        self.add_loss(port.LovaszSoftmaxLoss()(labels, scores))
+        return scores
+
+
+def inside() -> None:
+    generator = np.random.default_rng(0)
+    labels, images = keras.Input((24, 20), dtype="int32"), keras.Input((24, 20, 3))
+    network = keras.Model([labels, images], Ending()(labels, keras.layers.Conv2D(5, 1)(images)))
+    network.compile("sgd")
+    data = [generator.integers(0, 5, (4, 24, 20)).astype(np.int32), generator.random((4, 24, 20, 3)).astype(np.float32)]
+    report("inside", loss=network.fit(data, batch_size=2, verbose=0).history["loss"][0])
+
+
 def model(folder: str) -> None:
     """A model is compiled, trained for a step, saved and loaded with its loss; in mixed precision too."""
     generator = np.random.default_rng(0)
@@ -139,6 +184,9 @@ def faults() -> None:
         "classes": lambda: port.LovaszSoftmaxLoss(classes="presnt"),
         "method": lambda: port.LovaszHingeLoss(method="fast"),
         "negative weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=-np.ones((1, 2, 2))),
+        "infinite weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.full((1, 2, 2), np.inf)),
+        "weights of other images": lambda: port.LovaszHingeLoss()(labels, scores[..., 0], sample_weight=np.ones(3)),
+        "weights of another layout": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.ones((1, 4, 1))),
         "weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.ones((1, 3), np.float32)),
     }.items():
         try:
@@ -157,5 +205,8 @@ if __name__ == "__main__":
     else:
         golden(["exact", "binned"], step=1)
     weights()
+    equal_weights()
     model(sys.argv[1])
+    masked(sys.argv[1])
+    inside()
     faults()

@@ -104,3 +104,23 @@ def test_another_order_and_fractions_are_refused() -> None:
         compat.lovasz_softmax(tf.ones((1, 2, 2, 3)) / 3, np.zeros((1, 2, 2), int), order="HWC")
     with pytest.raises(ValueError, match="beyond its 2 classes"):
         compat.lovasz_hinge(tf.ones((1, 2, 2)), np.full((1, 2, 2), 0.5, np.float32))
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("ignore", [None, 9])
+def test_a_sigmoid_output_is_one_class(per_image: bool, ignore: int | None) -> None:
+    generator = np.random.default_rng(0)
+    probas, labels = generator.random((3, 5, 4)).astype(np.float32), generator.integers(0, 3, (3, 5, 4))
+    if ignore is not None:
+        labels[:, 0] = ignore
+    masks = torch.tensor(np.where(labels == 9, 9, labels == 1)).view(3, 1, -1)
+    scores = torch.tensor(probas).view(3, 1, -1)
+    expected = oracle.loss("probability", scores, masks, labelled=False, per_image=per_image, ignore_index=ignore)
+    options = {"classes": [1], "per_image": per_image, "ignore": ignore}
+    for shaped, order in ((probas, "BHWC"), (probas[..., None], "BHWC"), (probas[:, None], "BCHW")):
+        assert float(compat.lovasz_softmax(shaped, labels, order=order, **options)) == pytest.approx(expected, rel=1e-5)
+    if not per_image:
+        flat = compat.flatten_probas(probas, labels, ignore=ignore)
+        assert float(compat.lovasz_softmax_flat(*flat, classes=[1])) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=r"name it, classes=\[1\]; got 'all'"):
+        compat.lovasz_softmax(probas, labels)

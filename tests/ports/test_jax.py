@@ -150,3 +150,26 @@ def test_void_pixels_need_hold_no_probabilities(loss) -> None:
     probabilities[:, 2] = -1
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
         loss(probabilities, target, from_logits=False, ignore_index=255)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_an_export_serves_any_number_of_images(per_image: bool) -> None:
+    scores, target = golden.drawn(SOFTMAX, "binned")
+    loss = functools.partial(port.lovasz_softmax, ignore_index=255, per_image=per_image)
+    sizes = jax.export.symbolic_args_specs((jnp.asarray(scores), jnp.asarray(target)), ("n, ...", "n, ..."))
+    exported = jax.export.export(jax.jit(loss))(*sizes)
+    for images in (1, len(scores)):
+        given = jnp.asarray(scores[:images]), jnp.asarray(target[:images])
+        assert float(exported.call(*given)) == pytest.approx(float(loss(*given)), rel=1e-4)
+
+
+def test_class_weights_with_values_may_be_an_array_within_jit() -> None:
+    scores, target = golden.drawn(SOFTMAX, "exact")
+    weight = [1.0, 2.0, 0.0, 1.0, 3.0]
+    array = jnp.asarray(weight)
+    value = jax.jit(lambda z: port.lovasz_softmax(z, target, ignore_index=255, weight=array))(scores)
+    assert float(value) == pytest.approx(
+        float(port.lovasz_softmax(scores, target, ignore_index=255, weight=weight)), rel=1e-6
+    )
+    with pytest.raises(TypeError, match="weight must be 5 numbers that are known while tracing"):
+        jax.jit(lambda w: port.lovasz_softmax(scores, target, weight=w))(array)

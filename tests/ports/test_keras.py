@@ -62,11 +62,26 @@ def test_a_weight_of_an_image_multiplies_its_loss(rows: dict[str, dict], reducti
     assert row["actual"] == pytest.approx(row["expected"], rel=1e-5)
 
 
+@pytest.mark.parametrize("weight", ["None", "0.1"])
+def test_as_many_equal_errors_as_one_likes_are_counted_exactly(rows: dict[str, dict], weight: str) -> None:
+    # Whatever the foreground, the loss of errors that are all the same is that error: J of the whole set is 1.
+    assert rows[f"equal weights {weight}"]["actual"] == pytest.approx(0.5, rel=1e-5)
+
+
+def test_a_mask_is_a_weight_of_nought_and_one(rows: dict[str, dict]) -> None:
+    assert rows["mask"]["actual"] == pytest.approx(rows["mask"]["expected"], rel=1e-5)
+
+
+def test_a_layer_can_take_the_loss_before_the_images_are_counted(rows: dict[str, dict]) -> None:
+    assert 0 < rows["inside"]["loss"] < 1
+
+
 def test_a_model_trains_and_comes_back_with_its_loss(rows: dict[str, dict]) -> None:
     assert 0 < rows["training"]["loss"] < 1
     assert rows["training"]["moved"] > 0
     assert rows["loading"]["same"]
     assert rows["loading"]["kind"] == "LovaszSoftmaxLoss"
+    assert rows["function"]["loss"] == "lovasz_softmax"
     assert rows["half precision"]["dtype"] == "float32"
     assert rows["half precision"]["finite"]
 
@@ -79,4 +94,7 @@ def test_bad_input_is_named(rows: dict[str, dict]) -> None:
     assert "'presnt'" in rows["classes"]["message"]  # when it is built, before any data are loaded
     assert "method must be one of 'binned', 'exact', got 'fast'" in rows["method"]["message"]
     assert "(1, 3)" in rows["weights"]["message"]
-    assert "sample_weight holds a negative number" in rows["negative weights"]["message"]
+    assert "sample_weight holds a number that is negative" in rows["negative weights"]["message"]
+    assert "sample_weight holds a number that is negative, infinite" in rows["infinite weights"]["message"]
+    assert "for each image, (1,)" in rows["weights of other images"]["message"]
+    assert "for each of its 4 pixels, (1, 2, 2), got shape (1, 4, 1)" in rows["weights of another layout"]["message"]

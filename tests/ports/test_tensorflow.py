@@ -141,3 +141,33 @@ def test_a_graph_for_any_number_of_images_has_tables_for_each_that_stay_small() 
     ]
     assert fine not in sizes
     assert coarse in sizes
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 6, 8)], ids=["spread", "turned"])
+@pytest.mark.parametrize("kind", ["softmax", "hinge"])
+def test_a_target_that_turns_out_to_have_other_sizes_makes_the_loss_nan(kind: str, shape: tuple[int, ...]) -> None:
+    classes = (3,) if kind == "softmax" else ()
+    unknown = [tf.TensorSpec([None, None, None, *classes]), tf.TensorSpec([None] * 3, tf.int32)]
+    compiled = tf.function({"softmax": port.lovasz_softmax, "hinge": port.lovasz_hinge}[kind], input_signature=unknown)
+    scores = tf.random.normal((2, 8, 6, *classes))
+    assert np.isfinite(float(compiled(scores, tf.zeros((2, 8, 6), tf.int32))))
+    assert np.isnan(float(compiled(scores, tf.zeros(shape, tf.int32))))
+
+
+def test_class_weights_with_values_may_be_an_array_within_a_graph() -> None:
+    scores, target = golden.drawn(SOFTMAX, "exact")
+    weight = [1.0, 2.0, 0.0, 1.0, 3.0]
+    constant = tf.constant(weight)
+    compiled = tf.function(lambda z: port.lovasz_softmax(z, target, ignore_index=255, weight=constant))
+    expected = port.lovasz_softmax(scores, target, ignore_index=255, weight=weight)
+    assert float(compiled(tf.constant(scores))) == pytest.approx(float(expected), rel=1e-6)
+    with pytest.raises(TypeError, match="weight must be 5 numbers that are known while tracing"):
+        tf.function(lambda w: port.lovasz_softmax(scores, target, weight=w))(constant)
+    with pytest.raises(TypeError, match="weight must be 5 numbers"):
+        port.lovasz_softmax(scores, target, ignore_index=255, weight="12345")
+
+
+def test_large_unsigned_labels_are_not_taken_for_a_negative_void() -> None:
+    labels = tf.constant([[0, 1, 2**32 - 1]], tf.uint32)
+    with pytest.raises(ValueError, match="beyond its 3 classes"):
+        port.lovasz_softmax(tf.zeros((1, 3, 3)), labels, ignore_index=-1)

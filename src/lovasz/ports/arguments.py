@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,8 @@ def resolve_weight(weight: Any, num_classes: int) -> tuple[float, ...] | None:
     """Class weights as Python numbers: they are a setting of the loss, not something traced."""
     if weight is None:
         return None
+    with suppress(TypeError, RuntimeError):  # of an array that NumPy cannot read: on a GPU, or traced
+        weight = np.asarray(weight)  # JAX traces what is taken out of its arrays, even of those with values
     try:
         values = tuple(float(w) for w in weight)
     except (TypeError, ValueError):

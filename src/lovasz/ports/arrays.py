@@ -83,6 +83,10 @@ class Arrays(Protocol):
         """The sum over axes; of int32 in int32."""
         ...
 
+    def max(self, x: Any) -> Any:
+        """The largest element."""
+        ...
+
     def any(self, x: Any) -> Any:
         """Whether any element is true."""
         ...

@@ -13,6 +13,7 @@ from typing import Any
 from lovasz.ports import bins
 from lovasz.ports.arguments import SLACK
 from lovasz.ports.arrays import Arrays
+from lovasz.ports.bins import Whole
 
 _STEP = 1024  # pixels that are added up before others join
 
@@ -63,16 +64,19 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
     if problem.void is not None:
         valid = target != problem.void
     if pixel_weight is not None:
-        negative = arrays.any(pixel_weight < 0)
-        if arrays.holds(negative):
-            raise ValueError("sample_weight holds a negative number: a pixel cannot count less than not at all (0)")
-        sound = sound & ~negative
+        unfit = arrays.any(~((pixel_weight >= 0) & (pixel_weight < float("inf"))))
+        if arrays.holds(unfit):
+            raise ValueError(
+                "sample_weight holds a number that is negative, infinite or NaN; a pixel counts 0 (not at all) or more"
+            )
+        sound = sound & ~unfit
         valid = pixel_weight > 0 if valid is None else valid & (pixel_weight > 0)
+    counts = None if pixel_weight is None else bins.whole_parts(arrays, pixel_weight)
     if problem.labelled:
         labels = arrays.cast(arrays.arange(classes), arrays.dtype(target))
         foreground = arrays.expand(target, 2) == labels  # (N, S, C)
         valid = None if valid is None else arrays.expand(valid, 2)  # (N, S, 1)
-        pixel_weight = None if pixel_weight is None else arrays.expand(pixel_weight, 2)  # (N, S, 1)
+        counts = None if counts is None else counts.map(lambda part: arrays.expand(part, 2))  # (N, S, 1)
     else:
         foreground = target == 1
     dtype = "float64" if arrays.dtype(input) == "float64" else "float32"
@@ -86,13 +90,13 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
 
     fixed, complement = arrays.constant_of(errors), arrays.constant_of(complement)
     if problem.method == "exact":
-        slopes, totals = _by_sort(arrays, fixed, foreground, valid, problem.per_image, pixel_weight)
+        slopes, totals = _by_sort(arrays, fixed, foreground, valid, problem.per_image, counts)
     else:
         elements = _product(arrays.static_shape(input))
         groups = classes * (bins.UNKNOWN_IMAGES if images is None else images) if problem.per_image else classes
         layout = bins.layout(problem.errors, groups, elements)
         places = bins.bin_of(arrays, arrays.cast(fixed, "float32"), arrays.cast(complement, "float32"), layout)
-        slopes, totals = _by_bins(arrays, places, foreground, valid, problem.per_image, layout.size, pixel_weight)
+        slopes, totals = _by_bins(arrays, places, foreground, valid, problem.per_image, layout.size, counts)
     shares = _shares(arrays, arrays.reshape(totals, (-1, classes)), problem)  # (R, C)
     # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
     counted = arrays.expand(shares > 0, 1)  # (R, 1, C)
@@ -151,7 +155,7 @@ def _errors(arrays: Arrays, scores: Any, foreground: Any, kind: str) -> tuple[An
 
 
 def _by_sort(
-    arrays: Arrays, errors: Any, foreground: Any, valid: Any, per_image: bool, pixel_weight: Any
+    arrays: Arrays, errors: Any, foreground: Any, valid: Any, per_image: bool, counts: Whole | None
 ) -> tuple[Any, Any]:
     """Weights (N, S, C) by the definition, and the foreground of each group (G,).
 
@@ -175,20 +179,17 @@ def _by_sort(
     order = arrays.descending(order_by)
     groups, length = arrays.shape(order_by)
     index = order + length * arrays.reshape(arrays.arange(groups), (-1, 1))  # (G, P) into the flat rows
-    counts = arrays.ones_like(errors, "int32")
+    ones = arrays.ones_like(errors, "int32")
     if valid is not None:
-        counts = counts * arrays.cast(valid, "int32")
-    if pixel_weight is not None:
-        counts = arrays.cast(counts, dtype) * arrays.cast(pixel_weight, dtype)
-    own = arrays.take(arrays.reshape(rows(counts), (-1,)), index)
+        ones = ones * arrays.cast(valid, "int32")
+    counts = Whole([ones]) if counts is None else counts.map(lambda part: ones * part)
+    counts = counts.map(lambda part: arrays.take(arrays.reshape(rows(part), (-1,)), index))
     is_foreground = arrays.take(arrays.reshape(rows(foreground), (-1,)), index)
-    zero = own - own
-    f, b = arrays.where(is_foreground, own, zero), arrays.where(is_foreground, zero, own)
-    n = arrays.sum(f, 1, keepdims=True)
-    union = n + arrays.cumsum(b) - b
-    remaining = n - arrays.cumsum(f) + f
-    first = (n == 0) & (union == 0) & (b > 0)
-    union, remaining, own = (arrays.cast(x, dtype) for x in (union, remaining, own))
+    f = counts.map(lambda part: arrays.where(is_foreground, part, part - part))
+    b = counts.map(lambda part: arrays.where(is_foreground, part - part, part))
+    n, union, remaining = bins.walk(arrays, b, f, dtype)
+    own = counts.value(arrays, dtype)
+    first = (n == 0) & (union == 0) & ~is_foreground & (own > 0)
     a = arrays.where(union > 0, union, 1.0)
     weights = own * arrays.where(is_foreground, 1 / a, remaining / a / (a + own))
     weights = arrays.where(n == 0, arrays.cast(first, dtype), weights)
@@ -199,7 +200,7 @@ def _by_sort(
 
 
 def _by_bins(
-    arrays: Arrays, places: Any, foreground: Any, valid: Any, per_image: bool, size: int, pixel_weight: Any
+    arrays: Arrays, places: Any, foreground: Any, valid: Any, per_image: bool, size: int, counts: Whole | None
 ) -> tuple[Any, Any]:
     """Weights (N, S, C) by bins, and the foreground of each group (G,): count, run through the bins, look up."""
     images, _, classes = arrays.shape(places)
@@ -210,20 +211,22 @@ def _by_bins(
     slot = (group * 2 + arrays.cast(foreground, "int32")) * size + places  # (N, S, C)
     if valid is not None:
         slot = arrays.where(valid, slot, groups * 2 * size)  # void pixels beside all bins
-    values = None
-    if pixel_weight is not None:
-        values = arrays.reshape(pixel_weight * arrays.ones_like(places, "float32"), (-1,))
-    counts = arrays.add_up(values, arrays.reshape(slot, (-1,)), groups * 2 * size + 1)
-    counts = arrays.reshape(counts[:-1], (groups, 2, size))
-    of_background, of_foreground = counts[:, 0], counts[:, 1]  # (G, K)
+
+    def histogram(part: Any) -> Any:  # (G, 2, K)
+        values = None if part is None else arrays.reshape(part * arrays.ones_like(places, "int32"), (-1,))
+        summed = arrays.add_up(values, arrays.reshape(slot, (-1,)), groups * 2 * size + 1)
+        return arrays.reshape(summed[:-1], (groups, 2, size))
+
+    binned = (Whole([None]) if counts is None else counts).map(histogram)
+    of_background, of_foreground = binned.map(lambda part: part[:, 0]), binned.map(lambda part: part[:, 1])  # (G, K)
     table = arrays.reshape(bins.weights(arrays, of_background, of_foreground), (-1,))
     # Added into a new array, which also has the void's 0: a compiler would fold the formula of a table that is merely
     # joined into the look-up, and compute it for every pixel.
     table = arrays.add_up(table, arrays.arange(groups * 2 * size), groups * 2 * size + 1)
     slopes = arrays.take(table, slot)
-    if pixel_weight is not None:
-        slopes = slopes * pixel_weight
-    return slopes, arrays.sum(of_foreground, 1)
+    if counts is not None:
+        slopes = slopes * counts.value(arrays, "float32")
+    return slopes, of_foreground.map(lambda part: arrays.sum(part, 1)).value(arrays, "float32")
 
 
 def _shares(arrays: Arrays, foreground: Any, problem: Problem) -> Any:

@@ -38,7 +38,9 @@ def softmax(
     only_present, chosen = arguments.resolve_classes(classes, channels)
     weight = arguments.resolve_weight(weight, channels)
     _check_labels(arrays, target, channels, void, void_name)
-    images = 1 if len(shape) == 2 else arrays.shape(input)[0]
+    sizes = arrays.shape(input)
+    target = _where_sizes_agree(arrays, target, sizes[:place] + sizes[place + 1 :], void)
+    images = 1 if len(shape) == 2 else sizes[0]
     input, target = _channels_last(arrays, input, place, images, channels), arrays.reshape(target, (images, -1))
     if not from_logits:
         _check_probabilities(arrays, input, arrays.expand(target, 2), void)
@@ -71,7 +73,7 @@ def hinge(
     arguments.require_choice("activation", activation, arguments.ACTIVATIONS)
     void = arguments.void_label(void_name, void)
     input, target = _arrays(arrays, input, target, method, per_image=per_image)
-    input, target, shape = _binary(arrays, input, target, axis, per_image)
+    input, target, shape = _binary(arrays, input, target, axis, per_image, void)
     _check_labels(arrays, target, 2, void, void_name)
     errors = "hinge" if activation == "relu" else "elu"
     return input, target, Problem(errors, False, per_image, void, _method(method, shape))
@@ -103,12 +105,13 @@ def sigmoid(
         channels = shape[place] or 0
         only_present, chosen = arguments.resolve_classes(classes, channels)
         weight = arguments.resolve_weight(weight, channels)
+        target = _where_sizes_agree(arrays, target, arrays.shape(input), void)
         images = 1 if len(shape) == 2 else arrays.shape(input)[0]
         input, target = (_channels_last(arrays, x, place, images, channels) for x in (input, target))
     else:
         if weight is not None or not (isinstance(classes, str) and classes == "present"):
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
-        input, target, shape = _binary(arrays, input, target, axis, per_image)
+        input, target, shape = _binary(arrays, input, target, axis, per_image, void)
     _check_labels(arrays, target, 2, void, void_name)
     if not from_logits:
         _check_probabilities(arrays, input, target, void)
@@ -132,8 +135,10 @@ def _arrays(arrays: Arrays, input: Any, target: Any, method: str, **flags: bool)
     input, target = arrays.array(input), arrays.array(target)
     arguments.require_float("input", arrays.dtype(input))
     arguments.require_labels("target", arrays.dtype(target))
+    if arrays.dtype(target) in ("uint32", "uint64"):  # the largest would wrap around to a negative void label
+        target = arrays.minimum(target, 2**31 - 1)
     if arrays.dtype(target) not in ("int32", "int64"):  # in uint8, -1 would equal 255
-        target = arrays.cast(target, "int64" if arrays.dtype(target) == "uint64" else "int32")
+        target = arrays.cast(target, "int32")
     return input, target
 
 
@@ -146,12 +151,41 @@ def _method(method: str, shape: arguments.Shape) -> str:
     return "exact" if size <= SMALL else method
 
 
-def _binary(arrays: Arrays, input: Any, target: Any, axis: int, per_image: bool) -> tuple[Any, Any, arguments.Shape]:
+def _binary(
+    arrays: Arrays, input: Any, target: Any, axis: int, per_image: bool, void: int | None
+) -> tuple[Any, Any, arguments.Shape]:
     """(N, S, 1) scores and masks, and the shape that came."""
     shape = arrays.static_shape(input)
     arguments.check_binary_shapes(shape, arrays.static_shape(target), axis, per_image)
-    images = 1 if len(shape) == 1 else arrays.shape(input)[0]
+    sizes = arrays.shape(input)
+    if len(arrays.static_shape(target)) < len(shape):  # the target has dropped the single channel
+        place = arguments.resolve_axis(axis, shape, "(N, *spatial, 1)")
+        target = _where_sizes_agree(arrays, target, sizes[:place] + sizes[place + 1 :], void)
+    else:
+        target = _where_sizes_agree(arrays, target, sizes, void)
+    images = 1 if len(shape) == 1 else sizes[0]
     return arrays.reshape(input, (images, -1, 1)), arrays.reshape(target, (images, -1, 1)), shape
+
+
+def _where_sizes_agree(arrays: Arrays, target: Any, sizes: tuple[Any, ...], void: int | None) -> Any:
+    """The target, or labels of no class where sizes that only the compiled function knows are not the input's.
+
+    Such labels make the loss NaN. Compiled code cannot raise, and a target of other sizes may fit all the same.
+    """
+    agree = None
+    for own, wanted in zip(arrays.shape(target), sizes, strict=True):
+        if isinstance(own, int) and isinstance(wanted, int):
+            continue  # checked already
+        same = own == wanted
+        agree = same if agree is None else agree & same
+    if agree is None:
+        return target
+    if isinstance(agree, bool):  # JAX's symbols are equal or not while tracing
+        if not agree:
+            raise ValueError(f"target must have shape {sizes} to match input, got {arrays.shape(target)}")
+        return target
+    stray = -(2**31) + (void == -(2**31))
+    return arrays.where(agree, target, arrays.cast(arrays.constant(stray, "int32"), arrays.dtype(target)))
 
 
 def _channels_last(arrays: Arrays, x: Any, place: int, images: Any, channels: int) -> Any:
