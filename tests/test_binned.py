@@ -203,6 +203,24 @@ def test_gradient_scales_with_what_comes_in_and_can_be_taken_again(impl: str) ->
     torch.testing.assert_close(thrice, 3 * once)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("factor", [1e-50, 1e-30, 1e45, 0.0])
+def test_in_float64_what_comes_in_may_be_beyond_float32(factor: float, impl: str) -> None:
+    scores = torch.randn(1, 40, 40, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 2, (1, 40, 40))
+    (plain,) = torch.autograd.grad(lovasz_hinge(scores, target, impl=impl), scores)
+    (scaled,) = torch.autograd.grad(lovasz_hinge(scores, target, impl=impl) * factor, scores)
+    torch.testing.assert_close(scaled, plain * factor, rtol=1e-6, atol=0)
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
+def test_more_classes_than_the_tables_hold_are_refused_with_the_remedy() -> None:
+    scores, target = torch.zeros(1, 72_400), torch.zeros(1, dtype=torch.long)
+    with pytest.raises(ValueError, match="72400 classes, too many for the CPU kernel: use method='exact'"):
+        lovasz_softmax(scores, target, impl="numba")
+    assert 0.99 < float(lovasz_softmax(scores, target, method="exact")) < 1
+
+
 @pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
 def test_a_second_derivative_is_refused_and_not_taken_to_be_zero() -> None:
     logits = torch.randn(1, 3, 90, 90, requires_grad=True)

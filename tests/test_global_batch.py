@@ -250,15 +250,28 @@ def test_arguments_that_do_not_go_with_a_group_are_refused() -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_half_a_billion_pixels_may_share_a_bin(ranks: Ranks, impl: str) -> None:
-    # 2^14 processes with the same batch have the loss of one of them; all its errors lie at the floor of the bins.
+def test_two_billion_pixels_may_share_a_bin(ranks: Ranks, impl: str) -> None:
+    # 2^16 processes with the same batch have the loss of one of them; all its errors lie at the floor of the bins.
     scores, target = torch.full((30_000,), -40.0), torch.zeros(30_000, dtype=torch.long)
     scores[:2], target[0] = torch.tensor([1.0, -0.5]), 1  # no ties above the floor
     case = Case("sigmoid", "sigmoid", 1)
-    results = ranks(copies, scores=scores.numpy(), target=target.numpy(), case=case, impl=impl, times=1 << 13)
+    results = ranks(copies, scores=scores.numpy(), target=target.numpy(), case=case, impl=impl, times=1 << 15)
     value, gradient = exact(case, scores, target)
     assert abs(results[0]["value"] - value) <= 1e-4 * value
     assert oracle.relative(torch.from_numpy(results[0]["gradient"]), gradient) <= 1e-3
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_the_cross_entropy_of_a_group_keeps_its_digits(impl: str) -> None:
+    logits, target = torch.randn(2, 5, 80, 80, dtype=torch.float64), torch.randint(0, 5, (2, 80, 80))
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        group = torch.distributed.group.WORLD
+        value = lovasz.lovasz_cross_entropy(logits, target, lovasz_weight=0, impl=impl, group=group)
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(value, torch.nn.functional.cross_entropy(logits, target), rtol=1e-12, atol=0)
 
 
 def test_inputs_too_large_to_pack_count_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import torch
 from interpreter import passes_in_the_interpreter
 from losses import CASES, Case
 from torch import Tensor
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lovasz import sharing
@@ -19,7 +20,7 @@ from lovasz.kernels import bins, interpreted, triton_problem
 from lovasz.problem import Problem
 
 pytest.importorskip("triton", reason="triton comes with the extra gpu")
-from lovasz.kernels.gpu import between, elements, passes, softmax
+from lovasz.kernels.gpu import between, elements, passes, softmax, tables
 
 DEVICE = "cpu" if interpreted() or not torch.cuda.is_available() else "cuda"
 TAIL = 31  # the entry of a cell in the tail: first bin 0, all bits dropped
@@ -246,6 +247,15 @@ class Launches(TorchDispatchMode):
         if not any(free in name for free in self.FREE):
             self.names.append(name)
         return function(*args, **(kwargs or {}))
+
+
+def test_tables_made_where_tensors_have_no_values_are_not_kept() -> None:
+    tables.one_bin_per_cell(3, 11, torch.device(DEVICE))
+    with FakeTensorMode():
+        assert isinstance(tables.one_bin_per_cell(3, 11, torch.device(DEVICE)), FakeTensor)
+        assert isinstance(tables.one_bin_per_cell(3, 12, torch.device(DEVICE)), FakeTensor)
+    for cells in (11, 12):
+        assert not isinstance(tables.one_bin_per_cell(3, cells, torch.device(DEVICE)), FakeTensor)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -63,6 +63,17 @@ def test_a_module_can_be_built_where_tensors_have_no_values() -> None:
         assert LovaszSoftmaxLoss(weight=[1.0, 2.0]).weight.is_meta
 
 
+@pytest.mark.parametrize("options", [{}, {"method": "exact"}, {"impl": "torch"}, {"from_logits": False}], ids=str)
+def test_a_loss_without_values_has_the_shape_and_dtype_of_a_loss(options: dict) -> None:
+    with FakeTensorMode():
+        scores = torch.rand(2, 3, 80, 80, dtype=torch.float16, requires_grad=True)
+        loss = LovaszSoftmaxLoss(weight=[1.0, 2.0, 3.0], **options)(scores, torch.randint(0, 3, (2, 80, 80)))
+        loss.backward()
+    assert (loss.shape, loss.dtype) == ((), torch.float32)
+    assert scores.grad is not None
+    assert (scores.grad.shape, scores.grad.dtype) == (scores.shape, torch.float16)
+
+
 @pytest.mark.parametrize(("module", "function"), PAIRS)
 def test_every_argument_is_honoured(module, function, alone) -> None:
     names = [n for n in inspect.signature(module).parameters if n not in ("weight", "multilabel")]

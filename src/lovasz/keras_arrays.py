@@ -92,10 +92,10 @@ class KerasArrays:
         return ops.cast(ops.argsort(-x, axis=-1), "int32")
 
     def add_up(self, values: Any | None, index: Any, size: Any) -> Any:
-        values: Any = ops.ones_like(index) if values is None else values
+        summands: Any = ops.ones_like(index) if values is None else values
         if keras.backend.backend() == "torch":  # whose segment_sum adds integers up in float32
-            return ops.zeros((size,), keras.backend.standardize_dtype(values.dtype)).index_add(0, index, values)
-        return ops.segment_sum(values, index, num_segments=size)
+            return ops.zeros((size,), keras.backend.standardize_dtype(summands.dtype)).index_add(0, index, summands)
+        return ops.segment_sum(summands, index, num_segments=size)
 
 
 ARRAYS: Any = KerasArrays()  # the framework types and names its arguments in its own way

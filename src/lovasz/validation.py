@@ -165,12 +165,8 @@ def check_weight(weight: Tensor) -> None:
     if weight.requires_grad:
         raise ValueError("weight requires a gradient, which class weights do not get; pass weight.detach()")
     weight = _beneath(weight)
-    if isinstance(weight, torch._subclasses.FakeTensor):  # it has no values
-        return
-    sound = (torch.isfinite(weight) & (weight >= 0)).all()
-    if torch.compiler.is_compiling() or weight.device.type != "cpu":
-        _assert_later(sound, "weight holds a number that is negative or not finite")
-    elif not bool(sound):
+    wrong = ~(torch.isfinite(weight) & (weight >= 0))
+    if _any(wrong, "weight holds a number that is negative or not finite"):
         raise ValueError(f"weight must be finite and not negative, got {weight.tolist()}")
 
 
@@ -182,9 +178,7 @@ def check_labels(target: Tensor, num_classes: int, ignore_index: int | None) -> 
     wrong = (target < 0) | (target >= num_classes)
     if ignore_index is not None:
         wrong = wrong & (target != ignore_index)
-    if torch.compiler.is_compiling() or target.device.type != "cpu":
-        _assert_later(~wrong.any(), f"target holds a label outside 0..{num_classes - 1}")
-    elif bool(wrong.any()):
+    if _any(wrong, f"target holds a label outside 0..{num_classes - 1}"):
         raise label_error(int(target[wrong][0]), num_classes)
 
 
@@ -194,9 +188,7 @@ def check_zero_or_one(name: str, tensor: Tensor) -> None:
         return
     tensor = _beneath(tensor)
     wrong = (tensor != 0) & (tensor != 1)
-    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
-        _assert_later(~wrong.any(), f"{name} holds a value that is neither 0 nor 1")
-    elif bool(wrong.any()):
+    if _any(wrong, f"{name} holds a value that is neither 0 nor 1"):
         raise ValueError(
             f"{name} holds {int(tensor[wrong][0])}, expected 0 and 1, or bool; leave void pixels out of both tensors"
         )
@@ -223,9 +215,7 @@ def check_probabilities(input: Tensor, target: Tensor, ignore_index: int | None)
         input = input.detach().masked_fill(void if void.dim() == input.dim() else void.unsqueeze(1), 0)
     input = _beneath(input)
     wrong = (input < -slack) | (input > 1 + slack)
-    if torch.compiler.is_compiling() or input.device.type != "cpu":
-        _assert_later(~wrong.any(), "input holds values outside [0, 1] though from_logits=False")
-    elif bool(wrong.any()):
+    if _any(wrong, "input holds values outside [0, 1] though from_logits=False"):
         value = float(input.detach()[wrong][0])
         raise ValueError(
             f"input holds {value:g} though from_logits=False promises probabilities in [0, 1]; "
@@ -242,9 +232,14 @@ def _beneath(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _assert_later(condition: Tensor, message: str) -> None:
-    """Let the device itself raise, when it gets there."""
-    torch._assert_async(condition, message)  # pyright: ignore[reportPrivateImportUsage]
+def _any(wrong: Tensor, message: str) -> bool:
+    """Whether anything is wrong, where that is known now; else the device itself raises, when it gets there."""
+    if isinstance(wrong, torch._subclasses.FakeTensor):  # it has no values
+        return False
+    if torch.compiler.is_compiling() or wrong.device.type != "cpu":
+        torch._assert_async(~wrong.any(), message)  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    return bool(wrong.any())
 
 
 def require_choice(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import torch
+from torch._guards import detect_fake_mode
 
 from lovasz.kernels import exact, portable
 from lovasz.validation import require_choice
@@ -201,6 +202,8 @@ def _binned(device: torch.device, shared: bool) -> Choice:
         return Choice("operator", "inside torch.compile: the Numba kernel as one operator")
     if torch.compiler.is_compiling():
         return Choice("portable", "inside torch.compile: bins in plain torch operations keep one graph")
+    if device.type == "cpu" and torch._C._len_torch_dispatch_stack() and detect_fake_mode() is not None:
+        return Choice("portable", "inside FakeTensorMode, where tensors have no values: plain torch operations")
     if device.type == "cpu" and not numba_problem():
         return Choice("cpu", "CPU tensors and numba is installed")
     if device.type == "cpu":

@@ -35,7 +35,6 @@ FEW_PIXELS = 1 << 17
 MOST_BINS = 65536
 LEAST_BINS = 8192  # of all cells together, for those that the sample did not show
 SHARED_BINS = 8192  # of each class where several processes send theirs to one another
-SHARED_FRACTION_BITS = 5  # of positions in bins that are added up over processes
 
 # How finely the slope of the loss is cut: bins for each unit by which the logarithm of the union changes, more for a
 # rare class, whose few foreground pixels must not share bins with background; and bins for the whole foreground.
@@ -176,9 +175,7 @@ def weights(background: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
     return mean.flip(-1), fall.flip(-1)
 
 
-def lines(
-    mean: Tensor, fall: Tensor, count: Tensor, fractions: Tensor, bits: int = FRACTION_BITS
-) -> tuple[Tensor, Tensor]:
+def lines(mean: Tensor, fall: Tensor, count: Tensor, fractions: Tensor) -> tuple[Tensor, Tensor]:
     """The weights inside each bin as a straight line through the mean weight at the mean place of the bin's pixels.
 
     A pixel that lies at ``fraction`` in [0, 1) of its bin then weighs ``offset + rise * fraction``; the weights of a
@@ -186,12 +183,12 @@ def lines(
 
     Args:
         mean, fall: (G, 2, K) from :func:`weights`.
-        count, fractions: (G, 2, K) numbers of pixels, and sums of their fractions in units of 2^-bits, rounded down.
+        count, fractions: (G, 2, K) numbers of pixels, and sums of their fractions in units of 2^-12, rounded down.
 
     Returns:
         offset and rise, (G, 2, K).
     """
-    middle = (fractions.to(mean.dtype) + 0.5 * count) / (count.clamp(min=1) << bits)
-    rise = torch.minimum(fall, mean / middle.clamp(min=2.0**-bits))
+    middle = (fractions.to(mean.dtype) + 0.5 * count) / (count.clamp(min=1) << FRACTION_BITS)
+    rise = torch.minimum(fall, mean / middle.clamp(min=2.0**-FRACTION_BITS))
     rise = torch.where(count > 0, rise, 0)
     return mean - rise * middle, rise

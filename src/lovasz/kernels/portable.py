@@ -13,7 +13,7 @@ from lovasz.kernels import bins
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, loss_of_all, sum_over
 
-_PACKED = 1 << 25  # from so many errors of one class on, a packed bin of one process may overflow
+_PACKED = 1 << 25  # from so many errors of one class on, a packed bin may overflow
 
 
 def loss(
@@ -41,20 +41,19 @@ def loss(
         dropped_bits = entry & 31
         within = place & ((1 << bins.CELL_BITS) - 1)
         key = (entry >> 5) + (within >> dropped_bits)
-        bits = bins.FRACTION_BITS if group is None else bins.SHARED_FRACTION_BITS
-        fraction = ((within & ((1 << dropped_bits) - 1)) << bits) >> dropped_bits
+        fraction = ((within & ((1 << dropped_bits) - 1)) << bins.FRACTION_BITS) >> dropped_bits
         of = class_
         if problem.per_image:
             of = class_ + classes * torch.arange(images, device=input.device).view(-1, 1, 1)
         groups = classes * (images if problem.per_image else 1)
         slot = ((of * 2 + foreground) * size + key).where(valid, groups * 2 * size)  # void pixels beside all bins
-        counts, fractions = _bins(slot, fraction, images * pixels, groups * 2 * size, bits, group)
+        counts, fractions = _bins(slot, fraction, images * pixels, groups * 2 * size, group)
         counts, fractions = counts.view(groups, 2, size), fractions.view(groups, 2, size)
         foreground_pixels = counts[:, 1].sum(-1)  # (G,)
         shares = problem.shares(foreground_pixels.view(-1, classes), weight).flatten()  # (G,)
         mean, fall = bins.weights(counts[:, 0], counts[:, 1])  # (G, 2, K)
-        offset, rise = bins.lines(mean, fall, counts, fractions, bits)
-        table = torch.stack([offset, rise / 2**bits], -1) * shares.view(-1, 1, 1, 1)  # (G, 2, K, 2)
+        offset, rise = bins.lines(mean, fall, counts, fractions)
+        table = torch.stack([offset, rise / 2**bins.FRACTION_BITS], -1) * shares.view(-1, 1, 1, 1)  # (G, 2, K, 2)
         table = torch.cat([table.view(-1, 2), table.new_zeros(1, 2)]).to(errors.dtype)
         slopes = table[:, 0][slot] + table[:, 1][slot] * (fraction + 0.5)  # (N, C, S)
         # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
@@ -108,19 +107,19 @@ def _deal(
     return lut, bins.SHARED_BINS
 
 
-def _bins(
-    slot: Tensor, fraction: Tensor, pixels: int, size: int, bits: int, group: ProcessGroup | None
-) -> tuple[Tensor, Tensor]:
+def _bins(slot: Tensor, fraction: Tensor, pixels: int, size: int, group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
     """Number of pixels in each of ``size`` slots and sum of their fractions; a slot behind the last is left out.
 
-    Both are packed into one integer, for speed and to send half as much: 2^25 - 1 pixels fit into one bin, and of all
-    processes 2^29 - 1, for fractions are coarser there.
+    Of one process both are packed into one integer, for speed, while all its pixels would fit into one bin.
     """
-    if group is None and pixels >= _PACKED:
-        return _histogram(slot, torch.ones_like(slot), size + 1)[:-1], _histogram(slot, fraction, size + 1)[:-1]
-    unit = 1 << (bits + (63 - bits) // 2)
-    packed = sum_over(group, _histogram(slot, unit + fraction, size + 1)[:-1])
-    return packed // unit, packed % unit
+    if pixels >= _PACKED:
+        parts = [_histogram(slot, torch.ones_like(slot), size + 1)[:-1], _histogram(slot, fraction, size + 1)[:-1]]
+    else:
+        unit = 1 << (bins.FRACTION_BITS + (63 - bins.FRACTION_BITS) // 2)
+        packed = _histogram(slot, unit + fraction, size + 1)[:-1]
+        parts = [packed // unit, packed % unit]
+    counts, fractions = sum_over(group, torch.stack(parts))
+    return counts, fractions
 
 
 def _split(known: list[Tensor], classes: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -107,6 +107,8 @@ class _Passes:
         self.target = target.view(-1).numpy()
         self.mirrored = problem.errors not in ("hinge", "elu")
         self.cells = bins.MIRRORED_CELLS if self.mirrored else bins.UNBOUNDED_CELLS
+        if self.classes * self.cells >= 1 << 26:  # an entry of the tables holds 26 bits of its bin
+            raise ValueError(f"input has {self.classes} classes, too many for the CPU kernel: use method='exact'")
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
         # Exact weights need all errors of a class side by side: one group, one process.
@@ -148,9 +150,8 @@ class _Passes:
         dropped = None
         if self.process_group is not None:
             hist, dropped = self._exchange(hist, surplus)
-            cross_entropy, unfit = sum_over(
-                self.process_group, torch.tensor([cross_entropy, self.nan]).double()
-            ).tolist()
+            own = torch.tensor([cross_entropy, float(self.nan)], dtype=torch.float64, device="cpu")
+            cross_entropy, unfit = sum_over(self.process_group, own).tolist()
             self.nan = unfit > 0
         self.weights = np.zeros((2, hist.shape[-1], 2), np.float32)
         losses = np.empty(self.groups)
@@ -323,6 +324,8 @@ class _Passes:
 
     def gradient(self, incoming: float, dtype: torch.dtype) -> Tensor:
         """Second pass: the gradient of the loss times what comes in, laid out as the input."""
+        if dtype == torch.float64 and not 1e-20 < abs(incoming) < 1e20:  # the tables are float32
+            return self.gradient(1.0, dtype).mul_(incoming)
         if self.process_group is not None:
             incoming *= self.process_group.size()  # which averaging over the processes takes off again
         out = reused_empty_like(self.input, dtype)

@@ -50,8 +50,10 @@ def capacity(groups: int, cells: int, pixels: int) -> int:
 
 def one_bin_per_cell(classes: int, cells: int, device: torch.device) -> Tensor:
     """The entries (C, cells) with which the sample is counted."""
-    # What a CUDA graph makes is its own; and torch.compile folds it by itself.
-    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    # What a CUDA graph makes is its own; torch.compile folds it by itself; and a mode may make no real tensor.
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return _one_bin_per_cell(classes, cells, device)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return _one_bin_per_cell(classes, cells, device)
     return _kept(classes, cells, device)
 
