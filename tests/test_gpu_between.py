@@ -201,7 +201,8 @@ def test_what_lies_between_the_passes_equals_the_torch_operations(
         foreground = present[:, : case.channels]
         valid = foreground.sum(1, keepdim=True).expand_as(foreground)
     else:
-        planes = present if processes else torch.stack([present[:, 0] & 0xFFFFFFFF, present[:, 0] >> 32], 1)
+        background, foreground = present[:, 0] & 0xFFFFFFFF, present[:, 0] >> 32
+        planes = present if processes else torch.stack([background + foreground, foreground], 1)
         valid, foreground = planes.T.reshape(2, -1, case.channels)
     shares = problem.shares(foreground, weight).flatten()
     rest = torch.stack([valid - foreground, foreground], -1).view(-1, 2) - counts.sum(-1)
@@ -247,6 +248,26 @@ class Launches(TorchDispatchMode):
         if not any(free in name for free in self.FREE):
             self.names.append(name)
         return function(*args, **(kwargs or {}))
+
+
+@runs
+@pytest.mark.parametrize(("foreground", "background"), [(126, 2), (128, 2), (254, 255)])
+def test_more_elements_of_one_class_than_half_an_integer_holds(foreground: int, background: int) -> None:
+    """What a first pass leaves of so many times 2^24 equal errors of each kind: 2^31 elements and more."""
+    cells, many = bins.MIRRORED_CELLS, 1 << 24
+    hist = torch.zeros(foreground + background, 1, 2, 2 * cells, dtype=torch.int64)
+    hist[:foreground, 0, 1, 300] = many << tables.COUNT_BITS
+    hist[foreground:, 0, 0, 600] = many << tables.COUNT_BITS
+    both = (foreground * many << 32) + background * many
+    seen = torch.tensor([[both - (1 << 64) if both >= 1 << 63 else both, 0]])
+    entries = tables.one_bin_per_cell(1, cells, torch.device("cpu"))
+    counted = None, None, False, False, True
+    given = hist, seen, torch.zeros(1, dtype=torch.int32), entries, torch.zeros(1, dtype=torch.float64), *counted, 0
+    losses, _ = tables.weigh(*(x.to(DEVICE) if isinstance(x, Tensor) else x for x in given))
+    # The background's errors are larger, and take the union from n to n + b; the rest of the way is the foreground's.
+    low, high = error_at(torch.tensor([300, 600]) << bins.CELL_BITS, True).tolist()
+    share = background / (foreground + background)
+    assert float(losses.sum()) == pytest.approx(share * high + (1 - share) * low, rel=1e-4)
 
 
 def test_tables_made_where_tensors_have_no_values_are_not_kept() -> None:

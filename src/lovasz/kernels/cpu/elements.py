@@ -94,7 +94,7 @@ def _order(mode, z, kind, count, place, key):
 
 
 def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
-    """What ``_order`` gives an error at each of the places, about; 0 and the largest integer have no error there."""
+    """Thresholds given as places, as keys of ``_order``, up to rounding; 0 keeps all, the largest int nothing."""
     if mode == MODE_PROBABILITY:
         return places
     inner = places.clip(1, (TOP if mode == MODE_SIGMOID else _LAST) - 1)

@@ -107,7 +107,7 @@ def _middle(keys):
 
 @compiled
 def _raise_threshold(kept, c):
-    """Drop the lower half of what is kept of class c. At least half of the errors met reach the new threshold."""
+    """Drop what does not exceed the median of class c, the new threshold: half, or more where many equal it."""
     n = kept.counts[c]
     keys, owners = kept.keys[c, :n], kept.owners[c, :n]
     middle = _middle(keys)

@@ -234,7 +234,7 @@ def weigh_bins(
 ):  # fmt: skip
     """The weights in some bins of one group, times its share of the mean; and what they add to the loss.
 
-    present: ``LABELLED`` (rows, ...) pixels of each class; else (G, 2): foreground << 32 | valid and anything, or,
+    present: ``LABELLED`` (rows, ...) pixels of each class; else (G, 2): foreground << 32 | background and anything, or,
     ``SHARED``, valid and foreground. losses: (G, chunks), NaN where a counted error is not finite. table: (G, 2, size)
     as arithmetic.slope wants it.
     """
@@ -251,8 +251,8 @@ def weigh_bins(
         if SHARED:
             foreground = tl.load(present + at + 1, mask=known, other=0)
         else:
-            foreground = tl.load(present + at, mask=known, other=0) >> 32
-            valid = valid & 0xFFFFFFFF
+            foreground = (tl.load(present + at, mask=known, other=0) >> 32) & 0xFFFFFFFF
+            valid = (valid & 0xFFFFFFFF) + ((valid >> 32) & 0xFFFFFFFF)
     share = _counted_weight(each, foreground, known, weight, chosen, ONLY_PRESENT, HAS_WEIGHT, HAS_CHOSEN)
     total = tl.sum(share, 0)
     share = tl.sum(tl.where(each == class_, share, 0.0), 0) / tl.where(total > 0, total, 1.0) / rows

@@ -68,7 +68,7 @@ def count_elements(
     HAS_VOID: tl.constexpr, LABELLED: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, MODE: tl.constexpr,
     CLASSES: tl.constexpr, CELLS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """First pass: the bins of all errors. ``seen`` (G, 2) receives foreground << 32 | valid, and wrong labels."""
+    """First pass: the bins of all errors. ``seen`` (G, 2) receives foreground << 32 | background, and wrong labels."""
     class_, tile, image = _where_am_i(tiles, CLASSES)
     if LARGE:
         tile = tile.to(tl.int64)
@@ -87,7 +87,7 @@ def count_elements(
     strange = valid & (error - error != 0)
     tl.atomic_max(status + class_ + tl.zeros(place.shape, tl.int32), 1, mask=strange, sem="relaxed")
     if not LABELLED:
-        both = tl.sum(valid.to(tl.int32) + (foreground.to(tl.int32) << 16), 0)
+        both = tl.sum((valid & ~foreground).to(tl.int32) + (foreground.to(tl.int32) << 16), 0)
         number = (both & 0xFFFF).to(tl.int64) + ((both >> 16).to(tl.int64) << 32)
         tl.atomic_add(seen + group * 2, number, sem="relaxed")
         tl.atomic_add(

@@ -1,7 +1,7 @@
 """The GPU kernel's passes as torch operators, and the loss made of them.
 
-Each operator launches one Triton kernel. torch.compile sees operators with shapes, streams see no wait, and CUDA graphs
-capture all of it.
+Each operator launches the kernels of one step. torch.compile sees operators with shapes, streams see no wait, and CUDA
+graphs capture all of it.
 """
 
 # What Triton compiles is not quite Python: its loops, tuples and launches mean more.
@@ -114,7 +114,8 @@ def loss(
             hist = sum_over(group, torch.stack(tables.unpacked(hist)))
             status = sum_over(group, status)
             if not problem.labelled:
-                present = sum_over(group, torch.stack([seen[:, 0] & 0xFFFFFFFF, seen[:, 0] >> 32], 1))
+                background, foreground = seen[:, 0] & 0xFFFFFFFF, seen[:, 0] >> 32 & 0xFFFFFFFF
+                present = sum_over(group, torch.stack([background + foreground, foreground], 1))
         # Averaged over the processes, as DistributedDataParallel does, the gradient is that of the loss of all.
         losses, table = operators.weigh(hist, present, status, entries, tail_error, *counted, processes)
         value = losses.sum() if each is None else problem.scale * losses.sum() + entropy
@@ -155,8 +156,8 @@ def count_errors(
 
     Returns:
         packed bins (parts, G, 2, size); status (1 or C,) int32, not 0 where an error is not finite; for masks (G, 2)
-        numbers of elements, foreground << 32 | valid, and of wrong labels (for labels, (0, 2)); what the second pass
-        needs to know again, see shared_memory.py; and the cross-entropy, float64, if ``each`` is given.
+        numbers of elements, foreground << 32 | background, and of wrong labels (for labels, (0, 2)); what the second
+        pass needs to know again, see shared_memory.py; and the cross-entropy, float64, if ``each`` is given.
     """
     images, classes, _ = input.shape
     pixels, (image, channel, pixel) = _walk_of(input, step)

@@ -151,7 +151,7 @@ def count_softmax(
     HAS_VOID: tl.constexpr, PER_IMAGE: tl.constexpr, LARGE: tl.constexpr, HELD: tl.constexpr, CLASSES: tl.constexpr,
     CELLS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """First pass: the bins of all errors. ``status`` is set to 1 by a logit that is not finite."""
+    """First pass: the bins of all errors. ``status`` is set to 1 by a pixel whose softmax is NaN."""
     image, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     if LARGE:
         tile = tile.to(tl.int64)

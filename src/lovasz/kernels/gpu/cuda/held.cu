@@ -59,7 +59,7 @@ __device__ __forceinline__ void normalise(Softmax& to, Pixels& it) {
     }
 }
 
-// First pass: the bins of all errors. ``status`` is set to 1 by a logit that is not finite. ``entropy`` (blocks) receives
+// First pass: the bins of all errors. ``status`` is set to 1 by a pixel whose softmax is NaN. ``entropy`` (blocks) receives
 // sums of cross-entropies, each times its label's number of ``each`` (CLASSES), if that is given.
 extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
     const Number* x, const Label* target, const int* entries, u64* hist, int* status, const float* each, double* entropy,
