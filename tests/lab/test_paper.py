@@ -168,13 +168,21 @@ def test_a_setting_that_cannot_be_is_named(changes, message):
         synthetic.Setting(**changes)
 
 
+@pytest.mark.parametrize(("step", "last"), [(0.3, 1.8), (0.05, 2.0), (0.1, 2.0), (5.0, 2.0), (4.0, 1.0)])
+def test_no_bias_lies_beyond_the_last_one_that_was_asked_for(step, last):
+    assert synthetic.Setting(bias=(-3.0, 2.0, step)).biases[-1] == pytest.approx(last)
+
+
 def test_a_folder_of_something_else_is_not_touched(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for resume, message in ((False, "Add --resume"), (True, "nothing to resume")):
         with pytest.raises(LabError, match=message):
             Experiment.open("surfaces", tmp_path, {}, resume=resume)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    Experiment.open("surfaces", tmp_path / "new", {"points": 3}, resume=False)
+    begun = Experiment.open("surfaces", tmp_path / "new", {"points": 3}, resume=False)
+    Experiment.open("surfaces", tmp_path / "new", {"points": 5}, resume=False)  # nothing is lost: it begins anew
+    begun.state["something"] = 1
+    begun.keep()
     with pytest.raises(LabError, match="points: 3 there, 4 now"):
         Experiment.open("surfaces", tmp_path / "new", {"points": 4}, resume=True)
     with pytest.raises(LabError, match="not the state of `lovasz paper synthetic`"):

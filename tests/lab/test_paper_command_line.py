@@ -14,7 +14,7 @@ from lovasz.lab import commands
 from lovasz.lab.errors import LabError
 from lovasz.lab.paper import batches, binary, finetune, multiclass, networks, surfaces, synthetic, table2, table4
 from lovasz.lab.paper.command_line import command_line
-from lovasz.lab.paper.result import read_result
+from lovasz.lab.paper.result import data_words, read_result, spec_of
 
 COMMITTED = sorted((Path(__file__).resolve().parents[2] / "docs/results/paper").glob("*.json"))
 MODULES = (surfaces, synthetic, networks, batches, binary, multiclass, finetune)
@@ -95,6 +95,17 @@ def test_no_option_that_differs_from_the_default_is_left_out(name, typed):
     assert json.loads(json.dumps(typed(line, data))) == config
     for word in ("--device", "--threads", "--workers", "--out", "--resume"):
         assert word not in line
+
+
+def test_options_of_the_data_are_said_and_printed_without_places():
+    setting = multiclass.Setting(data="voc:/a/VOCdevkit?sbd=/b/benchmark_RELEASE", weights="w.safetensors")
+    config = setting.to_json("voc")
+    assert "/b" not in json.dumps(config)
+    assert "'voc:PATH?sbd=PATH'" in command_line("multiclass", config)
+    assert data_words(config) == "voc (sbd=benchmark_RELEASE)"
+    config = binary.Setting(data="shapes?size=32&train=24", model="unet").to_json(("ring",), "shapes")
+    assert "--data 'shapes?size=32&train=24'" in command_line("binary", config)
+    assert spec_of("shapes") == "shapes"
 
 
 def test_what_is_the_default_is_not_printed():

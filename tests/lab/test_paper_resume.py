@@ -14,7 +14,7 @@ from tests.lab.image_files import write
 from lovasz.lab.data import open_dataset
 from lovasz.lab.errors import LabError
 from lovasz.lab.models import create_model, save_weights
-from lovasz.lab.paper import batches, binary, finetune, multiclass, networks
+from lovasz.lab.paper import batches, binary, everything, finetune, multiclass, networks
 from lovasz.lab.paper.result import Experiment, read_result
 
 pytest.importorskip("matplotlib")
@@ -120,3 +120,45 @@ def test_every_experiment_that_reads_files_notes_them(start, tmp_path, monkeypat
         "batches": ({"val"}, file), "networks": ({"val"}, file),
         "binary": whole, "multiclass": whole, "finetune": whole,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", ["data", "weights"])
+def test_a_finished_part_of_all_is_not_taken_for_one_of_other_files(start, tmp_path, changed):
+    data, file = start
+    config = read_result(ask(tmp_path / "out", data, file))["config"]
+    if changed == "data":
+        data = cells(tmp_path / "b", 2)
+    else:
+        file = weights(tmp_path / "b", 2, data)
+    made = everything.Part(config, pytest.fail, everything._inputs(data, file, "val"))
+    with pytest.raises(LabError, match=f"cannot resume with other {changed}"):
+        everything.finished(tmp_path / "out", made)
+    plain = start[0], start[1], "val"
+    assert everything.finished(tmp_path / "out", everything.Part(config, pytest.fail, everything._inputs(*plain)))
+
+
+def test_a_start_that_fails_leaves_no_folder_that_keeps_the_next_from_running(start, tmp_path):
+    data, file = start
+    common = {"data": data, "model": "unet"}
+    out = tmp_path / "out"
+    for wrong in (tmp_path / "typo.safetensors", tmp_path / "a/cells/train.txt"):
+        for run in (
+            lambda wrong=wrong: binary.run(out, binary.Setting(**common, weights=str(wrong))),
+            lambda wrong=wrong: finetune.run(out, finetune.Setting(**common, weights=str(wrong))),
+            lambda wrong=wrong: multiclass.run(
+                out, multiclass.Setting(**common, weights=str(wrong), crf=False, batches=0)
+            ),
+        ):
+            with pytest.raises(LabError, match=wrong.name):
+                run()
+    with pytest.raises(LabError, match="nothing is trained here"):
+        finetune.run(out, finetune.Setting(**common, weights=str(file)), training=False)
+    assert not out.exists()
+    Experiment.open("finetune", out / "training", {"epochs": 3}, resume=False)  # killed before anything was computed
+    Experiment.open("multiclass", out, {"epochs": 5}, resume=False)
+
+
+def test_rates_that_look_alike_have_folders_of_their_own():
+    setting = finetune.Setting(data="camvid:PATH", weights="w", learning_rates=(0.001, 0.0010000004), seeds=(0,))
+    names = {finetune._name(one) for one in setting.searched()}
+    assert len(names) == 2 * len(setting.losses) * len(setting.batch_sizes)

@@ -433,6 +433,10 @@ def test_a_grid_goes_on_from_its_result_alone(start, trained, tmp_path):
         ({"data": SHAPES.replace("size=24", "size=48")}, "data_options"),
         ({"data": "shapes", "data_options": {"size": 24}}, "data_options"),
         ({"size": (16, 16)}, "size"),
+        (
+            {"size": (16, 16), "resize_training": True},
+            "a run of --size, which resizes the images of training too.*Leave it out",
+        ),
     ],
 )
 def test_a_run_that_was_trained_in_another_way_does_not_belong_into_a_grid(start, trained, changes, message):
@@ -502,6 +506,21 @@ def streets(root: Path) -> str:
         write(root / "gtFine" / f"{stem}_gtFine_labelIds.png", truth)
         write(root / "gtFine" / f"{stem}_gtFine_instanceIds.png", objects)
     return f"cityscapes:{root}"
+
+
+def test_files_that_table_4_needs_are_missed_before_anything_is_trained(tmp_path):
+    data = streets(tmp_path / "city")
+    info = open_dataset(data, "val").info
+    save_weights(
+        create_model("unet", 19), tmp_path / "w.safetensors", model_name="unet", classes=info.classes, palette=None
+    )
+    objects = next((tmp_path / "city/gtFine/val").rglob("*instanceIds.png"))
+    objects.rename(tmp_path / "elsewhere.png")
+    with pytest.raises(LabError, match=f"{objects.name}: missing, iIoU needs the objects"):
+        finetune.run(
+            tmp_path / "out", finetune.Setting(data=data, model="unet", weights=str(tmp_path / "w.safetensors"))
+        )
+    assert not (tmp_path / "out").exists()
 
 
 def test_table_4_is_of_the_runs_that_were_trained_here_and_runs_of_two_lengths_stay_apart(tmp_path, monkeypatch):

@@ -102,6 +102,26 @@ Size = Annotated[
         show_default="the image's own size",
     ),
 ]
+AskedSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Resize images to this before the network is asked, and its answer back; training takes them as they are.",
+        rich_help_panel=MODEL,
+        show_default="the image's own size",
+    ),
+]
+MeasuredSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Resize images and masks to this, in training and where they are measured.",
+        rich_help_panel=MODEL,
+        show_default="the image's own size",
+    ),
+]
 Scales = Annotated[
     str | None,
     typer.Option(

@@ -22,7 +22,7 @@ from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import load_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.paper.command_line import command_line
-from lovasz.lab.paper.result import Experiment, Row, Section, matplotlib_pyplot
+from lovasz.lab.paper.result import Experiment, Row, Section, data_options, data_words, matplotlib_pyplot
 from lovasz.lab.progress import display
 from lovasz.lab.splits import contents_of
 from lovasz.sampling import EquibatchSampler
@@ -59,6 +59,7 @@ def run(
         raise LabError(f"passes: got {passes}, expected at least 1.")
     config = {
         "data": dataset.info.name,
+        **data_options(data),
         "images": len(dataset),
         "model": model,
         "weights": Path(weights).name,
@@ -164,7 +165,7 @@ def section(result: Mapping[str, Any]) -> Section:
         title="Section 3.1: the mean IoU of images, batches and the data set (Eq. 15)",
         command=command_line(NAME, config),
         setting=f"{config['model']} with {config['weights']}{size}, {config['images']} images of val of "
-        f"{config['data']}; batches from {config['passes']} passes over them, mean and standard deviation over "
+        f"{data_words(config)}; batches from {config['passes']} passes over them, mean and standard deviation over "
         f"batches; seed {config['seed']}.",
         rows=tuple(rows),
         comparable="That they differ, which the paper argues without numbers; a batch of one image is image-mIoU.",

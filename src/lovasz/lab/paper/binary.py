@@ -33,7 +33,7 @@ from lovasz.lab.models import brings_weights, create_model, load_weights
 from lovasz.lab.models.deeplab import load_deeplab
 from lovasz.lab.models.layouts import LAYOUTS
 from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, half_and_half, measure
-from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
+from lovasz.lab.paper.result import Experiment, data_options, matplotlib_pyplot, number
 from lovasz.lab.progress import display, say
 from lovasz.lab.splits import contents_of, held_classes
 from lovasz.lab.training import NOTHING_TO_FREEZE
@@ -96,7 +96,7 @@ class Setting:
         """As the result holds it: names of files without their folders."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
         weights = None if self.weights is None else Path(self.weights).name
-        return values | {"data": name, "classes": list(classes), "weights": weights}
+        return values | {"data": name, **data_options(self.data), "classes": list(classes), "weights": weights}
 
 
 def run(
@@ -124,6 +124,8 @@ def run(
         if name not in info.classes:
             raise LabError(f"classes: the data have no class {name!r}; they have {', '.join(info.classes)}.")
     place = torch.device(device)
+    if setting.weights is not None:  # a file that cannot be used is told before there is a folder
+        one_output(setting.model, Path(setting.weights), classes[0], info.classes, None)
     experiment = Experiment.open(
         NAME,
         folder,
@@ -242,7 +244,7 @@ class _Class:
 
     def trained(self, loss: str, rate: float) -> dict[str, Any]:
         """The record of one run, trained where it is not there yet."""
-        folder = self.folder / f"{loss}-{rate:g}"
+        folder = self.folder / f"{loss}-{number(rate)}"
         path = folder / "run.json"
         if path.is_file():
             return read_json(path)

@@ -13,7 +13,7 @@ import typer
 
 from lovasz.lab import option_texts
 from lovasz.lab.paper.commands import paper_app
-from lovasz.lab.paper.result import spec_of
+from lovasz.lab.paper.result import number, spec_of
 
 
 def command_line(name: str, config: Mapping[str, Any]) -> str:
@@ -28,7 +28,7 @@ def command_line(name: str, config: Mapping[str, Any]) -> str:
             continue
         value, default = config[option.name], option.default
         if option.name == "data":
-            value = spec_of(value)
+            value = spec_of(value, config.get("data_options"))
         if isinstance(default, bool):
             if value != default:
                 words.append((option.opts if value else option.secondary_opts)[0])
@@ -37,7 +37,7 @@ def command_line(name: str, config: Mapping[str, Any]) -> str:
             if read(default) != _tuple(value):
                 words += [option.opts[0], _text(option.name, value)]
         elif value != default:
-            words += [option.opts[0], _number(value)]
+            words += [option.opts[0], number(value)]
     return shlex.join(words)
 
 
@@ -65,12 +65,7 @@ def _text(name: str, value: Any) -> str:
         return f"{value[0]}x{value[1]}"
     if name == "seeds" and list(value) == list(range(len(value))):
         return str(len(value))
-    return ",".join(map(_number, value)) + ("," if name == "seeds" and len(value) == 1 else "")
-
-
-def _number(value: Any) -> str:
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return repr(value) if isinstance(value, float) and float(short) != value else short
+    return ",".join(map(number, value)) + ("," if name == "seeds" and len(value) == 1 else "")
 
 
 def _tuple(value: Any) -> Any:

@@ -74,7 +74,7 @@ def batches(
     weights: Weights,
     out: Out = None,
     model: options.Model = "espnetv2",
-    size: options.Size = None,
+    size: options.AskedSize = None,
     batch_sizes: Annotated[str, typer.Option("--batch-sizes", help="Images in a batch.")] = "1,2,5,10,21,50,100",
     passes: Annotated[int, typer.Option("--passes", min=1, help="Over the images, to draw batches from.")] = 50,
     seed: Seed = 0,

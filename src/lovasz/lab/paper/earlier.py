@@ -11,6 +11,7 @@ from typing import Any
 
 from lovasz.lab.config import MAY_DIFFER, RunConfig, read_json
 from lovasz.lab.errors import LabError
+from lovasz.lab.paper.result import data_options
 
 ENTRY = {"loss", "batch_size", "learning_rate", "sampler", "seed", "epochs", "val", "test", "same"}
 VARIED = {"loss", "batch_size", "learning_rate", "sampler", "seed", "epochs"}
@@ -53,9 +54,7 @@ def same_of(config: RunConfig) -> dict[str, Any]:
     kept = {name: value for name, value in config.to_json().items() if name not in VARIED | OF_THE_MACHINE}
     kept["weights"] = Path(config.weights).name if config.weights else None
     # Options may stand in the specification or apart; a path in it is of the machine.
-    _, mark, query = config.data.rpartition("?")
-    pairs = (part.partition("=") for part in query.split("&")) if mark else ()
-    options = {name: value for name, _, value in pairs}
+    options = data_options(config.data).get("data_options", {})
     kept["data"] = data_name(config.data)
     options = {name: str(value) for name, value in sorted((options | kept["data_options"]).items())}
     kept["data_options"] = options | ({"sbd": Path(options["sbd"]).name} if "sbd" in options else {})

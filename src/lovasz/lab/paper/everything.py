@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from lovasz.lab.data import open_dataset
+from lovasz.lab.config import read_json
+from lovasz.lab.data import available_splits, open_dataset
 from lovasz.lab.environment import use_machine
 from lovasz.lab.errors import LabError
 from lovasz.lab.paper import batches, binary, finetune, multiclass, networks, surfaces, synthetic
 from lovasz.lab.paper.earlier import data_name
-from lovasz.lab.paper.result import RESULT, read_result
+from lovasz.lab.paper.result import RESULT, STATE, hash_of, read_result, same_inputs
 from lovasz.lab.progress import say
+from lovasz.lab.splits import contents_of
 
 FIVE = ("bird", "bus", "cat", "dog", "person")  # of VOC's classes, small and large objects
 ITERATIONS = 20_000  # of Section 4.3
@@ -52,10 +54,14 @@ class Places:
 
 @dataclass(frozen=True)
 class Part:
-    """One experiment: the configuration that its result must have, and how it is run in a folder."""
+    """One experiment: the configuration that its result must have, and how it is run in a folder.
+
+    inputs: what an experiment of this part keeps of its data and weights, to tell others apart.
+    """
 
     config: Mapping[str, Any]
     run: Callable[[Path, bool, Progress | bool], Path]
+    inputs: Callable[[], dict[str, Any]] = dict
 
 
 Maker = Callable[[], Part]
@@ -101,6 +107,7 @@ def parts(places: Places, *, small: bool, device: str = "auto", threads: int | N
         return Part(
             config,
             lambda f, r, p: module.run(f, places.voc, places.espnet, **how, device=place, resume=r, progress=p),
+            _inputs(places.voc, places.espnet, "val"),
         )
 
     def many() -> Part:
@@ -120,7 +127,8 @@ def parts(places: Places, *, small: bool, device: str = "auto", threads: int | N
             **machine,
         )
         config = setting.to_json(data_name(places.voc))
-        return Part(config, lambda f, r, p: multiclass.run(f, setting, resume=r, progress=p))
+        inputs = _inputs(setting.data, setting.weights)
+        return Part(config, lambda f, r, p: multiclass.run(f, setting, resume=r, progress=p), inputs)
 
     def tuned() -> Part:
         setting = finetune.Setting(
@@ -132,7 +140,8 @@ def parts(places: Places, *, small: bool, device: str = "auto", threads: int | N
             **machine,
         )
         config = setting.to_json(data_name(places.camvid))
-        return Part(config, lambda f, r, p: finetune.run(f, setting, resume=r, progress=p))
+        inputs = _inputs(setting.data, setting.weights)
+        return Part(config, lambda f, r, p: finetune.run(f, setting, resume=r, progress=p), inputs)
 
     with_espnet, with_enet = _of_file(places.espnet), _of_file(places.enet)
     return {
@@ -164,17 +173,36 @@ def _of_file(weights: Path) -> Callable[[Maker], Maker]:
 def _binary(setting: binary.Setting, device: torch.device) -> Part:
     info = open_dataset(setting.data, "train").info
     config = setting.to_json(setting.classes or info.classes[1:], info.name)
-    return Part(config, lambda f, r, p: binary.run(f, setting, device=device, resume=r, progress=p))
+    inputs = _inputs(setting.data, setting.weights)
+    return Part(config, lambda f, r, p: binary.run(f, setting, device=device, resume=r, progress=p), inputs)
 
 
 def finished(folder: Path, part: Part) -> bool:
-    """Whether the folder holds the whole result of this part with these settings."""
+    """Whether the folder holds the whole result of this part with these settings.
+
+    Raises LabError where it is of other data or weights than are there now.
+    """
     path = folder / RESULT
     if not path.is_file():
         return False
     result = read_result(path)
     same = all(result["config"].get(name) == value for name, value in part.config.items())
-    return same and bool(result["scores"].get("complete", True))
+    if not same or not result["scores"].get("complete", True):
+        return False
+    state = folder / STATE
+    if state.is_file():
+        same_inputs(state, read_json(state), part.inputs(), part.config.get("weights"))
+    return True
+
+
+def _inputs(data: str, weights: str | Path | None, *splits: str) -> Callable[[], dict[str, Any]]:
+    """Of these splits of a data set, or of all that it has."""
+
+    def read() -> dict[str, Any]:
+        contents = contents_of([open_dataset(data, name) for name in splits or available_splits(data)])
+        return {"data": contents} | ({} if weights is None else {"weights": hash_of(Path(weights))})
+
+    return read
 
 
 def run_all(folder: Path, chosen: Mapping[str, Maker], progress: Progress) -> list[str]:

@@ -27,8 +27,8 @@ from lovasz.lab.models.resized import ask_as
 from lovasz.lab.paper import table4
 from lovasz.lab.paper.crops import draw_crops
 from lovasz.lab.paper.earlier import entry_of, read_entries, read_start, same_of
-from lovasz.lab.paper.iiou import cityscapes_scores
-from lovasz.lab.paper.result import Experiment, matplotlib_pyplot
+from lovasz.lab.paper.iiou import cityscapes_scores, require_objects
+from lovasz.lab.paper.result import Experiment, data_options, matplotlib_pyplot, number
 from lovasz.lab.progress import display, say
 from lovasz.lab.splits import Data
 from lovasz.lab.training import train
@@ -111,7 +111,7 @@ class Setting:
         for name in ("workers", "threads", "device"):
             del values[name]
         losses = [str(LossSpec.parse(loss)) for loss in self.losses]
-        return values | {"data": data, "weights": Path(self.weights).name, "losses": losses}
+        return values | {"data": data, **data_options(self.data), "weights": Path(self.weights).name, "losses": losses}
 
 
 def run(
@@ -137,9 +137,13 @@ def run(
     entries = [entry for path in earlier for entry in read_entries(path)]
     for entry in entries:
         check_same(entry, setting)
-    experiment = Experiment.open(NAME, folder, config, resume=resume, data=data.contents(), weights=setting.weights)
     if not training and not entries and not any((folder / "runs").glob("*/run.json")):
         raise LabError(f"{folder}: nothing is trained here, and no earlier runs are given; leave --no-training out.")
+    # What cannot be used is told before there is a folder, and before days of training.
+    load_weights(setting.model, Path(setting.weights), data.classes)
+    if setting.data.startswith("cityscapes:"):
+        require_objects(data.val)
+    experiment = Experiment.open(NAME, folder, config, resume=resume, data=data.contents(), weights=setting.weights)
     grid = _Grid(experiment, setting, entries, training, pyplot)
     with display(progress) as shown:
         grid.start = read_start(earlier) or _start_scores(folder / "start.json", setting, data, grid.size, shown)
@@ -185,11 +189,16 @@ def choose(entries: Sequence[dict[str, Any]], setting: Setting) -> list[dict[str
 
 def check_same(entry: dict[str, Any], setting: Setting) -> None:
     """Raise LabError where an earlier run does not belong into these tables; entries of earlier versions say less."""
-    ours = same_of(next(setting.searched()))
-    for name in (name for name in ours if name in entry["same"]):
-        if entry["same"][name] != ours[name]:
+    ours, theirs = same_of(next(setting.searched())), entry["same"]
+    if theirs.get("resize_training"):
+        raise LabError(
+            f"{entry['source']}: a run of --size, which resizes the images of training too; the runs of a grid train "
+            "on them as they are. Leave it out."
+        )
+    for name in (name for name in ours if name in theirs):
+        if theirs[name] != ours[name]:
             raise LabError(
-                f"{entry['source']}: a run with {name} {entry['same'][name]!r}, this grid has {ours[name]!r}; leave "
+                f"{entry['source']}: a run with {name} {theirs[name]!r}, this grid has {ours[name]!r}; leave "
                 "it out, or give the grid the same."
             )
 
@@ -267,7 +276,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
 
 def _name(config: RunConfig) -> str:
     loss = LossSpec.parse(config.loss).slug
-    parts = f"batch-{config.batch_size}", f"rate-{config.learning_rate:g}", config.sampler, f"seed-{config.seed}"
+    parts = f"batch-{config.batch_size}", f"rate-{number(config.learning_rate)}", config.sampler, f"seed-{config.seed}"
     return "-".join((loss, *parts))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from lovasz.cityscapes import NAMES, CityscapesScores, label_ids
 from lovasz.lab.config import read_json, write_json
+from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.data.masks import read_mask
 from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.errors import LabError
@@ -27,6 +28,20 @@ SCORES = {
     "category_iou": "category IoU",
     "category_iiou": "category iIoU",
 }
+
+
+def require_objects(dataset: SegmentationDataset) -> list[Path]:
+    """The files of the objects of each image. Raises LabError for one that is missing, or masks of other ids."""
+    assert isinstance(dataset, PairDataset)
+    found = []
+    for pair in dataset.pairs:
+        if not pair.mask.name.endswith(ENDING):
+            raise LabError(f"{pair.mask}: iIoU needs label ids; expected *{ENDING} of gtFine_trainvaltest.zip.")
+        objects = pair.mask.with_name(pair.mask.name.removesuffix(ENDING) + OBJECTS)
+        if not objects.is_file():
+            raise LabError(f"{objects}: missing, iIoU needs the objects; it is in gtFine_trainvaltest.zip.")
+        found.append(objects)
+    return found
 
 
 def cityscapes_scores(
@@ -47,12 +62,7 @@ def cityscapes_scores(
         return read_json(path)
     asked, metric = ask_as(network, size=size, scales=None, crf=False).eval().to(device), CityscapesScores()
     bar = None if progress is None else progress.add_task("Cityscapes scores", total=len(dataset), note="")
-    for index, pair in enumerate(dataset.pairs):
-        if not pair.mask.name.endswith(ENDING):
-            raise LabError(f"{pair.mask}: iIoU needs label ids; expected *{ENDING} of gtFine_trainvaltest.zip.")
-        objects = pair.mask.with_name(pair.mask.name.removesuffix(ENDING) + OBJECTS)
-        if not objects.is_file():
-            raise LabError(f"{objects}: missing, iIoU needs the objects; it is in gtFine_trainvaltest.zip.")
+    for index, (pair, objects) in enumerate(zip(dataset.pairs, require_objects(dataset), strict=True)):
         labels = predict_labels(asked, dataset[index].image[None], device, dataset.info.num_classes)
         truth = read_mask(pair.mask).values
         instances = read_mask(objects).values.astype(np.int64)

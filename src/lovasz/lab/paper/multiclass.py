@@ -27,7 +27,7 @@ from lovasz.lab.models.resized import MultiScale, ask_as
 from lovasz.lab.paper import finetune
 from lovasz.lab.paper.answers import RULES, answer, decisions, search_crf
 from lovasz.lab.paper.crops import draw_crops
-from lovasz.lab.paper.result import STATE, Experiment, matplotlib_pyplot, read_result
+from lovasz.lab.paper.result import STATE, Experiment, data_options, matplotlib_pyplot, read_result
 from lovasz.lab.paper.table4 import groups
 from lovasz.lab.progress import display
 from lovasz.lab.splits import Data, held_classes
@@ -96,7 +96,7 @@ class Setting:
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
         for name in ("workers", "threads", "device"):
             del values[name]
-        return values | {"data": data, "weights": Path(self.weights).name}
+        return values | {"data": data, **data_options(self.data), "weights": Path(self.weights).name}
 
 
 def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progress | bool = False) -> Path:
@@ -111,6 +111,11 @@ def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progr
         RULES["rankseg"][1](torch.full((1, 2, 1, 1), 0.5))
     data = Data.open(RunConfig(data=setting.data))
     val = data.val
+    given = Path(setting.weights)  # a file that cannot be used is told before there is a folder
+    if setting.model == "deeplab" and not given.with_suffix(".json").is_file():
+        load_deeplab(given, val.info.num_classes, None)
+    else:
+        load_weights(setting.model, given, val.info.classes)
     experiment = Experiment.open(
         NAME, folder, setting.to_json(val.info.name), resume=resume, data=data.contents(), weights=setting.weights
     )

@@ -17,7 +17,7 @@ from lovasz.lab.models import create_model, load_weights
 from lovasz.lab.models.deeplab import DeepLabV2
 from lovasz.lab.models.resized import AtSize
 from lovasz.lab.paper.command_line import command_line
-from lovasz.lab.paper.result import Experiment, Row, Section
+from lovasz.lab.paper.result import Experiment, Row, Section, data_options, data_words
 from lovasz.lab.progress import display
 from lovasz.lab.splits import contents_of
 
@@ -45,6 +45,7 @@ def run(
     network = AtSize(load_weights("espnetv2", weights, classes), SIZE).eval().to(device)
     config = {
         "data": dataset.info.name,
+        **data_options(data),
         "split": dataset.split,
         "images": len(dataset),
         "weights": Path(weights).name,
@@ -67,7 +68,8 @@ def run(
                 experiment.keep()
             if shown is not None and bar is not None:
                 shown.advance(bar)
-    return experiment.finish({"espnetv2": _scores(counts), "parameters": _parameters(), "deeplab_output": _side()}, {})
+    scores = {"espnetv2": _scores(counts), "parameters": _parameters(), "deeplab_output": _side()}
+    return experiment.finish(scores, {}, device=torch.device(device))
 
 
 def _scores(counts: torch.Tensor) -> dict[str, float]:
@@ -98,10 +100,12 @@ def section(result: Mapping[str, Any]) -> Section:
     espnet, parameters = scores["espnetv2"], scores["parameters"]
     return Section(
         title="Sections 4.2 to 4.4: the networks against their sources",
-        command=command_line(NAME, {name: config[name] for name in ("data", "weights")}),
+        command=command_line(
+            NAME, {name: config[name] for name in ("data", "data_options", "weights") if name in config}
+        ),
         setting=f"ESPNetv2 with the weights {config['weights']} of sacmehta/EdgeNets, images resized to "
-        f"{config['size'][0]} x {config['size'][1]} and the answer back; {config['images']} images of {config['data']}"
-        f", {config['split']}. Parameters counted, output size computed.",
+        f"{config['size'][0]} x {config['size'][1]} and the answer back; {config['images']} images of "
+        f"{data_words(config)}, {config['split']}. Parameters counted, output size computed.",
         rows=(
             Row(
                 "ESPNetv2, mean IoU, %", "67.01 on all 1,449 val images", f"{100 * espnet['miou']:.2f}", _others(config)

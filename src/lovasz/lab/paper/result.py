@@ -56,15 +56,15 @@ class Experiment:
     ) -> Experiment:
         """Make the folder, or go on in it. data: what `contents_of` says; weights: the file that it starts from.
 
-        Raises LabError for a folder that holds something when `resume` is off, or that holds another configuration, or
-        results of other data or weights.
+        A folder in which nothing was computed yet begins anew. Raises LabError for one that holds something when
+        `resume` is off, or that holds another configuration, or results of other data or weights.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise LabError(f"{folder}: the output folder is a file. Choose another --out.")
         inputs = {"data": data, "weights": None if weights is None else hash_of(Path(weights))}
         experiment = cls(name, folder, config, inputs={key: value for key, value in inputs.items() if value})
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and not _untouched(folder):
             if not resume:
                 raise LabError(
                     f"{folder}: the output folder exists and is not empty. Add --resume to go on in it, or choose "
@@ -91,24 +91,7 @@ class Experiment:
                     "Use the old value or another --out."
                 )
         self.state, self.seconds = before["state"], float(before.get("seconds", 0.0))
-        # Earlier versions kept no inputs, or the data of `finetune` in its state.
-        noted = {"data": self.state.get("data")} | (before.get("inputs") or {})
-        kept = {key: value for key, value in noted.items() if value}
-        changed = None
-        if "data" in kept and "data" in self.inputs:
-            changed = contents_difference(kept["data"], self.inputs["data"])
-        if changed:
-            raise LabError(
-                f"{path}: cannot resume with other data, {changed}. What was computed on both could not be compared: "
-                "put the images and masks back as they were, or choose another --out."
-            )
-        hashes = {one["weights"] for one in (kept, self.inputs) if "weights" in one}
-        if len(hashes) > 1:
-            raise LabError(
-                f"{path}: cannot resume with other weights, the file {self.config.get('weights')} has changed. Put the "
-                "one back that was there, or choose another --out."
-            )
-        self.inputs = kept | self.inputs
+        self.inputs = same_inputs(path, before, self.inputs, self.config.get("weights"))
 
     def keep(self) -> None:
         """Write the state; a kill loses what came after the last call."""
@@ -135,6 +118,41 @@ class Experiment:
         }
         write_json(path, document)
         return path
+
+
+def same_inputs(path: Path, before: Mapping[str, Any], inputs: Mapping[str, Any], weights: Any) -> dict[str, Any]:
+    """The inputs of a state and these together. before: what the state at `path` holds; weights: the file's name.
+
+    Raises LabError where the data or the weights are others by now.
+    """
+    # Earlier versions kept no inputs, or the data of `finetune` in its state.
+    noted = {"data": before["state"].get("data")} | (before.get("inputs") or {})
+    kept = {key: value for key, value in noted.items() if value}
+    changed = None
+    if "data" in kept and "data" in inputs:
+        changed = contents_difference(kept["data"], inputs["data"])
+    if changed:
+        raise LabError(
+            f"{path}: cannot resume with other data, {changed}. What was computed on both could not be compared: "
+            "put the images and masks back as they were, or choose another --out."
+        )
+    hashes = {one["weights"] for one in (kept, inputs) if "weights" in one}
+    if len(hashes) > 1:
+        raise LabError(
+            f"{path}: cannot resume with other weights, the file {weights} has changed. Put the one back that was "
+            "there, or choose another --out."
+        )
+    return kept | dict(inputs)
+
+
+def _untouched(folder: Path) -> bool:
+    """Whether nothing is there but states in which nothing is computed: of a start that failed."""
+    try:
+        return all(
+            file.name == STATE and not read_json(file)["state"] for file in folder.rglob("*") if not file.is_dir()
+        )
+    except (LabError, KeyError, TypeError):
+        return False
 
 
 def hash_of(path: Path) -> str | None:
@@ -196,11 +214,31 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def spec_of(name: str) -> str:
-    """How a data set of this name is given to `--data`, its place left open: results hold no paths."""
-    if name == "shapes":
-        return name
-    return f"{name}:PATH" if name in PUBLISHED else f"folder:{name}"
+def number(value: Any) -> str:
+    """A value of an option as text, a float as short as it can be without becoming another."""
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) and float(short) != value else short
+
+
+def data_options(data: str) -> dict[str, Any]:
+    """{"data_options": {option: text}} of a specification that has options, by name; results hold no paths."""
+    _, mark, query = data.rpartition("?")
+    pairs = (part.partition("=") for part in filter(None, query.split("&"))) if mark else ()
+    options = {name: Path(value).name if name == "sbd" else value for name, _, value in sorted(pairs)}
+    return {"data_options": options} if options else {}
+
+
+def data_words(config: Mapping[str, Any]) -> str:
+    """The data set and its options, as a sentence has them."""
+    options = ", ".join(f"{name}={value}" for name, value in config.get("data_options", {}).items())
+    return f"{config['data']} ({options})" if options else config["data"]
+
+
+def spec_of(name: str, options: Mapping[str, str] | None = None) -> str:
+    """How a data set of this name is given to `--data`, its places left open: results hold no paths."""
+    place = name if name == "shapes" else f"{name}:PATH" if name in PUBLISHED else f"folder:{name}"
+    given = "&".join(f"{key}={'PATH' if key == 'sbd' else value}" for key, value in (options or {}).items())
+    return f"{place}?{given}" if given else place
 
 
 def matplotlib_pyplot() -> Any:

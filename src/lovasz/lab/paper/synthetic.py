@@ -68,7 +68,7 @@ class Setting:
     def biases(self) -> np.ndarray:
         """(B,) float64."""
         low, high, step = self.bias
-        return low + step * np.arange(round((high - low) / step) + 1)
+        return low + step * np.arange(math.floor((high - low) / step * (1 + 1e-12)) + 1)  # no rounding drops the last
 
     def to_json(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.foreground import LOSSES
-from lovasz.lab.paper.result import FROZEN, Row, Section, Table
+from lovasz.lab.paper.result import FROZEN, Row, Section, Table, data_words
 
 CLOSE = 0.005  # values within half a point (of 100) of the best count as tied
 
@@ -65,7 +65,7 @@ def section(result: Mapping[str, Any]) -> Section:
         lines = [[n, *(_cell(of, loss, "image_iou") for loss in config["losses"])] for n, of in each.items()]
         tables.append(Table("Image-IoU of each class, %.", ["class", *head[1:]], lines))
     return Section(
-        title=f"Section 4.2: one class against the rest, {config['data']} (Table 1, Figure 4)",
+        title=f"Section 4.2: one class against the rest, {data_words(config)} (Table 1, Figure 4)",
         command=command_line("binary", config),
         setting=_setting(config, scores),
         rows=tuple(rows),
@@ -117,7 +117,7 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
         if config["weights"]
         else f"from random weights and {config['pretrain_epochs']} epochs of cross-entropy that all losses share"
     )
-    shown = f", images resized to {config['size'][0]} x {config['size'][1]}" if config["size"] else ""
+    shown = f", images and masks resized to {config['size'][0]} x {config['size'][1]}" if config["size"] else ""
     shown += f", crops of {config['crop'][0]} x {config['crop'][1]}" if config["crop"] else ""
     low, high = config.get("scale", (1, 1))
     shown += f", scaled by {low:g} to {high:g} at random" if (low, high) != (1, 1) else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lovasz.lab.paper.answers import RULES, WAYS
 from lovasz.lab.paper.command_line import command_line
-from lovasz.lab.paper.result import FROZEN, Row, Section, Table
+from lovasz.lab.paper.result import FROZEN, Row, Section, Table, data_words
 
 SAMPLERS = {"shuffle": "", "equibatch": ", equibatch"}
 
@@ -26,7 +26,7 @@ def section(result: Mapping[str, Any]) -> Section:
             rows.append(Row(f"{_label(name)}, {WAYS[way]}, mean IoU, %", _paper(name, way), _percent(value), note))
     tables = [table for table in (_rules(answers), _crf(answers), _classes(answers)) if table is not None]
     return Section(
-        title=f"Section 4.3: all classes of {config['data']} with {config['model']} (Tables 2 and 3, Figure 6)",
+        title=f"Section 4.3: all classes of {data_words(config)} with {config['model']} (Tables 2 and 3, Figure 6)",
         command=command_line("multiclass", config),
         setting=_setting(config, scores),
         rows=tuple(rows),

@@ -9,7 +9,7 @@ from typing import Any
 
 from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.iiou import SCORES
-from lovasz.lab.paper.result import FROZEN, Row, Section, Table
+from lovasz.lab.paper.result import FROZEN, Row, Section, Table, data_words
 from lovasz.lab.summary import label_of
 
 CAPTION = (
@@ -84,7 +84,7 @@ def section(result: Mapping[str, Any]) -> Section:
         rows.append(Row(f"{line_of(group)}{length}, mean IoU on {split}, %", paper, _percent(group, split), note))
     tables = _table_4(scores), _rates(scores), _classes(reported, scores, split)
     return Section(
-        title=f"Section 4.4: {config['model']} trained further on {config['data']} (Figure 9)",
+        title=f"Section 4.4: {config['model']} trained further on {data_words(config)} (Figure 9)",
         command=command_line("finetune", config),
         setting=_setting(config, scores),
         rows=tuple(rows),

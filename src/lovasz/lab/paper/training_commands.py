@@ -36,7 +36,7 @@ def binary(
     batch_size: options.BatchSize = 10,
     optimizer: options.Optimizer = "adam",
     weight_decay: options.WeightDecay = 2e-4,
-    size: options.Size = None,
+    size: options.MeasuredSize = None,
     crop: Crop = "whole",
     scale: options.Scale = None,
     freeze_batch_norm: options.FreezeBatchNorm = False,
@@ -91,7 +91,7 @@ def multiclass(
     freeze_batch_norm: options.FreezeBatchNorm = False,
     crop: Crop = "321x321",
     scale: options.Scale = "0.5,1.5",
-    size: options.Size = None,
+    size: options.AskedSize = None,
     scales: Annotated[str, typer.Option("--scales", help="Of the evaluation at several scales.")] = "1,0.75,0.5",
     images: Annotated[int | None, typer.Option("--images", help="Of val to ask.", show_default="all")] = None,
     crf: Annotated[bool, typer.Option("--crf/--no-crf", help="Refine by the dense CRF (extra crf).")] = True,
@@ -159,7 +159,7 @@ def finetune(
     freeze_batch_norm: options.FreezeBatchNorm = False,
     crop: Crop = "whole",
     scale: options.Scale = None,
-    size: options.Size = None,
+    size: options.AskedSize = None,
     earlier: Annotated[
         list[Path] | None,
         typer.Option(
