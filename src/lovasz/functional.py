@@ -78,7 +78,7 @@ def lovasz_softmax(
         0.2315
     """
     return multiclass.softmax(
-        input, target, from_logits, classes, per_image, ignore_index, weight, method, impl, group, 1.0, None
+        input, target, classes, per_image, ignore_index, weight, method, impl, group, from_logits=from_logits
     )
 
 
@@ -135,9 +135,8 @@ def lovasz_cross_entropy(
     validation.check_label_smoothing(label_smoothing)
     # Of weight 0 it is left out: 0 times the infinite cross-entropy of a logit of -inf would be NaN.
     terms = (cross_entropy_weight, label_smoothing) if cross_entropy_weight else None
-    return multiclass.softmax(
-        input, target, True, classes, per_image, ignore_index, weight, method, impl, group, lovasz_weight, terms
-    )
+    how = input, target, classes, per_image, ignore_index, weight, method, impl, group
+    return multiclass.softmax(*how, scale=lovasz_weight, cross_entropy=terms)
 
 
 def lovasz_hinge(

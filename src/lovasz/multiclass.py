@@ -21,7 +21,6 @@ from lovasz.validation import Classes
 def softmax(
     input: Tensor,
     target: Tensor,
-    from_logits: bool,
     classes: Classes,
     per_image: bool,
     ignore_index: int | None,
@@ -29,8 +28,10 @@ def softmax(
     method: str,
     impl: str,
     group: ProcessGroup | None,
-    scale: float,
-    cross_entropy: tuple[float, float] | None,
+    *,
+    from_logits: bool = True,
+    scale: float = 1.0,
+    cross_entropy: tuple[float, float] | None = None,
 ) -> Tensor:
     """``scale`` times the Lovász-Softmax loss, and a cross-entropy of (weight, label smoothing)."""
     validation.require_float("input", input)

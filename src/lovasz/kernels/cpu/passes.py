@@ -5,7 +5,7 @@ Here are layouts and autograd; beside it the loops and the tables that they fill
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,13 +42,12 @@ def value_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Both passes at once, outside autograd; without the second one the gradient is empty.
 
-    The gradient is float32 for half precision: what comes in (the factor of a GradScaler, say) is not known yet, and
-    without it most of a float16 one would be 0.
+    It is float32 for half precision: most of a float16 one would be 0 before a GradScaler's factor comes in.
     """
     passes = _Passes(input.detach(), layout.readable(target), problem, None)
-    value = passes.value(weight)
+    value, tables_ = passes.value(weight)
     dtype = torch.promote_types(input.dtype, torch.float32)
-    return value, passes.gradient(1.0, dtype) if differentiable else input.new_empty(0, dtype=dtype)
+    return value, passes.gradient(tables_, 1.0, dtype) if differentiable else input.new_empty(0, dtype=dtype)
 
 
 class _Binned(torch.autograd.Function):
@@ -58,10 +57,8 @@ class _Binned(torch.autograd.Function):
     def forward(
         ctx: Any, input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None
     ) -> Tensor:
-        passes = _Passes(input, target, problem, group)
-        value = passes.value(weight)
+        value, ctx.tables = _Passes(input, target, problem, group).value(weight)
         ctx.save_for_backward(input, target)
-        ctx.known = passes.lut, passes.weights, passes.head, passes.shares, passes.entropy
         ctx.problem, ctx.group = problem, group
         return value
 
@@ -77,24 +74,35 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, factor: Tensor, input: Tensor, target: Tensor, first: Any) -> Tensor:  # noqa: ARG004
         passes = _Passes(input.detach(), target, first.problem, first.group)
-        passes.lut, passes.weights, passes.head, passes.shares, passes.entropy = first.known
-        return passes.gradient(float(factor), input.dtype)
+        return passes.gradient(first.tables, float(factor), input.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: ARG004
         raise RuntimeError(ONCE)
 
 
-class _Passes:
-    """Both passes over one input: how it lies in memory, who computes which part, and the tables between them."""
+class _Tables(NamedTuple):
+    """What the first pass finds and the second needs."""
 
-    lut: np.ndarray  # (C, cells)
+    lut: np.ndarray  # (C, cells) which bin an error of a cell falls into
     weights: np.ndarray  # (2, bins, 2)
-    head: heads.Head
+    head: heads.Head  # the largest errors, weighed one by one
     shares: np.ndarray  # (G,)
-    entropy: softmax.Entropy | None = None
+    entropy: softmax.Entropy | None
+
+
+class _Counts(NamedTuple):
+    """What one look at the errors counts."""
+
+    hist: np.ndarray  # (R, 2, bins) packed counts
+    foreground: np.ndarray  # (G,) of masks
     unfit: np.ndarray  # (G,) whether an error of the group is NaN or infinite
-    nan: bool  # whether that makes the loss NaN
+    cross_entropy: float
+    kept: heads.Kept  # the largest errors
+
+
+class _Passes:
+    """Both passes over one input: how it lies in memory, and who computes which part."""
 
     def __init__(self, input: Tensor, target: Tensor, problem: Problem, group: ProcessGroup | None) -> None:
         self.input = input
@@ -116,73 +124,66 @@ class _Passes:
         self.head_size = heads.size(self.classes, self.images * self.pixels) if whole else 0
         self.width = min(1024, max(256, _TILE // (4 * self.classes) // 16 * 16))
 
-    def value(self, weight: Tensor | None) -> Tensor:
-        """First pass: the loss as a tensor, NaN where an error is."""
-        value = self.count(weight)
-        dtype = torch.promote_types(self.input.dtype, torch.float32)
-        return torch.tensor(float("nan") if self.nan else value, dtype=dtype, device="cpu")
-
-    def count(self, weight: Tensor | None) -> float:
-        """First pass: deal the bins, count, weigh. Returns the loss."""
-        labelled = self.problem.labelled
-        totals, surplus = self._count_labels() if labelled else (None, np.zeros(self.groups, np.int64))
+    def value(self, weight: Tensor | None) -> tuple[Tensor, _Tables]:
+        """First pass: deal the bins, count, weigh. The loss as a tensor, NaN where an error is, and the tables."""
+        totals, surplus = None, np.zeros(self.groups, np.int64)
+        if self.problem.labelled:
+            totals, surplus = self._count_labels()
         # Without labels every chosen group is counted, and its foreground with it.
-        self.shares = self._shares(totals, weight)
-        used = self._deal(totals)
-        active = self.shares != 0
+        shares = self._shares(totals, weight)
+        lut, used, thresholds = self._deal(totals, shares)
         if self.process_group is not None and totals is not None:
             totals = self._shared(totals)
-            self.shares = self._shares(totals, weight)
-            active = self.shares != 0
+            shares = self._shares(totals, weight)
+        entropy = None
         if self.softmax and self.problem.cross_entropy is not None:
-            self.entropy = self._cross_entropy(totals, weight)
-        counts = self._count_errors(self.lut, used, 1, self.problem.per_image, active, self.thresholds)
-        hist, counted, cross_entropy, kept = counts
+            entropy = self._cross_entropy(totals, weight)
+        counts = self._count_errors(lut, used, 1, self.problem.per_image, shares != 0, thresholds, entropy)
         if totals is None:
-            totals = self._shared(counted)
-            self.shares = self._shares(totals, weight)
-        if self.softmax:
-            self.nan = bool(self.unfit.any())
-        else:  # a group that is left out spoils nothing
-            self.nan = bool((self.unfit & (self.shares != 0)).any())
+            totals = self._shared(counts.foreground)
+            shares = self._shares(totals, weight)
+        # Of masks a group that is left out spoils nothing.
+        nan = bool((counts.unfit if self.softmax else counts.unfit & (shares != 0)).any())
         if not self.softmax:
             surplus[:] = 0
-        dropped = None
+        hist, dropped, cross_entropy = counts.hist, None, counts.cross_entropy
         if self.process_group is not None:
-            hist, dropped = self._exchange(hist, surplus)
-            own = torch.tensor([cross_entropy, float(self.nan)], dtype=torch.float64, device="cpu")
+            hist, dropped = self._exchange(lut, hist, surplus)
+            own = torch.tensor([cross_entropy, float(nan)], dtype=torch.float64, device="cpu")
             cross_entropy, unfit = sum_over(self.process_group, own).tolist()
-            self.nan = unfit > 0
-        self.weights = np.zeros((2, hist.shape[-1], 2), np.float32)
+            nan = unfit > 0
+        weights = np.zeros((2, hist.shape[-1], 2), np.float32)
         losses = np.empty(self.groups)
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
-        known = (self.mirrored, self.lut, hist, dropped, surplus, totals, self.shares)
-        in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], self.weights, losses), parts)
-        self.head = heads.weigh(kept, totals[: self.classes], self.shares[: self.classes], self.work.dtype)
-        return float((losses * self.shares).sum()) * self.problem.scale + cross_entropy
+        known = (self.mirrored, lut, hist, dropped, surplus, totals, shares)
+        in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], weights, losses), parts)
+        head = heads.weigh(counts.kept, totals[: self.classes], shares[: self.classes], self.work.dtype)
+        value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale + cross_entropy
+        dtype = torch.promote_types(self.input.dtype, torch.float32)
+        return torch.tensor(value, dtype=dtype, device="cpu"), _Tables(lut, weights, head, shares, entropy)
 
-    def _deal(self, totals: np.ndarray | None) -> int:
-        """Deal out the bins of each class into ``lut`` from a sample; returns how many in all."""
+    def _deal(self, totals: np.ndarray | None, shares: np.ndarray) -> tuple[np.ndarray, int, np.ndarray | None]:
+        """From a sample: the bins of each class as ``lut``, how many in all, and from where on errors are kept."""
         step = bins.spacing(self.images * self.pixels, self.classes)
         cells = np.arange(self.classes * self.cells, dtype=np.int32).reshape(self.classes, self.cells)
-        active = np.any(self.shares.reshape(-1, self.classes), axis=0)
+        active = np.any(shares.reshape(-1, self.classes), axis=0)
         if self.process_group is not None:
             active[:] = True  # another process may have what this one lacks
-        hist, sampled, *_ = self._count_errors(cells << 5 | bins.CELL_BITS, cells.size, step, False, active, None)
-        sample = (hist >> bins.SUM_BITS).sum(0).reshape(2, self.classes, self.cells)
+        counts = self._count_errors(cells << 5 | bins.CELL_BITS, cells.size, step, False, active)
+        sample = (counts.hist >> bins.SUM_BITS).sum(0).reshape(2, self.classes, self.cells)
         if self.softmax:
             found = sample[1].sum(1)
             pixels = self.images * -(-self.pixels // step)
             sample[0, active, 0] -= (pixels - found.sum() + found)[active]
         sample *= step
         if totals is None:
-            foreground = sampled * float(step)
+            foreground = counts.foreground * float(step)
         else:
             foreground = totals.reshape(-1, self.classes).sum(0).astype(np.float64)
-        self.thresholds = heads.thresholds(sample.sum(0), foreground, self.head_size)
-        if self.thresholds is not None and not self.softmax:
-            self.thresholds = elements.keys_of(self.mode, self.thresholds)
+        thresholds = heads.thresholds(sample.sum(0), foreground, self.head_size)
+        if thresholds is not None and not self.softmax:
+            thresholds = elements.keys_of(self.mode, thresholds)
         pixels = self.images * self.pixels
         most, least = bins.capacity(self.classes, self.groups // self.classes, self.cells, pixels)
         finer = bins.fineness(pixels, self.input.dtype)
@@ -197,15 +198,15 @@ class _Passes:
             most, least, finer = bins.SHARED_BINS, 1, 1.0
         if totals is None and step > 1:  # a sample may have met more than there are in proportion
             foreground = np.maximum(foreground - np.sqrt(foreground * step), 1.0)
-        self.lut = np.empty((self.classes, self.cells), np.int32)
-        return int(tables.deal(sample[0], sample[1], foreground, step, finer, most, least, self.lut))
+        lut = np.empty((self.classes, self.cells), np.int32)
+        return lut, int(tables.deal(sample[0], sample[1], foreground, step, finer, most, least, lut)), thresholds
 
-    def _exchange(self, hist: np.ndarray, surplus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _exchange(self, lut: np.ndarray, hist: np.ndarray, surplus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of all processes together, by one message: counts (1, 2, bins), and sums of the dropped bits (2, bins)."""
         used = hist.shape[-1]
         room = max(used, self.classes * max(bins.SHARED_BINS, 2 * self.cells))  # the same for every input
         sums = np.zeros((2, 2, room), np.int64)
-        tables.unpack(self.lut, hist, surplus, sums[0], sums[1])
+        tables.unpack(lut, hist, surplus, sums[0], sums[1])
         sums = self._shared(sums)[:, :, :used]
         return sums[:1], sums[1]
 
@@ -257,10 +258,10 @@ class _Passes:
         step: int,
         per_image: bool,
         active: np.ndarray,
-        thresholds: np.ndarray | None,
-    ) -> tuple[np.ndarray, np.ndarray, float, heads.Kept]:
-        """Packed counts (R, 2, bins) of every ``step``-th pixel; foreground pixels (G,) of masks; the cross-entropy;
-        the largest errors, for which ``thresholds`` says where to begin."""
+        thresholds: np.ndarray | None = None,
+        entropy: softmax.Entropy | None = None,
+    ) -> _Counts:
+        """Of every ``step``-th pixel; the largest errors are those above ``thresholds``."""
         pixels = -(-self.pixels // step)
         units = self.images * pixels * (1 if self.softmax else self.classes)
         bounds = split(units, units * (self.classes if self.softmax else 1))
@@ -283,7 +284,7 @@ class _Passes:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
                 softmax.count_softmax(
-                    *part, self.width, lut, active, hist[i % copies], kept.part(i), self.entropy, sums[i], status[i]
+                    *part, self.width, lut, active, hist[i % copies], kept.part(i), entropy, sums[i], status[i]
                 )
             else:
                 elements.count_elements(
@@ -294,8 +295,7 @@ class _Passes:
         self._raise_for_labels(status)
         if self.softmax:  # the classes of a pixel share its NaN
             unfit[:] = status[:, 2].any()
-        self.unfit = np.asarray(unfit.any(0))
-        return hist, totals.sum(0), float(sums.sum()), kept
+        return _Counts(hist, totals.sum(0), np.asarray(unfit.any(0)), float(sums.sum()), kept)
 
     def _raise_for_labels(self, status: np.ndarray) -> None:
         if status[:, 0].any():
@@ -322,10 +322,10 @@ class _Passes:
             per_image=self.problem.per_image if per_image is None else per_image,
         )
 
-    def gradient(self, incoming: float, dtype: torch.dtype) -> Tensor:
+    def gradient(self, found: _Tables, incoming: float, dtype: torch.dtype) -> Tensor:
         """Second pass: the gradient of the loss times what comes in, laid out as the input."""
         if dtype == torch.float64 and not 1e-20 < abs(incoming) < 1e20:  # the tables are float32
-            return self.gradient(1.0, dtype).mul_(incoming)
+            return self.gradient(found, 1.0, dtype).mul_(incoming)
         if self.process_group is not None:
             incoming *= self.process_group.size()  # which averaging over the processes takes off again
         out = reused_empty_like(self.input, dtype)
@@ -334,10 +334,10 @@ class _Passes:
         bounds = split(units, units * (self.classes if self.softmax else 1))
         scores = self._scores()
         factor = self.problem.scale * incoming
-        lines = self.weights if factor == 1 else self.weights * np.float32(factor)
-        known = (self.lut, lines, self.shares != 0)
-        wrong, right, both = (heads.for_gradient(self.head, factor, kind) for kind in (0, 1, None))
-        terms = (self.work.dtype.type(incoming), self.entropy)
+        lines = found.weights if factor == 1 else found.weights * np.float32(factor)
+        known = (found.lut, lines, found.shares != 0)
+        wrong, right, both = (heads.for_gradient(found.head, factor, kind) for kind in (0, 1, None))
+        terms = (self.work.dtype.type(incoming), found.entropy)
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])

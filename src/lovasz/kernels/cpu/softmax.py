@@ -206,7 +206,8 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
         start = image * size if scores.per_image else 0
         wrong_bins = hist[0, start : start + size]
         right_bins = hist[1, start : start + size]
-        if _normalise(label, count, cells, right, scale, peak, place, cell):
+        wrong = peak  # its memory: the largest logit is not needed any more
+        if _normalise(label, count, cells, right, scale, wrong, place, cell):
             status[2] = 1
         find(place, cell, entries, count, own_bin, own_rest, None)
         for i in range(count):
@@ -278,9 +279,10 @@ def gradient_softmax(
         start = image * size if scores.per_image else 0
         wrong_lines = weights[0, start : start + size]
         right_lines = weights[1, start : start + size]
-        _normalise(label, count, cells, right, scale, peak, place, cell)
+        wrong = peak  # its memory: the largest logit is not needed any more
+        _normalise(label, count, cells, right, scale, wrong, place, cell)
         for i in range(count):
-            own[i] = -right[i] * peak[i]
+            own[i] = -right[i] * wrong[i]
             mean[i] = 0
         find(place, cell, entries, count, own_bin, own_rest, None)
         for i in range(count):
