@@ -106,8 +106,7 @@ def _exponentials(scores, image, first, count, tile, right, others, peak, label)
             right[i] = 0
             for c in range(classes):
                 tile[c, i] = 0
-    for i in range(count):
-        others[i] = 0
+    others[:count] = 0
     for c in range(classes):
         for i in range(count):
             others[i] += tile[c, i]
