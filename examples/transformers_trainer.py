@@ -46,8 +46,8 @@ accumulate = 2  # batches to a step
 def compute_loss(outputs, labels, num_items_in_batch=None):
     loss = criterion(upsampled(outputs, labels.shape[1:]), labels)
     # A Trainer with a loss function from outside leaves this division to it (it means sums over num_items_in_batch).
-    # While evaluating there is one batch, and num_items_in_batch is None.
-    return loss / accumulate if num_items_in_batch is not None else loss
+    # While evaluating there is nothing to accumulate.
+    return loss / accumulate if torch.is_grad_enabled() else loss
 
 
 def compute_metrics(prediction):

@@ -226,8 +226,8 @@ class ImageIoU(_ConfusionIoU):
 
     torchmetrics.segmentation.MeanIoU is a per-image mean too, despite its plain name: as of release 1.9 it averages the
     IoU over all pairs (image, class) at once, so that an image with many classes weighs more, and has no ignore_index;
-    with per_class=True it is per_class() here. The two means of one set of predictions can lie far apart: report which
-    one it is.
+    with per_class=True it is per_class() here, with -1 for NaN. The two means of one set of predictions can lie far
+    apart: report which one it is.
 
     >>> metric = ImageIoU(2)
     >>> target = torch.tensor([[[0, 0, 0, 0]], [[0, 0, 0, 1]]])
