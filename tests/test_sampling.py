@@ -169,6 +169,21 @@ def test_the_process_group_gives_rank_and_number(monkeypatch):
     assert (sampler.num_replicas, sampler.rank, len(sampler)) == (4, 3, 1)
 
 
+def test_a_process_group_that_is_made_later_counts_as_well(monkeypatch):
+    held = imbalanced(12, 3)
+    early = EquibatchSampler(held)
+    assert (early.num_replicas, len(early)) == (1, 12)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    late = EquibatchSampler(held, num_replicas=4, rank=3)
+    assert list(early) == list(late)
+    assert len(early) == 3
+    assert early.state_dict() == late.state_dict()
+    alone = EquibatchSampler(held, num_replicas=1, rank=0)  # as said
+    assert len(alone) == len(list(alone)) == 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

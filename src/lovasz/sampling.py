@@ -50,8 +50,8 @@ class EquibatchSampler(DistributedSampler[int]):
         num_samples: samples of one epoch over all ranks, rounded up to a multiple of `num_replicas`; None: as many as
             there are images.
         seed: of all randomness.
-        num_replicas, rank: as in torch.utils.data.DistributedSampler; None: those of the default process group, or one
-            process where there is none.
+        num_replicas, rank: as in torch.utils.data.DistributedSampler; None: those of the default process group, also of
+            one that is there only when the sampler is used, or one process where there is none.
 
     Raises:
         ValueError: no images; a class without an image; a rank or a number out of range. The message names it.
@@ -105,6 +105,20 @@ class EquibatchSampler(DistributedSampler[int]):
             raise ValueError(f"classes: no image holds class {absent[0]}; leave it out, or give images that show it.")
         self.classes = tuple(chosen)
         self.seed = _whole("seed", seed, 0)
+        self._total = len(image_classes) if num_samples is None else _whole("num_samples", num_samples, 1)
+        self._given = num_replicas, rank
+        self._take_place()
+        self._images = {label: images[label] for label in self.classes}
+        self._orders: dict[int, tuple[int, list[int]]] = {}  # of each class the pass that was drawn last
+        order = _permutation(len(self.classes), self.seed)
+        self._cycle = [self.classes[i] for i in order]
+        self.epoch = 0
+        self._start = 0  # where the next iteration begins; not 0 after load_state_dict only
+        self._position = 0  # samples of this rank that the last iteration has given
+
+    def _take_place(self) -> None:
+        """Find this process's part; again at each use, for Lightning makes the process group after the data loaders."""
+        num_replicas, rank = self._given
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if num_replicas is None:
             num_replicas = torch.distributed.get_world_size() if distributed else 1
@@ -114,23 +128,17 @@ class EquibatchSampler(DistributedSampler[int]):
         self.rank = _whole("rank", rank, 0)
         if self.rank >= self.num_replicas:
             raise ValueError(f"rank must be 0..{self.num_replicas - 1} with num_replicas={num_replicas}, got {rank}.")
-        total = len(image_classes) if num_samples is None else _whole("num_samples", num_samples, 1)
-        self._length = self.num_samples = math.ceil(total / self.num_replicas)
+        self._length = self.num_samples = math.ceil(self._total / self.num_replicas)
         self.total_size = self._length * self.num_replicas
-        self._images = {label: images[label] for label in self.classes}
-        self._orders: dict[int, tuple[int, list[int]]] = {}  # of each class the pass that was drawn last
-        order = _permutation(len(self.classes), self.seed)
-        self._cycle = [self.classes[i] for i in order]
-        self.epoch = 0
-        self._start = 0  # where the next iteration begins; not 0 after load_state_dict only
-        self._position = 0  # samples of this rank that the last iteration has given
 
     def __len__(self) -> int:
         """Samples of one epoch on this rank."""
+        self._take_place()
         return self._length
 
     def __iter__(self) -> Iterator[int]:
         """The epoch from its beginning; once after `load_state_dict`, what was still to come of it."""
+        self._take_place()
         start, self._start = self._start, 0
         self._position = start
         return self._samples(self.epoch, start)
@@ -153,6 +161,7 @@ class EquibatchSampler(DistributedSampler[int]):
             ahead of the training (with worker processes, several), so its own count is the one to give; None: those
             that this sampler has handed out.
         """
+        self._take_place()
         position = self._position if consumed is None else _whole("consumed", consumed, 0)
         if position > self._length:
             raise ValueError(f"consumed is {position}, but an epoch has {self._length} samples on this rank.")
@@ -160,6 +169,7 @@ class EquibatchSampler(DistributedSampler[int]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises ValueError for the state of another, by what differs."""
+        self._take_place()
         if not {"epoch", "position"} <= state.keys() or not isinstance(state.get("identity"), dict):
             raise ValueError(f"the state is none of an EquibatchSampler, got {state}; give what state_dict() returned.")
         for name, (theirs, ours) in _differences(state["identity"], self._identity()).items():
