@@ -76,8 +76,8 @@ def test_255_beside_other_labels_is_void(tmp_path: Path) -> None:
 
 
 def test_the_whole_folder_decides_and_not_one_split(tmp_path: Path) -> None:
-    """Train alone holds 0 and 255; a label 1 in val shows that 255 is void."""
-    write_folder(tmp_path, {"a": labels(0, 255), "b": labels(0, 1)})
+    """Train alone holds 0 and 255; a label 1 beside 255 in val shows that 255 is void."""
+    write_folder(tmp_path, {"a": labels(0, 255), "b": labels(0, 1, 255)})
     (tmp_path / "train.txt").write_text("a")
     (tmp_path / "val.txt").write_text("b")
     assert open_dataset(f"folder:{tmp_path}", "train")[0].mask.unique().tolist() == [0, 255]
@@ -170,9 +170,27 @@ def test_palettes_that_differ_between_files_are_refused_with_both_names(tmp_path
     write_folder(tmp_path, {"b": labels(0, 1)}, [*RED, *BLACK])
     with pytest.raises(LabError, match=r"b\.png: index 0 is drawn in #ff0000, but in .*a\.png in #000000"):
         open_dataset(f"folder:{tmp_path}", "train")
-    by_colour = f"folder:{tmp_path}?classes=a,b&palette=000000,ff0000&void=none&coding=colour"
-    masks = [open_dataset(by_colour, split)[0].mask for split in ("train", "val")]
-    assert np.array_equal(masks[0] + masks[1], np.ones_like(masks[0]))
+    for void in ("", "&void=none"):
+        by_colour = f"folder:{tmp_path}?classes=a,b&palette=000000,ff0000&coding=colour{void}"
+        masks = [open_dataset(by_colour, split)[0].mask for split in ("train", "val")]
+        assert np.array_equal(masks[0] + masks[1], np.ones_like(masks[0]))
+
+
+def test_masks_of_0_and_1_beside_masks_of_0_and_255_are_a_question(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": labels(0, 1)})
+    write_folder(tmp_path, {"b": labels(0, 255)})
+    with pytest.raises(LabError, match=r"a\.png: a mask of 0 and 1, but .*b\.png is of 0 and 255.*Say void=255"):
+        open_dataset(f"folder:{tmp_path}", "train")
+    assert open_dataset(f"folder:{tmp_path}?void=255", "train").info.num_classes == 2
+    write_folder(tmp_path, {"c": labels(0, 1, 255)})  # here 255 stands beside the foreground
+    assert open_dataset(f"folder:{tmp_path}", "train").info.num_classes == 2
+
+
+def test_a_classes_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    write_folder(tmp_path, {"a": labels(0, 1), "b": labels(0, 1)})
+    text = json.dumps({"classes": ["sky", "sea"], "void_index": None})
+    (tmp_path / "classes.json").write_text(text, encoding="utf-8-sig")
+    assert open_dataset(f"folder:{tmp_path}", "train").info.classes == ("sky", "sea")
 
 
 def test_indices_and_colours_that_contradict_each_other_are_a_question(tmp_path: Path) -> None:

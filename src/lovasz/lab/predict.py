@@ -94,6 +94,8 @@ def predict_images(
         if overlays:
             drawn = Image.fromarray(overlay(pixels, labels, info, alpha=opacity))
             result.overlays.append(_save(drawn, out / "overlays" / name))
+        elif overwrite:
+            (out / "overlays" / name).unlink(missing_ok=True)  # of other masks than these
     return result
 
 

@@ -34,7 +34,7 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
 
     Unless void or values are said, the masks decide:
     - values 0 and one other, or 255 alone: two classes, the other is the second (foreground), nothing is void;
-    - otherwise 255 is void where it occurs.
+    - otherwise 255 is void where it occurs; where some masks are of 0 and 1 and others of 0 and 255, that is asked.
     Unless classes are said, they are the values 0..largest (void left out), named "class k"; two are "background" and
     "foreground", if the first is 0. A largest value above 250, or far above the number of values, is refused, and so is
     any gap between the values of more than FEW_CLASSES classes: those are greys drawn for the eye, or edges that were
@@ -48,6 +48,8 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
     seen = survey(masks)
     if not seen.values and not seen.colours:
         raise LabError(f"{where}: no masks to find the classes in.")
+    if seen.conflict and (said.by != "colour" or said.classes is None or said.palette is None):
+        raise LabError(seen.conflict)
     if said.classes is None or said.palette is None:
         if seen.colours:
             _refuse_colours(seen, where)
@@ -77,6 +79,11 @@ def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tu
     count = len(said.classes) if said.classes is not None else None
     if said.void is None and count in (None, 2) and (found == {255} or (len(found) == 2 and 0 in found)):
         return (), (0, max(found))
+    if said.void is None and count in (None, 2) and found == {0, 1, IGNORE_INDEX} and not seen.one_and_255:
+        raise LabError(
+            f"{seen.values[1]}: a mask of 0 and 1, but {seen.values[IGNORE_INDEX]} is of 0 and 255, and none has both: "
+            "is 255 the foreground there, or void? Say void=255, or save all masks with the same two values."
+        )
     void = said.void if said.void is not None else tuple({IGNORE_INDEX} & found)
     if count is not None:
         return void, _values_beside(void, count)

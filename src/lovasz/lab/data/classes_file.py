@@ -81,7 +81,7 @@ def read_classes_file(path: Path) -> Said:
     Other keys are left alone. Raises LabError naming the file and the key.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise LabError(f"{path}: cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):

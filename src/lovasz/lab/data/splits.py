@@ -93,6 +93,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _find(line: str, known: set[str], by_name: Mapping[str, list[str]]) -> str | None:
+    """The image that a line means; a list from Windows may have its own kind of slash."""
+    found = _found(line, known, by_name)
+    return _found(line.replace("\\", "/"), known, by_name) if found is None and "\\" in line else found
+
+
+def _found(line: str, known: set[str], by_name: Mapping[str, list[str]]) -> str | None:
     words = line.split("\t") if "\t" in line else line.split()
     columns = len(words) > 1 and (_without_ending(words[0]) != words[0] or _name(words[1]).startswith(_name(words[0])))
     if _without_ending(line) in known:

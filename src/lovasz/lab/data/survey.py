@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lovasz.lab.data.dataset import Colour
+from lovasz.lab.data.dataset import IGNORE_INDEX, Colour
 from lovasz.lab.data.labels import colours_seen, hexadecimal
 from lovasz.lab.data.masks import read_mask
 from lovasz.lab.errors import LabError
@@ -20,7 +20,8 @@ from lovasz.lab.progress import display
 class Survey:
     """What all masks together hold: each value and each colour with the first file that has it; palette colours.
 
-    tripled: those of the values that stand in three equal channels, which may be read as colours.
+    tripled: those of the values that stand in three equal channels, which may be read as colours. conflict: what is
+    wrong with palettes that differ, where it matters; empty if they agree. one_and_255: whether any file has both.
     """
 
     values: dict[int, Path] = field(default_factory=dict)
@@ -28,6 +29,8 @@ class Survey:
     colours: dict[Colour, Path] = field(default_factory=dict)
     palette: dict[int, tuple[Colour, Path]] = field(default_factory=dict)
     grey_files: int = 0
+    conflict: str = ""
+    one_and_255: bool = False
 
     def add(self, path: Path) -> None:
         """Read one more mask."""
@@ -38,15 +41,17 @@ class Survey:
                 self.colours.setdefault(colour, path)
             return
         self.grey_files += raw.palette is None
-        for value in np.flatnonzero(np.bincount(grey.ravel())).tolist():
+        found = np.flatnonzero(np.bincount(grey.ravel())).tolist()
+        self.one_and_255 |= {1, IGNORE_INDEX} <= set(found)
+        for value in found:
             self.values.setdefault(value, path)
             if raw.values.ndim == 3:
                 self.tripled.setdefault(value, path)
             if raw.palette is not None and value < len(raw.palette):
                 red, green, blue = raw.palette[value].tolist()
                 before, other = self.palette.setdefault(value, ((red, green, blue), path))
-                if before != (red, green, blue):
-                    raise LabError(
+                if before != (red, green, blue) and not self.conflict:
+                    self.conflict = (
                         f"{path}: index {value} is drawn in {hexadecimal((red, green, blue))}, but in {other} in "
                         f"{hexadecimal(before)}: the palettes differ, so an index may mean two classes. Give "
                         "classes=... and palette=#rrggbb,... with coding=colour to go by the colours, or "
