@@ -186,3 +186,17 @@ def test_generated_code_calls_the_kernel() -> None:
     outside = both(lambda z, t: SOFTMAX.package(1.5 * z, t), scores.float(), target, factor=3)
     torch.testing.assert_close(inside[0], outside[0])
     torch.testing.assert_close(inside[1], outside[1])
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("options", [{"method": "exact"}, {"impl": "torch"}], ids=str)
+def test_an_exported_loss_still_refuses_a_bad_label(options: dict, strict: bool) -> None:
+    class Loss(torch.nn.Module):
+        def forward(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return lovasz_softmax(scores, target, **options)
+
+    scores, target = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
+    exported = torch.export.export(Loss(), (scores, target), strict=strict).module()
+    torch.testing.assert_close(exported(scores, target), Loss()(scores, target))
+    with pytest.raises(RuntimeError, match=r"target holds a label outside 0\.\.2"):
+        exported(scores, target + 5)

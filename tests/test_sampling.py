@@ -180,6 +180,9 @@ def test_a_process_group_that_is_made_later_counts_as_well(monkeypatch):
     assert list(early) == list(late)
     assert len(early) == 3
     assert early.state_dict() == late.state_dict()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)  # after destroy_process_group
+    assert early.state_dict() == late.state_dict()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     alone = EquibatchSampler(held, num_replicas=1, rank=0)  # as said
     assert len(alone) == len(list(alone)) == 12
 

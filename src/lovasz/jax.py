@@ -215,8 +215,8 @@ class _JaxArrays:
     def bits(self, x: Any) -> Any:
         return jax.lax.bitcast_convert_type(x, jnp.int32)
 
-    def max(self, x: Any) -> Any:
-        return jnp.max(x)
+    def max(self, x: Any, axis: tuple[int, ...]) -> Any:
+        return jnp.max(x, axis, keepdims=True)
 
     def sum(self, x: Any, axis: int | tuple[int, ...], keepdims: bool = False) -> Any:
         return jnp.sum(x, axis, dtype=x.dtype, keepdims=keepdims)

@@ -79,7 +79,7 @@ class _LovaszLoss(keras.losses.Loss):
         of_images, of_pixels = [], []
         for weight in (one for one in (sample_weight, mask_of(y_pred)) if one is not None):
             weight = ops.cast(ops.convert_to_tensor(weight), "float32")
-            _check_weight(sizes(weight), sizes(ops.convert_to_tensor(y_true)), sizes(input))
+            _check_weight(sizes(weight), self._pixels(y_true, y_pred), sizes(input)[1])
             if len(weight.shape) and weight.shape[0] != 1 and input.shape[0] == 1:
                 weight = ops.reshape(weight, (1, -1))  # of a flat input, whose pixels are one image
             if len(weight.shape) == 0 or (problem.per_image and set(sizes(weight)[1:]) <= {1}):
@@ -111,6 +111,15 @@ class _LovaszLoss(keras.losses.Loss):
             total = ops.sum(weight * ops.ones_like(values))
             return ops.sum(values) / ops.where(total > 0, total, 1.0)
         return ops.mean(values)
+
+    def _pixels(self, y_true: Any, y_pred: Any) -> arguments.Shape:
+        """The target's shape without its channels, if it has any."""
+        shape, axis = sizes(ops.convert_to_tensor(y_true)), self._options["axis"]
+        channels = self._options.get("multilabel") or (
+            len(shape) == len(sizes(ops.convert_to_tensor(y_pred))) > 2 and shape[axis] == 1
+        )
+        axis %= len(shape)
+        return shape[:axis] + shape[axis + 1 :] if channels else shape
 
     def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
         options = dict(self._options)
@@ -275,24 +284,18 @@ class LovaszSigmoidLoss(_LovaszLoss):
     _preparation = staticmethod(preparation.sigmoid)
 
 
-def _check_weight(weight: arguments.Shape, target: arguments.Shape, input: arguments.Shape) -> None:
-    """Raise ValueError unless weights are one number, one for each image, or one for each pixel as the target has them.
+def _check_weight(weight: arguments.Shape, pixels: arguments.Shape, count: int | None) -> None:
+    """Raise ValueError unless weights are one number, one for each image, or one for each pixel; axes of 1 aside.
 
-    input: (N, S, C) of the losses, where a flat list of pixels is one image.
+    pixels: (N, *spatial) or (P,), as the target has them; count: pixels of an image.
     """
-    images = target[:1]
-    allowed = [images, target, (*target, 1)]
-    if target[-1:] == (1,):
-        allowed.append(target[:-1])
-    without_ones = tuple(size for size in weight[1:] if size != 1)
-    if not weight or (arguments.same(weight[:1], (1,)) and not without_ones):
+
+    def without_ones(shape: arguments.Shape) -> arguments.Shape:
+        return (*shape[:1], *(size for size in shape[1:] if size != 1))
+
+    first, flat = pixels[:1], len(pixels) == 1
+    given, allowed = without_ones(weight), [(1,), first, without_ones(pixels), (1, *first) if flat else (*first, count)]
+    if not weight or any(arguments.same(given, shape) for shape in allowed):
         return
-    if any(
-        arguments.same(weight[:1], shape[:1]) and arguments.same(without_ones, tuple(s for s in shape[1:] if s != 1))
-        for shape in allowed
-    ):
-        return
-    raise ValueError(
-        f"sample_weight must have one number for each image, ({images[0]},), or for each of its {input[1]} pixels, "
-        f"{target}, got shape {weight}"
-    )
+    each = "pixel" if flat else f"image, {first}, or for each of its {count} pixels"
+    raise ValueError(f"sample_weight must have one number for each {each}, {pixels}, got shape {weight}")

@@ -73,8 +73,8 @@ class KerasArrays:
     def bits(self, x: Any) -> Any:
         return ops.view(x, "int32")
 
-    def max(self, x: Any) -> Any:
-        return ops.max(x)
+    def max(self, x: Any, axis: tuple[int, ...]) -> Any:
+        return ops.max(x, axis, keepdims=True)
 
     def sum(self, x: Any, axis: int | tuple[int, ...], keepdims: bool = False) -> Any:
         return ops.cast(ops.sum(x, axis, keepdims=keepdims), x.dtype)

@@ -106,7 +106,7 @@ class EquibatchSampler(DistributedSampler[int]):
         self.classes = tuple(chosen)
         self.seed = _whole("seed", seed, 0)
         self._total = len(image_classes) if num_samples is None else _whole("num_samples", num_samples, 1)
-        self._given = num_replicas, rank
+        self._given, self._placed = (num_replicas, rank), False
         self._take_place()
         self._images = {label: images[label] for label in self.classes}
         self._orders: dict[int, tuple[int, list[int]]] = {}  # of each class the pass that was drawn last
@@ -120,6 +120,9 @@ class EquibatchSampler(DistributedSampler[int]):
         """Find this process's part; again at each use, for Lightning makes the process group after the data loaders."""
         num_replicas, rank = self._given
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not distributed and self._placed:
+            return  # a group that is no more had its place, too
+        self._placed = True
         if num_replicas is None:
             num_replicas = torch.distributed.get_world_size() if distributed else 1
         if rank is None:

@@ -183,7 +183,6 @@ class _TensorFlowArrays:
     sigmoid = staticmethod(tf.sigmoid)
     softmax = staticmethod(tf.nn.softmax)
     sum = staticmethod(tf.reduce_sum)
-    max = staticmethod(tf.reduce_max)
     any = staticmethod(tf.reduce_any)
     reshape = staticmethod(tf.reshape)
     transpose = staticmethod(tf.transpose)
@@ -218,6 +217,9 @@ class _TensorFlowArrays:
 
     def bits(self, x: Any) -> Any:
         return tf.bitcast(x, tf.int32)
+
+    def max(self, x: Any, axis: tuple[int, ...]) -> Any:
+        return tf.reduce_max(x, axis, keepdims=True)
 
     def cumsum(self, x: Any) -> Any:
         return tf.cumsum(x, -1)

@@ -179,7 +179,8 @@ def test_palettes_that_differ_between_files_are_refused_with_both_names(tmp_path
 def test_masks_of_0_and_1_beside_masks_of_0_and_255_are_a_question(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a": labels(0, 1)})
     write_folder(tmp_path, {"b": labels(0, 255)})
-    with pytest.raises(LabError, match=r"a\.png: a mask of 0 and 1, but .*b\.png is of 0 and 255.*Say void=255"):
+    write_folder(tmp_path, {"d": labels(255)})  # void throughout, or foreground
+    with pytest.raises(LabError, match=r"a\.png: a mask with the label 1, but .*b\.png is of 0 and 255.*Say void=255"):
         open_dataset(f"folder:{tmp_path}", "train")
     assert open_dataset(f"folder:{tmp_path}?void=255", "train").info.num_classes == 2
     write_folder(tmp_path, {"c": labels(0, 1, 255)})  # here 255 stands beside the foreground

@@ -101,6 +101,16 @@ def weights() -> None:
     weighted = port.LovaszHingeLoss()(**binary, sample_weight=chosen.astype(np.float32))
     subset = port.LovaszHingeLoss()(*(part[chosen] for part in binary.values()))
     report("flat hinge weights", actual=float(weighted), expected=float(subset))
+    several = {"y_true": labels[..., None] == np.arange(3), "y_pred": scores}  # each pixel has three labels
+    pixels = counts.astype(np.float32)
+    single = [float(port.LovaszSigmoidLoss()(labels == c, scores[..., c], sample_weight=pixels)) for c in range(3)]
+    for shape in (labels.shape, (*labels.shape, 1), (2, -1)):
+        weighted = port.LovaszSigmoidLoss(multilabel=True)(**several, sample_weight=pixels.reshape(shape))
+        report(f"several labels {len(shape)}", actual=float(weighted), expected=float(np.mean(single)))
+    each = port.LovaszSoftmaxLoss(per_image=True, reduction="none")
+    light = pixels * np.array([1.0, 1e-6], np.float32)[:, None, None]
+    plain, scaled = (each(labels, scores, sample_weight=w) for w in (pixels, light))
+    report("light image", actual=float(scaled[1]), expected=float(plain[1]))
     for reduction in ("sum_over_batch_size", "sum", "mean_with_sample_weight"):
         criterion = port.LovaszHingeLoss(reduction=reduction)
         single = [float(port.lovasz_hinge(labels[i : i + 1] > 0, scores[i : i + 1, ..., 0])) for i in range(2)]
@@ -186,7 +196,12 @@ def faults() -> None:
         "negative weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=-np.ones((1, 2, 2))),
         "infinite weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.full((1, 2, 2), np.inf)),
         "weights of other images": lambda: port.LovaszHingeLoss()(labels, scores[..., 0], sample_weight=np.ones(3)),
-        "weights of another layout": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.ones((1, 4, 1))),
+        "weights of labels": lambda: port.LovaszSigmoidLoss(multilabel=True)(
+            np.ones((1, 2, 2, 3), np.int32), scores, sample_weight=np.ones((1, 2, 2, 3))
+        ),
+        "weights of another layout": lambda: port.LovaszSoftmaxLoss()(
+            np.zeros((1, 2, 3), np.int32), np.zeros((1, 2, 3, 3), np.float32), sample_weight=np.ones((1, 3, 2))
+        ),
         "weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.ones((1, 3), np.float32)),
     }.items():
         try:

@@ -56,6 +56,11 @@ def test_weights_of_flat_inputs_are_those_of_pixels(rows: dict[str, dict], name:
     assert rows[name]["actual"] == pytest.approx(rows[name]["expected"], rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["several labels 2", "several labels 3", "several labels 4", "light image"])
+def test_weights_are_of_pixels_whatever_their_labels_and_of_each_image_alone(rows: dict[str, dict], name: str) -> None:
+    assert rows[name]["actual"] == pytest.approx(rows[name]["expected"], rel=1e-4)
+
+
 @pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
 def test_a_weight_of_an_image_multiplies_its_loss(rows: dict[str, dict], reduction: str) -> None:
     row = rows[f"image weights {reduction}"]
@@ -94,7 +99,8 @@ def test_bad_input_is_named(rows: dict[str, dict]) -> None:
     assert "'presnt'" in rows["classes"]["message"]  # when it is built, before any data are loaded
     assert "method must be one of 'binned', 'exact', got 'fast'" in rows["method"]["message"]
     assert "(1, 3)" in rows["weights"]["message"]
+    assert "its 4 pixels, (1, 2, 2), got shape (1, 2, 2, 3)" in rows["weights of labels"]["message"]
     assert "sample_weight holds a number that is negative" in rows["negative weights"]["message"]
     assert "sample_weight holds a number that is negative, infinite" in rows["infinite weights"]["message"]
     assert "for each image, (1,)" in rows["weights of other images"]["message"]
-    assert "for each of its 4 pixels, (1, 2, 2), got shape (1, 4, 1)" in rows["weights of another layout"]["message"]
+    assert "for each of its 6 pixels, (1, 2, 3), got shape (1, 3, 2)" in rows["weights of another layout"]["message"]

@@ -13,7 +13,7 @@ from lovasz.kernels import bins
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, loss_of_all, sum_over
 
-_PACKED = 1 << 25  # from so many errors of one class on, a packed bin may overflow
+_PACKED = 1 << 25  # from so many errors of one class on, a packed bin of one process may overflow
 
 
 def loss(

@@ -163,6 +163,11 @@ def print_predictions(done: Predictions) -> None:
     console = Console(soft_wrap=True)
     overlays = f" and {len(done.overlays)} overlays" if done.overlays else ""
     console.print(Text(f"{len(done.masks)} masks{overlays} in {done.out}"), highlight=False)
+    if done.stale:
+        words = (
+            f"{len(done.stale)} overlays there, such as {done.stale[0]}, are of an earlier call and not of these masks."
+        )
+        console.print(Text(words), highlight=False)
     if done.other_files:
         console.print(Text(f"Left out, no images by their ending: {_first_of(done.other_files)}"), highlight=False)
     if done.unreadable:

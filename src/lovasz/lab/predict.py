@@ -37,6 +37,7 @@ class Predictions:
     info: DatasetInfo
     masks: list[Path] = field(default_factory=list)
     overlays: list[Path] = field(default_factory=list)
+    stale: list[Path] = field(default_factory=list)  # overlays that are there and not of these masks
     unreadable: dict[Path, str] = field(default_factory=dict)
     other_files: list[Path] = field(default_factory=list)
 
@@ -94,8 +95,8 @@ def predict_images(
         if overlays:
             drawn = Image.fromarray(overlay(pixels, labels, info, alpha=opacity))
             result.overlays.append(_save(drawn, out / "overlays" / name))
-        elif overwrite:
-            (out / "overlays" / name).unlink(missing_ok=True)  # of other masks than these
+        elif (out / "overlays" / name).is_file():
+            result.stale.append(out / "overlays" / name)
     return result
 
 

@@ -207,10 +207,14 @@ def resolve_weight(weight: Any, num_classes: int) -> tuple[float, ...] | None:
     """Class weights as Python numbers: they are a setting of the loss, not something traced."""
     if weight is None:
         return None
-    with suppress(TypeError, RuntimeError):  # of an array that NumPy cannot read: on a GPU, or traced
-        weight = np.asarray(weight)  # JAX traces what is taken out of its arrays, even of those with values
+    listed = weight
+    with suppress(TypeError, RuntimeError, ValueError):  # of what NumPy cannot read: on a GPU, or traced
+        array = np.asarray(weight)  # JAX traces what is taken out of its arrays, even of those with values
+        listed = array if array.ndim == 1 and array.dtype.kind not in "OcSU" else weight
     try:
-        values = tuple(float(w) for w in weight)
+        if isinstance(weight, str | bytes):
+            raise TypeError
+        values = tuple(float(w) for w in listed)
     except (TypeError, ValueError):
         raise TypeError(f"weight must be {num_classes} numbers that are known while tracing, got {weight!r}") from None
     if len(values) != num_classes:

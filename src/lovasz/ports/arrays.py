@@ -83,8 +83,8 @@ class Arrays(Protocol):
         """The sum over axes; of int32 in int32."""
         ...
 
-    def max(self, x: Any) -> Any:
-        """The largest element."""
+    def max(self, x: Any, axis: tuple[int, ...]) -> Any:
+        """The largest element over axes, which stay with size 1."""
         ...
 
     def any(self, x: Any) -> Any:

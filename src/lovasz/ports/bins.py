@@ -93,7 +93,7 @@ class Whole:
     base: Any = None
 
     def map(self, change: Callable[[Any], Any]) -> Whole:
-        """The same change of every part; it must be one that adds, takes apart or moves them."""
+        """The same change of every part, which must be linear: sums, selections, moves."""
         return Whole([change(part) for part in self.parts], self.base)
 
     def value(self, arrays: Arrays, dtype: str) -> Any:
@@ -139,17 +139,18 @@ def bin_of(arrays: Arrays, errors: Any, complement: Any, layout: Layout) -> Any:
     return arrays.where(is_below, above + bins, above - 1 - bins)
 
 
-def whole_parts(arrays: Arrays, weight: Any) -> Whole:
+def whole_parts(arrays: Arrays, weight: Any, per_image: bool) -> Whole:
     """Float32 weights of pixels as whole numbers, whose sums are exact however many there are and in any order.
 
     Each weight is taken in units of largest / base, with base so small that all of them together fit into an int32: its
     whole part, and its fraction in units of 1 / base, to the nearest. At four million pixels that is 1 part in 260,000
-    of the largest weight, for fewer pixels less.
+    of the largest weight, for fewer pixels less. The largest is that of the batch or, ``per_image``, of each image.
     """
     pixels = arrays.sum(arrays.ones_like(arrays.reshape(weight, (-1,)), "int32"), 0)
     base = arrays.minimum((2**31 - 1) // pixels, 1 << 20)
     base = arrays.cast(base, "float32")
-    largest = arrays.max(weight)
+    axes = range(1 if per_image else 0, len(arrays.static_shape(weight)))
+    largest = arrays.max(weight, tuple(axes))  # (N or 1, 1), or with a channel
     scaled = weight / arrays.where(largest > 0, largest, 1.0) * base
     high = arrays.cast(scaled, "int32")
     low = arrays.cast((scaled - arrays.cast(high, "float32")) * base + 0.5, "int32")

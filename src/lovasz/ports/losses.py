@@ -71,7 +71,7 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
             )
         sound = sound & ~unfit
         valid = pixel_weight > 0 if valid is None else valid & (pixel_weight > 0)
-    counts = None if pixel_weight is None else bins.whole_parts(arrays, pixel_weight)
+    counts = None if pixel_weight is None else bins.whole_parts(arrays, pixel_weight, problem.per_image)
     if problem.labelled:
         labels = arrays.cast(arrays.arange(classes), arrays.dtype(target))
         foreground = arrays.expand(target, 2) == labels  # (N, S, C)

@@ -79,9 +79,10 @@ def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tu
     count = len(said.classes) if said.classes is not None else None
     if said.void is None and count in (None, 2) and (found == {255} or (len(found) == 2 and 0 in found)):
         return (), (0, max(found))
-    if said.void is None and count in (None, 2) and found == {0, 1, IGNORE_INDEX} and not seen.one_and_255:
+    asked = said.void is None and count in (None, 2) and found == {0, 1, IGNORE_INDEX}
+    if asked and seen.only_255 and not seen.one_and_255:
         raise LabError(
-            f"{seen.values[1]}: a mask of 0 and 1, but {seen.values[IGNORE_INDEX]} is of 0 and 255, and none has both: "
+            f"{seen.values[1]}: a mask with the label 1, but {seen.only_255} is of 0 and 255, and none has both: "
             "is 255 the foreground there, or void? Say void=255, or save all masks with the same two values."
         )
     void = said.void if said.void is not None else tuple({IGNORE_INDEX} & found)

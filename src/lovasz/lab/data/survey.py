@@ -21,7 +21,8 @@ class Survey:
     """What all masks together hold: each value and each colour with the first file that has it; palette colours.
 
     tripled: those of the values that stand in three equal channels, which may be read as colours. conflict: what is
-    wrong with palettes that differ, where it matters; empty if they agree. one_and_255: whether any file has both.
+    wrong with palettes that differ, where it matters; empty if they agree. one_and_255: whether any file has both;
+    only_255: the first that has 0 and 255 and no 1.
     """
 
     values: dict[int, Path] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Survey:
     grey_files: int = 0
     conflict: str = ""
     one_and_255: bool = False
+    only_255: Path | None = None
 
     def add(self, path: Path) -> None:
         """Read one more mask."""
@@ -43,6 +45,8 @@ class Survey:
         self.grey_files += raw.palette is None
         found = np.flatnonzero(np.bincount(grey.ravel())).tolist()
         self.one_and_255 |= {1, IGNORE_INDEX} <= set(found)
+        if self.only_255 is None and {0, IGNORE_INDEX} <= set(found) and 1 not in found:
+            self.only_255 = path
         for value in found:
             self.values.setdefault(value, path)
             if raw.values.ndim == 3:

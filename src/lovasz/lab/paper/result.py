@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import torch
 
@@ -120,11 +121,13 @@ class Experiment:
         return path
 
 
-def same_inputs(path: Path, before: Mapping[str, Any], inputs: Mapping[str, Any], weights: Any) -> dict[str, Any]:
+def same_inputs(path: Path, before: Any, inputs: Mapping[str, Any], weights: Any) -> dict[str, Any]:
     """The inputs of a state and these together. before: what the state at `path` holds; weights: the file's name.
 
     Raises LabError where the data or the weights are others by now.
     """
+    if not isinstance(before, dict) or not isinstance(before.get("state"), dict):
+        raise LabError(f"{path}: not the state of an experiment. Choose another --out.")
     # Earlier versions kept no inputs, or the data of `finetune` in its state.
     noted = {"data": before["state"].get("data")} | (before.get("inputs") or {})
     kept = {key: value for key, value in noted.items() if value}
@@ -224,7 +227,10 @@ def data_options(data: str) -> dict[str, Any]:
     """{"data_options": {option: text}} of a specification that has options, by name; results hold no paths."""
     _, mark, query = data.rpartition("?")
     pairs = (part.partition("=") for part in filter(None, query.split("&"))) if mark else ()
-    options = {name: Path(value).name if name == "sbd" else value for name, _, value in sorted(pairs)}
+    options = {}
+    for name, _, value in sorted(pairs):
+        elsewhere = name == "sbd" or (name in ("images", "masks") and Path(unquote(value)).is_absolute())
+        options[name] = Path(unquote(value)).name if elsewhere else value
     return {"data_options": options} if options else {}
 
 
