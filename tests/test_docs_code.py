@@ -225,6 +225,12 @@ def test_the_figures_on_voc_are_those_of_the_results() -> None:
     assert header[-3:] == ["before", *losses]
     said = [[float(cell) for cell in row[-3:]] for row in rows]
     assert said == [pytest.approx([100 * score for score in row], abs=0.0500001) for row in expected]
+    equibatch = re.search(
+        r"With equibatch, Lovász-Softmax ends at ([\d.]+) % on all 321, cross-entropy at ([\d.]+) %", text
+    )
+    assert equibatch is not None
+    ends = [run["val"]["dataset_miou"] for run in training["runs"] if run["sampler"] == "equibatch"]
+    assert [float(figure) for figure in equibatch.groups()[::-1]] == pytest.approx([100 * e for e in ends], abs=0.0501)
 
 
 def test_the_figures_of_table_1_are_those_of_the_results() -> None:

@@ -237,7 +237,9 @@ def draw(pyplot: Any, training: Mapping[str, Any], path: Path) -> None:
         if before is not None:
             axes.axhline(100 * before, color="grey", linewidth=1, label="before")
         axes.set(xlabel="epoch", ylabel=f"{kind}-mIoU on val, %")
-    panels[0].legend(fontsize="small")
-    figure.tight_layout()
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    lines, labels = panels[0].get_legend_handles_labels()
+    figure.legend(lines, labels, fontsize="small", loc="lower center", ncols=len(lines))
+    figure.tight_layout(rect=(0, 0.08, 1, 1))  # the legend below, where it hides no curve
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)
