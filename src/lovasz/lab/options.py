@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -92,36 +92,19 @@ Loss = Annotated[
         show_default=DEFAULT_LOSS,
     ),
 ]
-Size = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="HxW",
-        help="Resize every image to this before the network, and its answer back.",
-        rich_help_panel=MODEL,
-        show_default="the image's own size",
-    ),
-]
+
+
+def _size(effect: str, default: str = "the image's own size") -> Any:
+    """--size, which does not do the same in every command."""
+    return typer.Option("--size", metavar="HxW", help=effect, rich_help_panel=MODEL, show_default=default)
+
+
+Size = Annotated[str | None, _size("Resize every image to this before the network, and its answer back.")]
 AskedSize = Annotated[
     str | None,
-    typer.Option(
-        "--size",
-        metavar="HxW",
-        help="Resize images to this before the network is asked, and its answer back; training takes them as they are.",
-        rich_help_panel=MODEL,
-        show_default="the image's own size",
-    ),
+    _size("Resize images to this before the network is asked, and its answer back; training takes them as they are."),
 ]
-MeasuredSize = Annotated[
-    str | None,
-    typer.Option(
-        "--size",
-        metavar="HxW",
-        help="Resize images and masks to this, in training and where they are measured.",
-        rich_help_panel=MODEL,
-        show_default="the image's own size",
-    ),
-]
+MeasuredSize = Annotated[str | None, _size("Resize images and masks to this, in training and where they are measured.")]
 Scales = Annotated[
     str | None,
     typer.Option(
@@ -134,12 +117,9 @@ Scales = Annotated[
 ]
 WeightsSize = Annotated[
     str | None,
-    typer.Option(
-        "--size",
-        metavar="HxW",
-        help="Resize every image to this before the network, and its answer back; `whole`: keep the image's own size.",
-        rich_help_panel=MODEL,
-        show_default="as in training, if the weights' JSON says so",
+    _size(
+        "Resize every image to this before the network, and its answer back; `whole`: keep the image's own size.",
+        "as in training, if the weights' JSON says so",
     ),
 ]
 WithCRF = Annotated[
