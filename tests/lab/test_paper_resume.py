@@ -4,6 +4,8 @@ has, and other files of the same names would mix in silence."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,19 @@ def test_rates_that_look_alike_have_folders_of_their_own():
     setting = finetune.Setting(data="camvid:PATH", weights="w", learning_rates=(0.001, 0.0010000004), seeds=(0,))
     names = {finetune._name(one) for one in setting.searched()}
     assert len(names) == 2 * len(setting.losses) * len(setting.batch_sizes)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks on folders there")
+def test_two_processes_do_not_compute_into_one_folder(tmp_path):
+    out = tmp_path / "out"
+    first = Experiment.open("surfaces", out, {"points": 3}, resume=False)
+    Experiment.open("surfaces", out, {"points": 3}, resume=True)  # the same process may, as a notebook does
+    again = [sys.executable, "-m", "lovasz", "paper", "surfaces", "--out", str(out), "--resume"]
+    second = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert "another process works in this output folder now" in " ".join(second.stderr.split())
+    first.finish({}, {})
+    with pytest.raises(LabError, match="another configuration"):
+        Experiment.open("surfaces", out, {"points": 4}, resume=True)
+    third = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert "another configuration, points: 3 there" in " ".join(third.stderr.split())

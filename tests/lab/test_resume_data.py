@@ -234,7 +234,7 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path, images) -> None:
     with claimed(out, configuration, resume=False):
         for resume in (False, True):
             with (
-                pytest.raises(LabError, match="another process trains into this output folder now"),
+                pytest.raises(LabError, match="another process works in this output folder now"),
                 claimed(out, configuration, resume=resume),
             ):
                 pytest.fail("two at once")

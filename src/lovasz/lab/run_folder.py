@@ -17,6 +17,7 @@ from lovasz.lab.splits import contents_difference
 TRAINED = {"last.ckpt", "model.safetensors", "run.json", "report.html"}
 
 _held: set[int] = set()  # the open folders that this process has locked
+_kept: dict[tuple[int, int], int] = {}  # those of `hold`, by device and number on it
 
 
 @contextmanager
@@ -99,29 +100,58 @@ def _trained(folder: Path) -> bool:
         return True
 
 
+def hold(folder: Path) -> None:
+    """Keep other processes out of a folder until `release` or the end of this one; held twice is held once."""
+    status = folder.stat()
+    place = (status.st_dev, status.st_ino)
+    if place not in _kept:
+        handle = _locked(folder)
+        if handle is not None:
+            _kept[place] = handle
+
+
+def release(folder: Path) -> None:
+    """Undo `hold`, if it was held."""
+    status = folder.stat()
+    handle = _kept.pop((status.st_dev, status.st_ino), None)
+    if handle is not None:
+        _unlock(handle)
+
+
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
+    handle = _locked(folder)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            _unlock(handle)
+
+
+def _locked(folder: Path) -> int | None:
+    """The lock of a folder; None where the system has none."""
     try:
         import fcntl
     except ImportError:
-        yield
-        return
+        return None
     handle = os.open(folder, os.O_RDONLY)
-    _held.add(handle)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError(
-                f"{folder}: another process trains into this output folder now. Wait for its end, or choose another "
-                "--out."
-            ) from None
-        except OSError:
-            pass
-        yield
-    finally:
-        _held.discard(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(handle)
+        raise LabError(
+            f"{folder}: another process works in this output folder now. Wait for its end, or choose another --out."
+        ) from None
+    except OSError:
+        os.close(handle)
+        return None
+    _held.add(handle)
+    return handle
+
+
+def _unlock(handle: int) -> None:
+    _held.discard(handle)
+    os.close(handle)
 
 
 def _let_go() -> None:
@@ -130,6 +160,7 @@ def _let_go() -> None:
         with suppress(OSError):
             os.close(handle)
     _held.clear()
+    _kept.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -20,6 +20,7 @@ from lovasz.lab.config import read_json, write_json
 from lovasz.lab.data import PUBLISHED
 from lovasz.lab.environment import describe_environment
 from lovasz.lab.errors import LabError
+from lovasz.lab.run_folder import hold, release
 from lovasz.lab.splits import contents_difference
 
 VERSION = 1
@@ -58,22 +59,29 @@ class Experiment:
         """Make the folder, or go on in it. data: what `contents_of` says; weights: the file that it starts from.
 
         A folder in which nothing was computed yet begins anew. Raises LabError for one that holds something when
-        `resume` is off, or that holds another configuration, or results of other data or weights.
+        `resume` is off, that holds another configuration, or results of other data or weights, or that another process
+        works in, until its `finish` or its end.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise LabError(f"{folder}: the output folder is a file. Choose another --out.")
         inputs = {"data": data, "weights": None if weights is None else hash_of(Path(weights))}
         experiment = cls(name, folder, config, inputs={key: value for key, value in inputs.items() if value})
-        if folder.is_dir() and not _untouched(folder):
-            if not resume:
-                raise LabError(
-                    f"{folder}: the output folder exists and is not empty. Add --resume to go on in it, or choose "
-                    "another --out."
-                )
-            experiment._take_up()
+        begun = folder.is_dir() and not _untouched(folder)
+        if begun and not resume:
+            raise LabError(
+                f"{folder}: the output folder exists and is not empty. Add --resume to go on in it, or choose another "
+                "--out."
+            )
         folder.mkdir(parents=True, exist_ok=True)
-        experiment.keep()
+        hold(folder)
+        try:
+            if begun:
+                experiment._take_up()
+            experiment.keep()
+        except LabError:
+            release(folder)
+            raise
         return experiment
 
     def _take_up(self) -> None:
@@ -118,6 +126,7 @@ class Experiment:
             "pictures": dict(pictures),
         }
         write_json(path, document)
+        release(self.folder)
         return path
 
 
