@@ -56,6 +56,15 @@ def test_lists_without_that_of_the_training_images_are_refused(tmp_path: Path) -
         open_dataset(f"folder:{root}", "train")
 
 
+@pytest.mark.parametrize("text", ["", "\n \n"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_list_of_no_image_is_refused(tmp_path: Path, split: str, text: str) -> None:
+    root = folder(tmp_path)
+    lists(root, **({"train": "000", "val": "001", "test": "002"} | {split: text}))
+    with pytest.raises(LabError, match=rf"{split}\.txt: lists no image\. Name the {split} images in it, or remove"):
+        open_dataset(f"folder:{root}", "train")
+
+
 def test_lists_of_pascal_voc_are_found(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {n: labels(0, 1) for n in "abc"}, images="JPEGImages", to="SegmentationClass")
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)

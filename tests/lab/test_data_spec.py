@@ -86,6 +86,14 @@ def test_a_bare_folder_is_told_how_to_be_written(tmp_path: Path) -> None:
         available_splits(str(tmp_path))
 
 
+def test_a_path_with_a_question_mark_is_told_how_to_be_written(tmp_path: Path) -> None:
+    place = tmp_path / "what?now"
+    place.mkdir()
+    with pytest.raises(LabError, match=r"needs another at its end: folder:.*what\?now\?$"):
+        parse_spec(f"folder:{place}", {})
+    assert parse_spec(f"folder:{place}?", {})[1] == place
+
+
 @pytest.mark.parametrize("seed", [-1, 1.5])
 def test_a_wrong_seed_is_refused(seed) -> None:
     with pytest.raises(LabError, match="data seed"):

@@ -48,7 +48,9 @@ def parse_spec(spec: str, options: Mapping[str, Any]) -> tuple[str, Path | None,
     for part in filter(None, query.split("&") if mark else ()):
         key, equals, value = part.partition("=")
         if not equals:
-            raise LabError(f"data {spec!r}: {part!r}; expected OPTION=VALUE.")
+            whole = Path(spec.partition(":")[2]).expanduser()
+            hint = f" A path that holds a ? needs another at its end: {spec}?" if colon and whole.exists() else ""
+            raise LabError(f"data {spec!r}: {part!r}; expected OPTION=VALUE.{hint}")
         if key in given:
             raise LabError(f"data {spec!r}: the option {key} is there twice.")
         given[key] = unquote(value)

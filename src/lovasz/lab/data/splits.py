@@ -47,7 +47,7 @@ def read_list_files(files: Mapping[str, Path], stems: Collection[str], images: P
     image of this name, and a path may have more or fewer folders in front than the image has below `images`. Where a
     second column names the mask the first counts. Empty lines are passed over. Raises LabError, naming file and line,
     for an image that is not there or that is listed twice, in one list or in two, since a network tested on its
-    training images would look better than it is.
+    training images would look better than it is; and for a list of no image.
     """
     known = set(stems)
     by_name: dict[str, list[str]] = {}
@@ -68,6 +68,8 @@ def read_list_files(files: Mapping[str, Path], stems: Collection[str], images: P
                 raise LabError(f"{here}: the image {stem!r} is already listed in {place[stem]}; remove one of the two.")
             place[stem] = here
             split[name].append(stem)
+        if not split[name]:
+            raise LabError(f"{path}: lists no image. Name the {name} images in it, or remove the file.")
     return split
 
 
