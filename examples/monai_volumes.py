@@ -11,7 +11,7 @@ from lovasz import LovaszSoftmaxLoss
 torch.manual_seed(0)
 
 # Drawn data: a box with a smaller one inside, in noise, as MONAI's loaders give it. Your DataLoader stands here.
-labels = torch.zeros(4, 1, 24, 32, 32, dtype=torch.long)
+labels = torch.zeros(4, 1, 24, 32, 32)
 for volume in labels:
     z, y, x = (int(torch.randint(2, limit, ())) for limit in (10, 14, 14))
     volume[:, z : z + 12, y : y + 16, x : x + 16] = 1
@@ -38,8 +38,8 @@ before = iou()
 for _ in range(15):
     for image, label in zip(images.split(2), labels.split(2), strict=True):
         logits = network(image)  # (N, C, D, H, W)
-        # MONAI keeps the channel of labels, (N, 1, D, H, W); a loss on class indices takes (N, D, H, W).
-        loss = lovasz(logits, label[:, 0]) + dice(logits, label)
+        # MONAI keeps the channel of labels, (N, 1, D, H, W), and loads them as float; class indices are (N, D, H, W).
+        loss = lovasz(logits, label[:, 0].long()) + dice(logits, label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,5 +1,8 @@
 """At a million pixels of each kind, the default is at least as near to float64 as the authors' float32 formula."""
 
+import functools
+from typing import NamedTuple
+
 import pytest
 import torch
 from benchmarks import formulas
@@ -23,16 +26,30 @@ def run(loss, logits: Tensor, target: Tensor) -> tuple[float, Tensor]:
     return value.item(), gradient
 
 
-def distances(loss, formula, logits: Tensor, target: Tensor) -> tuple[float, float, float, float]:
-    """Relative errors of value and gradient against the formula in float64: ours, then the formula's in float32."""
-    value, gradient = run(formula, logits.double(), target)
-    ours, theirs = run(loss, logits, target), run(formula, logits, target)
-    return (
-        abs(ours[0] - value) / value,
-        relative(ours[1], gradient),
-        abs(theirs[0] - value) / value,
-        relative(theirs[1], gradient),
-    )
+class Truth(NamedTuple):
+    """An input and what the formula in float64 says of it."""
+
+    logits: Tensor
+    target: Tensor
+    value: float
+    gradient: Tensor
+
+    def errors(self, loss) -> tuple[float, float]:
+        """Relative errors of value and gradient."""
+        value, gradient = run(loss, self.logits, self.target)
+        return abs(value - self.value) / self.value, relative(gradient, self.gradient)
+
+
+@functools.lru_cache(maxsize=1)  # of one input at a time: several implementations are asked in turn
+def truth(draw, formula, kind: str, *size: int) -> Truth:
+    logits, target = draw(kind, *size)
+    return Truth(logits, target, *run(formula, logits.double(), target))
+
+
+@functools.lru_cache(maxsize=1)
+def authors_errors(draw, formula, kind: str, *size: int) -> tuple[float, float]:
+    """Those of the formula in float32."""
+    return truth(draw, formula, kind, *size).errors(formula)
 
 
 def softmax_by_class(logits: Tensor, target: Tensor) -> Tensor:
@@ -43,8 +60,9 @@ def softmax_by_class(logits: Tensor, target: Tensor) -> Tensor:
     return torch.stack([formulas.of_one_class(*pair) for pair in pairs]).mean()
 
 
-def assert_at_least_as_near(loss, formula, logits: Tensor, target: Tensor) -> None:
-    value, gradient, their_value, their_gradient = distances(loss, formula, logits, target)
+def assert_at_least_as_near(loss, draw, formula, kind: str, *size: int) -> None:
+    value, gradient = truth(draw, formula, kind, *size).errors(loss)
+    their_value, their_gradient = authors_errors(draw, formula, kind, *size)
     assert gradient <= their_gradient
     # A value within two roundings of float32 is as near as float32 can tell.
     assert value <= max(their_value, 2 * torch.finfo(torch.float32).eps)
@@ -57,15 +75,13 @@ def test_default_is_at_least_as_near_to_float64_as_the_authors(kind: str, impl: 
         pytest.skip("the default is this one")
     if kind == ONLY_WITH_NUMBA and (impl == "torch" or numba_problem()):
         pytest.skip("bins alone are no nearer here")
-    logits, target = binary(kind)
-    assert_at_least_as_near(lambda z, t: lovasz_sigmoid(z, t, impl=impl), formulas.sigmoid, logits, target)
+    assert_at_least_as_near(lambda z, t: lovasz_sigmoid(z, t, impl=impl), binary, formulas.sigmoid, kind)
 
 
 @needs_numba
 @pytest.mark.parametrize("kind", ["untrained, rare class", "rare class, 3 px", "rare class, 30 px", "all wrong"])
 def test_the_hinge_of_a_batch_is_at_least_as_near_too(kind: str) -> None:
-    logits, target = binary(kind)
-    assert_at_least_as_near(lambda z, t: lovasz_hinge(z, t, per_image=False), formulas.hinge, logits, target)
+    assert_at_least_as_near(lambda z, t: lovasz_hinge(z, t, per_image=False), binary, formulas.hinge, kind)
 
 
 def test_the_yardstick_is_the_formula_of_the_benchmarks() -> None:
@@ -79,8 +95,7 @@ def test_the_yardstick_is_the_formula_of_the_benchmarks() -> None:
 @pytest.mark.parametrize("kind", MULTICLASS)
 @pytest.mark.parametrize(("classes", "size"), [(2, 256), (21, 256), (150, 128)])
 def test_many_classes_are_at_least_as_near_too(kind: str, classes: int, size: int) -> None:
-    logits, target = multiclass(kind, classes, size)
-    assert_at_least_as_near(lovasz_softmax, softmax_by_class, logits, target)
+    assert_at_least_as_near(lovasz_softmax, multiclass, softmax_by_class, kind, classes, size)
 
 
 @needs_numba
@@ -97,7 +112,7 @@ def test_half_precision_is_at_least_as_near_as_the_formula_on_the_rounded_logits
 @pytest.mark.parametrize("impl", ["auto", "torch"])
 @pytest.mark.parametrize("classes", [2, 21, 150])
 def test_trained_networks_get_their_gradient_to_a_thousandth(classes: int, impl: str) -> None:
-    logits, target = multiclass("trained", classes, size=128)
-    value, gradient, _, _ = distances(lambda z, t: lovasz_softmax(z, t, impl=impl), softmax_by_class, logits, target)
+    known = truth(multiclass, softmax_by_class, "trained", classes, 128)
+    value, gradient = known.errors(lambda z, t: lovasz_softmax(z, t, impl=impl))
     assert gradient <= 2e-3
     assert value <= 1e-6

@@ -140,7 +140,8 @@ class _Linear(torch.nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*'pin_memory' argument is set as true")
-def test_the_trainer_descends_the_mean_of_the_accumulated_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batches", [1, 2])  # of the two that are accumulated: the last step of an epoch may have one
+def test_the_trainer_descends_the_mean_of_the_accumulated_batches(tmp_path: Path, batches: int) -> None:
     pytest.importorskip("torchmetrics")
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
@@ -152,7 +153,7 @@ def test_the_trainer_descends_the_mean_of_the_accumulated_batches(tmp_path: Path
         str(tmp_path),
         max_steps=1,
         per_device_train_batch_size=2,
-        gradient_accumulation_steps=found["accumulate"],
+        gradient_accumulation_steps=2,
         max_grad_norm=0.0,
         learning_rate=1.0,
         optim="sgd",
@@ -161,8 +162,9 @@ def test_the_trainer_descends_the_mean_of_the_accumulated_batches(tmp_path: Path
         save_strategy="no",
         disable_tqdm=True,
     )
-    data = [image] * 4  # all batches are equal, so the mean of their gradients is that of one
+    data = [image] * (2 * batches)  # all batches are equal, so the mean of their gradients is that of one
     trainer = transformers.Trainer(model, arguments, train_dataset=data, compute_loss_func=found["compute_loss"])
+    found["compute_loss"].__globals__["trainer"] = trainer
     with contextlib.redirect_stdout(None):
         trainer.train()
     logits = found["upsampled"](same(torch.stack([image["pixel_values"]] * 2)), (64, 64))

@@ -399,6 +399,7 @@ def test_two_processes_give_exactly_the_result_of_one(tmp_path):
 # ------------------------------------------------------------------ bad input
 
 ZEROS = torch.zeros(2, 3, 3, dtype=torch.long)
+ONE_HOT = torch.eye(4, dtype=torch.long)[ZEROS].movedim(-1, 1)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +415,16 @@ ZEROS = torch.zeros(2, 3, 3, dtype=torch.long)
         (torch.zeros(2, 3, 3), ZEROS, ValueError, r"single foreground class.*threshold"),
         (torch.full((2, 4, 3, 3), math.nan), ZEROS, ValueError, r"preds holds NaN"),
         (torch.zeros(2, 4, 3, 3, dtype=torch.complex64), ZEROS, TypeError, r"preds must be real scores"),
-        (ZEROS.numpy(), ZEROS, TypeError, r"preds must be a torch\.Tensor, got ndarray; torch\.as_tensor makes one"),
+        (ZEROS.numpy(), ZEROS, TypeError, r"preds must be a torch\.Tensor, got ndarray; wrap it with torch\.as_tensor"),
+        ({"out": ZEROS}, ZEROS, TypeError, r"preds must be a torch\.Tensor, got dict; pass .*preds\['out'\]"),
+        (ZEROS, ZEROS / 255 + 0.1, TypeError, r"target must hold integer .* holds 0\.1, which is no label"),
+        (
+            torch.zeros(2, 4, 2, 2),
+            ZEROS,
+            ValueError,
+            r"got \(2, 4, 2, 2\); resize .*interpolate\(preds, \(3, 3\), mode",
+        ),
+        (ONE_HOT, ONE_HOT, ValueError, r"preds and target \(2, 4, 3, 3\) look one-hot.*\.argmax\(1\) on both"),
         (ZEROS, ZEROS.tolist(), TypeError, r"target must be a torch\.Tensor, got list"),
         (ZEROS[:0], ZEROS[:0], ValueError, r"target must hold pixels.*got shape \(0, 3, 3\)"),
     ],
@@ -442,7 +452,7 @@ def test_a_threshold_is_asked_for_where_it_is_needed():
 
 @pytest.mark.parametrize("preds", [torch.zeros(2, 2, 3, 3), ZEROS], ids=["scores of both classes", "labels"])
 def test_a_threshold_that_would_not_be_used_is_refused(preds):
-    with pytest.raises(ValueError, match=r"threshold=0\.7 has no meaning for preds"):
+    with pytest.raises(ValueError, match=r"threshold=0\.7 has no meaning for preds .* leave it out\.$"):
         DatasetIoU(2, threshold=0.7).update(preds, ZEROS)
 
 
@@ -478,6 +488,9 @@ def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
         ({"num_classes": 3, "classes": [1, 1]}, "classes must be different labels"),
         ({"num_classes": 3, "classes": []}, "classes must be different labels"),
         ({"num_classes": 3, "classes": "12"}, "classes must be different labels"),
+        ({"num_classes": 3, "classes": [0.5]}, "classes must be different labels"),
+        ({"num_classes": 3, "classes": [True]}, "classes must be different labels"),
+        ({"num_classes": 2, "threshold": "a"}, "threshold must be a finite number .*got 'a'"),
         ({"num_classes": 3, "classes": 1}, "classes must be different labels of 0..2, got 1"),
         ({"num_classes": 2, "threshold": math.nan}, "threshold must be a finite number"),
         ({"num_classes": 3, "classes": [1], "ignore_index": 1}, "also ignore_index"),

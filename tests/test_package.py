@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from test_imports import BLOCK, OPTIONAL, USE
 
+import lovasz
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -124,6 +126,7 @@ def test_citation_changelog_and_package_tell_one_version() -> None:
     newest = re.search(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert newest[1] == PROJECT["version"]
+    assert lovasz.__version__ == PROJECT["version"]
 
 
 def test_the_version_is_semantic_and_has_a_changelog_entry_that_says_something() -> None:

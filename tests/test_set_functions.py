@@ -61,7 +61,7 @@ def test_a_function_that_is_not_finite_is_not_called_submodular() -> None:
 
 
 def test_max_pixels_below_two_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_pixels must be at least 2"):
+    with pytest.raises(ValueError, match="max_pixels must be an integer of at least 2"):
         find_violation("jaccard", max_pixels=1)
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 import lovasz
-from lovasz.kernels import SMALL, numba_problem
+from lovasz.choices import SMALL
+from lovasz.kernels import numba_problem
 
 LOSSES = {
     "softmax": lambda z, t: lovasz.lovasz_softmax(z, t, ignore_index=255),

@@ -1,5 +1,7 @@
 """Bad input to the losses: each fault has its own error, which names the argument, what came and the remedy."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from lovasz import (
     lovasz_softmax,
 )
 from lovasz.baselines import hinge_loss, soft_jaccard_loss
-from lovasz.kernels import SMALL, choose, numba_problem
+from lovasz.choices import SMALL
+from lovasz.kernels import choose, numba_problem
 
 LOGITS = torch.zeros(2, 3, 4, 5)
 LABELS = torch.zeros(2, 4, 5, dtype=torch.long)
@@ -32,7 +35,62 @@ FAULTS = {
     "channels last": (
         lambda: lovasz_softmax(LOGITS.permute(0, 2, 3, 1), LABELS),
         ValueError,
-        r"permute\(0, 3, 1, 2\)",
+        r"input\.movedim\(-1, 1\)",
+    ),
+    "points, channels last": (
+        lambda: lovasz_softmax(torch.zeros(2, 7, 3), torch.zeros(2, 7).long()),
+        ValueError,
+        r"input\.movedim\(-1, 1\)",
+    ),
+    "one-hot target, channels last": (
+        lambda: lovasz_softmax(LOGITS, LOGITS.long().movedim(1, -1)),
+        ValueError,
+        r"target\.argmax\(-1\)",
+    ),
+    "small logits": (
+        lambda: lovasz_softmax(LOGITS, torch.zeros(2, 8, 10).long()),
+        ValueError,
+        r'F\.interpolate\(input, \(8, 10\), mode="bilinear"\)',
+    ),
+    "small scores of volumes": (
+        lambda: lovasz_hinge(torch.zeros(2, 1, 2, 2, 2), torch.zeros(2, 1, 4, 4, 4).long()),
+        ValueError,
+        r'F\.interpolate\(input, \(4, 4, 4\), mode="trilinear"\)',
+    ),
+    "two channels for a binary loss": (
+        lambda: lovasz_hinge(LOGITS[:, :2], LABELS),
+        ValueError,
+        r"2 channels.*lovasz_softmax.*input\[:, 1:\] - input\[:, :1\]",
+    ),
+    "channels for a binary loss": (
+        lambda: lovasz_sigmoid(LOGITS, LABELS[:, None]),
+        ValueError,
+        "3 channels.*for the 3",
+    ),
+    "a dict of outputs": (lambda: lovasz_softmax({"aux": LOGITS, "out": LOGITS}, LABELS), TypeError, r"input\['out'\]"),
+    "another dict of outputs": (lambda: lovasz_softmax({"a": LOGITS}, LABELS), TypeError, r"input\['a'\]; it has a"),
+    "an output of transformers": (
+        lambda: lovasz_softmax(SimpleNamespace(logits=LOGITS), LABELS),
+        TypeError,
+        r"pass input\.logits",
+    ),
+    "several outputs": (lambda: lovasz_softmax([LOGITS, LOGITS], LABELS), TypeError, "add up the losses of each"),
+    "an array": (lambda: lovasz_softmax(LOGITS.numpy(), LABELS), TypeError, r"torch\.as_tensor"),
+    "masks divided by 255": (
+        lambda: lovasz_softmax(LOGITS, (LABELS + 1) / 255),
+        TypeError,
+        "0.00392157, which is no label.*without dividing",
+    ),
+    "soft labels": (lambda: lovasz_hinge(SCORES, SCORES + 0.3), TypeError, "holds 0.3.*soft labels are not taken"),
+    "foreground as 255": (
+        lambda: lovasz_hinge(SCORES, LABELS + 255),
+        ValueError,
+        r"where 255 is the foreground use \(target > 0\)\.long\(\)",
+    ),
+    "background as -1": (
+        lambda: lovasz_sigmoid(SCORES, LABELS - 1),
+        ValueError,
+        r"where -1 is the background use \(target > 0\)\.long\(\)",
     ),
     "empty": (lambda: lovasz_softmax(LOGITS[:0], LABELS[:0]), ValueError, "empty.*skip empty batches"),
     "empty binary": (lambda: lovasz_hinge(SCORES[:0], LABELS[:0]), ValueError, "empty"),
@@ -62,6 +120,8 @@ FAULTS = {
     ),
     "unknown classes": (lambda: lovasz_softmax(LOGITS, LABELS, classes="some"), ValueError, "\"present\".*'some'"),
     "class beyond": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[3]), ValueError, "class 3.*3 classes"),
+    "mask of classes": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[True, False]), TypeError, "class indices"),
+    "NumPy's mask": (lambda: lovasz_softmax(LOGITS, LABELS, classes=np.array([True])), TypeError, "class indices"),
     "class twice": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[1, 1]), ValueError, "twice"),
     "no class": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[]), ValueError, "empty list"),
     "fractions of classes": (lambda: lovasz_softmax(LOGITS, LABELS, classes=[0.9, 1.9]), TypeError, r"\[0.9, 1.9\]"),
@@ -79,6 +139,15 @@ FAULTS = {
     "weight of a module": (lambda: LovaszSoftmaxLoss(weight=[1, float("nan")]), ValueError, "weight must be finite"),
     "label of more than 64 bits": (lambda: lovasz_softmax(LOGITS, LABELS, ignore_index=2**63), ValueError, "64 bits"),
     "classes of no kind": (lambda: lovasz_softmax(LOGITS, LABELS, classes=1.5), TypeError, "1.5"),
+    "one weight": (lambda: lovasz_softmax(LOGITS, LABELS, weight=2.0), TypeError, "list of numbers.*got 2.0"),
+    "text for weights": (lambda: lovasz_softmax(LOGITS, LABELS, weight="abc"), TypeError, "list of numbers.*'abc'"),
+    "texts for weights": (lambda: LovaszSoftmaxLoss(weight=["1", "2"]), TypeError, "list of numbers"),
+    "lists for weights": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[[1], [2, 3]]), TypeError, "list of numbers"),
+    "complex weights": (
+        lambda: lovasz_softmax(LOGITS, LABELS, weight=torch.ones(3, dtype=torch.complex64)),
+        TypeError,
+        "list of numbers or a tensor",
+    ),
     "weight of other length": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[1, 2]), ValueError, r"\(3,\).*\(2,\)"),
     "negative weight": (lambda: lovasz_softmax(LOGITS, LABELS, weight=[1, 2, -1]), ValueError, "not negative"),
     "float ignore_index": (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lovasz import validation
-from lovasz.validation import Classes
+from lovasz.choices import Classes, resolve_classes
 
 
 def hinge_loss(input: Tensor, target: Tensor, *, per_image: bool = False, ignore_index: int | None = None) -> Tensor:
@@ -109,7 +109,7 @@ def soft_jaccard_loss(
         raise TypeError(
             "classes belongs to input with a channel per class; a binary input has one class, the foreground"
         )
-    only_present, chosen = validation.resolve_classes(classes, scores.shape[1])
+    only_present, chosen = resolve_classes(classes, scores.shape[1])
     probabilities = scores
     if from_logits:
         probabilities = scores.sigmoid() if binary else scores.softmax(1)

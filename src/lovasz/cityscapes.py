@@ -85,12 +85,14 @@ def label_ids(train_ids: Tensor) -> Tensor:
         int64 label ids 0..33 of the same shape, on the same device.
 
     Raises:
-        TypeError: ids that are no integers.
+        TypeError: what is no tensor, or holds no integers.
         ValueError: another id; the message names it.
 
     >>> label_ids(torch.tensor([0, 18, 255]))
     tensor([ 7, 33,  0])
     """
+    if not isinstance(train_ids, Tensor):
+        raise TypeError(f"train_ids must be a torch.Tensor, got {type(train_ids).__name__}; torch.as_tensor makes one.")
     if train_ids.is_floating_point() or train_ids.is_complex() or train_ids.dtype == torch.bool:
         raise TypeError(f"train_ids must be integers 0..{len(EVALUATED) - 1} or 255, got {train_ids.dtype}.")
     train_ids = train_ids.long()  # torch cannot compare unsigned integers of 16 bits and more
@@ -154,9 +156,14 @@ class CityscapesScores(Metric):
             instances: (N, H, W) integer values of instanceIds.png: label id, or label id * 1000 + number for an object.
 
         Raises:
-            TypeError: dtypes that are not integers. ValueError: other shapes, ids out of range; the message names them.
+            TypeError: what is no tensor, or holds no integers.
+            ValueError: other shapes, ids out of range; the message names them.
         """
         for name, tensor in (("preds", preds), ("target", target), ("instances", instances)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(
+                    f"{name} must be a torch.Tensor, got {type(tensor).__name__}; torch.as_tensor makes one."
+                )
             if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
                 raise TypeError(f"{name} must hold integer ids, got dtype {tensor.dtype}.")
             if tensor.ndim != 3 or tensor.shape != target.shape:

@@ -92,7 +92,7 @@ def flatten_binary_scores(scores: Any, labels: Any, ignore: int | None = None) -
     scores, labels = tf.reshape(scores, (-1,)), tf.reshape(labels, (-1,))
     if ignore is None:
         return scores, labels
-    valid = tf.not_equal(labels, tf.cast(ignore, labels.dtype))
+    valid = tf.not_equal(_whole(labels), ignore)
     return tf.boolean_mask(scores, valid), tf.boolean_mask(labels, valid)
 
 
@@ -181,7 +181,7 @@ def flatten_probas(probas: Any, labels: Any, ignore: int | None = None, order: s
     probas, labels = tf.reshape(probas, (-1, probas.shape[3])), tf.reshape(labels, (-1,))  # (P, C), (P,)
     if ignore is None:
         return probas, labels
-    valid = tf.not_equal(labels, tf.cast(ignore, labels.dtype))
+    valid = tf.not_equal(_whole(labels), ignore)
     return tf.boolean_mask(probas, valid), tf.boolean_mask(labels, valid)
 
 
@@ -189,10 +189,10 @@ def _foreground(labels: Any, classes: str | Sequence[int], ignore: int | None) -
     """1 where the one class of a sigmoid is, 0 elsewhere, -1 where void."""
     if isinstance(classes, str) or len(classes) != 1:
         raise ValueError(f"a sigmoid output, probas (B, H, W), is one class: name it, classes=[1]; got {classes!r}")
-    foreground = tf.cast(tf.equal(labels, tf.cast(classes[0], labels.dtype)), tf.int32)
+    foreground = tf.cast(tf.equal(labels, classes[0]), tf.int32)
     if ignore is None:
         return foreground
-    return tf.where(tf.equal(labels, tf.cast(ignore, labels.dtype)), -1, foreground)
+    return tf.where(tf.equal(labels, ignore), -1, foreground)
 
 
 def _axis(order: str) -> int:
@@ -215,6 +215,6 @@ def _whole(labels: Any) -> Any:
     """Labels as integers. Floating labels are taken, as the authors take them, if they are whole numbers."""
     labels = tf.convert_to_tensor(labels)
     if not labels.dtype.is_floating:
-        return labels
+        return tf.cast(labels, tf.int64)  # in uint8, -1 would equal 255
     stray = tf.constant(-(2**31), tf.int32)  # a fraction is no class, and is refused as such
     return tf.where(tf.equal(labels, tf.round(labels)), tf.cast(labels, tf.int32), stray)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lovasz import hints
+
 
 def confusion_counts(
     preds: Tensor,
@@ -41,9 +43,12 @@ def confusion_counts(
     """
     for name, value in (("preds", preds), ("target", target)):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; torch.as_tensor makes one.")
+            raise TypeError(
+                f"{name} must be a torch.Tensor, got {type(value).__name__}; {hints.of_no_tensor(name, value)}."
+            )
     if target.is_floating_point() or target.is_complex():
-        raise TypeError(f"target must hold integer class labels, got dtype {target.dtype}. Convert with target.long().")
+        hint = hints.of_float_labels("target", target)
+        raise TypeError(f"target must hold integer class labels, got dtype {target.dtype}; {hint}.")
     if target.numel() == 0 or target.ndim == 0:
         raise ValueError(f"target must hold pixels in the shape (N, *spatial), got shape {tuple(target.shape)}.")
     if per_image and target.ndim < 3:
@@ -77,13 +82,17 @@ def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: 
         raise TypeError(f"preds must be real scores or integer labels, got dtype {preds.dtype}.")
     scores_of_all = preds.shape == (target.shape[0], num_classes, *target.shape[1:])
     if threshold is not None and (scores_of_all or not preds.is_floating_point()):
-        what = "scores of both classes: give those of the foreground, preds[:, 1]," if scores_of_all else "labels:"
-        raise ValueError(f"threshold={threshold} has no meaning for preds {_shape(preds)}, {what} or leave it out.")
+        what = "scores of both classes: give those of the foreground, preds[:, 1], or" if scores_of_all else "labels:"
+        raise ValueError(f"threshold={threshold} has no meaning for preds {_shape(preds)}, {what} leave it out.")
     if not preds.is_floating_point():
         if preds.shape != target.shape:
             raise ValueError(
                 f"preds of dtype {preds.dtype} are labels and must have target's shape {_shape(target)}, "
                 f"got {_shape(preds)}. Scores of the classes must be floating."
+            )
+        if _is_one_hot(preds, num_classes) and _is_one_hot(target, num_classes):
+            raise ValueError(
+                f"preds and target {_shape(target)} look one-hot, where labels are expected: use .argmax(1) on both."
             )
         return preds.long()
     foreground = (target.shape[0], 1, *target.shape[1:])
@@ -101,12 +110,21 @@ def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: 
     if not scores_of_all:
         raise ValueError(
             f"preds must be scores {_scores_shape(target, num_classes)} or labels {_shape(target)} "
-            f"for target {_shape(target)} and num_classes={num_classes}, got {_shape(preds)}."
+            f"for target {_shape(target)} and num_classes={num_classes}, got {_shape(preds)}"
+            f"{hints.of_sizes('preds', preds, target) if preds.ndim == target.ndim + 1 else ''}."
         )
     scores, labels = preds.max(dim=1)  # NaN wins every comparison, so one look at the maxima finds it
     if (torch.isnan(scores) & ~void).any():
         raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
     return labels
+
+
+def _is_one_hot(labels: Tensor, num_classes: int) -> bool:
+    """Whether there is exactly one 1 along dimension 1, and nothing else but 0."""
+    if labels.ndim < 4 or labels.shape[1] != num_classes:
+        return False
+    lowest, highest = torch.aminmax(labels.long())
+    return bool(lowest >= 0) and bool(highest <= 1) and bool((labels.long().sum(1) == 1).all())
 
 
 def _check_range(name: str, labels: Tensor, num_classes: int, ignore_index: int | None) -> None:
@@ -116,7 +134,8 @@ def _check_range(name: str, labels: Tensor, num_classes: int, ignore_index: int 
         where = "" if name == "target" else " at a pixel that is not void"
         raise ValueError(
             f"{name} holds the label {wrong}{where}, but num_classes={num_classes} allows 0..{num_classes - 1} "
-            f"(ignore_index={ignore_index}). Give the void label as ignore_index, or map the labels first."
+            f"(ignore_index={ignore_index}). Give the void label as ignore_index, or map the labels first"
+            f"{hints.of_label(wrong, num_classes) if name == 'target' else ''}."
         )
 
 

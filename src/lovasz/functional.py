@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from lovasz import multiclass, set_functions, validation
+from lovasz.choices import ACTIVATIONS, Classes, require_choice, resolve_classes
 from lovasz.kernels import CHECK_LABELS, choose, exact, load
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, is_shared
-from lovasz.validation import Classes
-
-ACTIVATIONS = ("relu", "elu")
 
 
 def lovasz_softmax(
@@ -62,12 +60,12 @@ def lovasz_softmax(
 
     Raises:
         TypeError: dtypes that are not as above; ``from_logits`` or ``per_image`` that is no bool, ``classes`` or an
-            ``ignore_index`` that are no integers, a ``group`` of another type.
+            ``ignore_index`` that are no integers, a ``weight`` of no numbers, a ``group`` of another type.
         ValueError: shapes that do not match, an empty input, one channel only; a label outside 0..C-1 that is not void,
             values outside [0, 1] with ``from_logits=False``; unknown ``classes``, ``method`` or ``impl``, an ``impl``
-            that does not serve the device; ``weight`` of another shape, negative or not finite; ``group`` with
-            ``per_image=True`` or ``method="exact"``. What is wrong in a tensor's values is a RuntimeError on an
-            accelerator, when it gets there, and may be one inside torch.compile.
+            that does not serve the device; ``weight`` of another shape, negative, not finite or requiring a gradient;
+            ``group`` with ``per_image=True`` or ``method="exact"``. What is wrong in a tensor's values is a
+            RuntimeError on an accelerator, when it gets there, and may be one inside torch.compile.
         ImportError: an ``impl`` whose package is not installed.
 
     Example:
@@ -182,7 +180,7 @@ def lovasz_hinge(
         >>> print(f"{lovasz_hinge(scores, torch.tensor([[1, 1, 0]])):.4f}")
         0.7500
     """
-    validation.require_choice("activation", activation, ACTIVATIONS)
+    require_choice("activation", activation, ACTIVATIONS)
     per_image, ignore_index = validation.flag("per_image", per_image), validation.void_label(ignore_index)
     input, target = _binary(input, target, per_image)
     image = input.shape[2] if per_image else None
@@ -255,7 +253,7 @@ def lovasz_sigmoid(
         validation.require_labels("target", target)
         validation.require_same_device(input, target)
         validation.check_multilabel_shapes(input, target, per_image)
-        only_present, chosen = validation.resolve_classes(classes, input.shape[1])
+        only_present, chosen = resolve_classes(classes, input.shape[1])
         weight = validation.resolve_weight(weight, input.shape[1], input)
         if input.dim() == 2:
             input, target = input.t().unsqueeze(0), target.t().unsqueeze(0)  # (1, C, P)

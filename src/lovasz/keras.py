@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from lovasz.choices import require_choice
 from lovasz.keras_arrays import ARRAYS, integer_labels, mask_of, ops, sizes
 from lovasz.ports import arguments, preparation
 from lovasz.ports.losses import losses
@@ -69,7 +70,7 @@ class _LovaszLoss(keras.losses.Loss):
 
     def __init__(self, reduction: str | None, name: str | None, dtype: Any, **options: Any) -> None:
         reduction = "none" if reduction is None else reduction
-        arguments.require_choice("reduction", reduction, REDUCTIONS)
+        require_choice("reduction", reduction, REDUCTIONS)
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self._options = arguments.plain_options("ignore_class", options)
 
@@ -182,7 +183,7 @@ class LovaszSoftmaxLoss(_LovaszLoss):
             classes=classes,
             per_image=per_image,
             ignore_class=ignore_class,
-            weight=None if weight is None else [float(w) for w in weight],
+            weight=weight,
             axis=axis,
             method=method,
         )
@@ -276,7 +277,7 @@ class LovaszSigmoidLoss(_LovaszLoss):
             classes=classes,
             per_image=per_image,
             ignore_class=ignore_class,
-            weight=None if weight is None else [float(w) for w in weight],
+            weight=weight,
             axis=axis,
             method=method,
         )

@@ -6,9 +6,8 @@ Apart from the losses because it needs torchmetrics, which `import lovasz` must 
 from __future__ import annotations
 
 import math
-import operator
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ except ImportError as error:
         "lovasz.metrics needs torchmetrics, which is not installed. Run: pip install 'lovasz[metrics]'"
     ) from error
 
+from lovasz.choices import plain_classes
 from lovasz.confusion import confusion_counts
 from lovasz.validation import void_label
 
@@ -30,6 +30,17 @@ Absent = Literal["exclude", "one"]
 # One image's mean IoU is kept as an integer number of these steps, so that sums do not depend on the order of images.
 # 2^36 steps leave room for 2^27 images in an int64 and round one image's IoU by at most 2^-37.
 _STEPS = 2**36
+
+
+def _labels(classes: Sequence[int], num_classes: int) -> tuple[int, ...]:
+    """The classes whose IoU counts, checked."""
+    try:
+        chosen = plain_classes(classes)
+    except (TypeError, ValueError):
+        chosen = ""
+    if isinstance(chosen, str) or not all(0 <= label < num_classes for label in chosen):
+        raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}.")
+    return chosen
 
 
 class _ConfusionIoU(Metric):
@@ -66,19 +77,15 @@ class _ConfusionIoU(Metric):
                 f"threshold={threshold} is for scores of a single foreground class, with num_classes=2; of "
                 f"num_classes={num_classes} the largest score is predicted, so leave threshold out."
             )
-        if threshold is not None and not math.isfinite(threshold):
-            raise ValueError(f"threshold must be a finite number (0.0 for logits), got {threshold}.")
+        if threshold is not None and not (isinstance(threshold, int | float | np.number) and math.isfinite(threshold)):
+            raise ValueError(f"threshold must be a finite number (0.0 for logits), got {threshold!r}.")
         ignore_index = void_label(ignore_index)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.absent: Absent = absent
         self.threshold = threshold
         self._forward_running = False
-        if isinstance(classes, str) or not (classes is None or isinstance(classes, Iterable)):
-            raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}.")
-        chosen = range(num_classes) if classes is None else [operator.index(label) for label in classes]
-        if not chosen or len(set(chosen)) != len(chosen) or not all(0 <= label < num_classes for label in chosen):
-            raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}.")
+        chosen = range(num_classes) if classes is None else _labels(classes, num_classes)
         counted = torch.zeros(num_classes, dtype=torch.bool)
         counted[list(chosen)] = True
         if ignore_index is not None and 0 <= ignore_index < num_classes:

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from lovasz import functional, validation
-from lovasz.kernels import IMPLS, METHODS
+from lovasz.choices import ACTIVATIONS, METHODS, Classes, plain_classes, require_choice
+from lovasz.kernels import IMPLS
 from lovasz.sharing import ProcessGroup
-from lovasz.validation import Classes
 
 
 def _as_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
     """Class weights as a module keeps them: a tensor in its own floating dtype, numbers and arrays in torch's default.
 
-    Raises ValueError where one is negative or not finite.
+    Raises TypeError for what holds no numbers, ValueError where one is negative or not finite.
     """
     if weight is None:
         return None
+    validation.require_weight(weight)
     kept = isinstance(weight, Tensor) and weight.is_floating_point()
     values = torch.as_tensor(weight, dtype=None if kept else torch.get_default_dtype())
     validation.check_weight(values)
@@ -70,12 +71,12 @@ class LovaszSoftmaxLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.from_logits = validation.flag("from_logits", from_logits)
-        self.classes = validation.plain_classes(classes)
+        self.classes = plain_classes(classes)
         self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = validation.void_label(ignore_index)
         self.register_buffer("weight", _as_buffer(weight))
-        self.method = validation.require_choice("method", method, METHODS)
-        self.impl = validation.require_choice("impl", impl, IMPLS)
+        self.method = require_choice("method", method, METHODS)
+        self.impl = require_choice("impl", impl, IMPLS)
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -146,12 +147,12 @@ class LovaszCrossEntropyLoss(nn.Module):
         self.lovasz_weight = lovasz_weight
         self.cross_entropy_weight = cross_entropy_weight
         self.label_smoothing = label_smoothing
-        self.classes = validation.plain_classes(classes)
+        self.classes = plain_classes(classes)
         self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = validation.void_label(ignore_index)
         self.register_buffer("weight", _as_buffer(weight))
-        self.method = validation.require_choice("method", method, METHODS)
-        self.impl = validation.require_choice("impl", impl, IMPLS)
+        self.method = require_choice("method", method, METHODS)
+        self.impl = require_choice("impl", impl, IMPLS)
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -213,9 +214,9 @@ class LovaszHingeLoss(nn.Module):
         super().__init__()
         self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = validation.void_label(ignore_index)
-        self.activation = validation.require_choice("activation", activation, functional.ACTIVATIONS)
-        self.method = validation.require_choice("method", method, METHODS)
-        self.impl = validation.require_choice("impl", impl, IMPLS)
+        self.activation = require_choice("activation", activation, ACTIVATIONS)
+        self.method = require_choice("method", method, METHODS)
+        self.impl = require_choice("impl", impl, IMPLS)
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -285,12 +286,12 @@ class LovaszSigmoidLoss(nn.Module):
         super().__init__()
         self.from_logits = validation.flag("from_logits", from_logits)
         self.multilabel = validation.flag("multilabel", multilabel)
-        self.classes = validation.plain_classes(classes)
+        self.classes = plain_classes(classes)
         self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = validation.void_label(ignore_index)
         self.register_buffer("weight", _as_buffer(weight))
-        self.method = validation.require_choice("method", method, METHODS)
-        self.impl = validation.require_choice("impl", impl, IMPLS)
+        self.method = require_choice("method", method, METHODS)
+        self.impl = require_choice("impl", impl, IMPLS)
         self.group = group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

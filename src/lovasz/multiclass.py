@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lovasz import validation
+from lovasz.choices import Classes, resolve_classes
 from lovasz.kernels import CHECK_LABELS, choose, load
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, is_shared, loss_of_all, sum_over
-from lovasz.validation import Classes
 
 
 def softmax(
@@ -41,7 +41,7 @@ def softmax(
     from_logits, per_image = validation.flag("from_logits", from_logits), validation.flag("per_image", per_image)
     validation.check_multiclass_shapes(input, target, per_image)
     num_classes = input.shape[1]
-    only_present, chosen = validation.resolve_classes(classes, num_classes)
+    only_present, chosen = resolve_classes(classes, num_classes)
     weight = validation.resolve_weight(weight, num_classes, input)
     image = input[0, 0].numel() if per_image else None
     choice = choose(method, impl, input.device, input.numel(), image=image, shared=is_shared(group, per_image))

@@ -117,8 +117,10 @@ def find_violation(
         >>> find_violation(dice) is None
         False
     """
-    if max_pixels < 2:
-        raise ValueError(f"max_pixels must be at least 2, a violation needs two pixels; got {max_pixels}")
+    if not isinstance(max_pixels, int) or max_pixels < 2:
+        raise ValueError(
+            f"max_pixels must be an integer of at least 2, a violation needs two pixels; got {max_pixels!r}"
+        )
     for pixels in range(2, max_pixels + 1):
         function = resolve(set_function, pixels) or jaccard
         for foreground in range(pixels + 1):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Classes = str | Sequence[int]
+from lovasz import hints
 
 
 def shape(tensor: Tensor) -> str:
@@ -21,7 +21,9 @@ def shape(tensor: Tensor) -> str:
 def require_float(name: str, tensor: Any) -> None:
     """Raise TypeError unless ``tensor`` is a floating tensor."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}; wrap it with torch.as_tensor")
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(tensor).__name__}; {hints.of_no_tensor(name, tensor)}"
+        )
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating-point, got {tensor.dtype}; convert it with {name}.float()")
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):  # float8 and narrower
@@ -31,9 +33,12 @@ def require_float(name: str, tensor: Any) -> None:
 def require_labels(name: str, tensor: Any) -> None:
     """Raise TypeError unless ``tensor`` holds integers or booleans."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}; wrap it with torch.as_tensor")
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(tensor).__name__}; {hints.of_no_tensor(name, tensor)}"
+        )
     if tensor.is_floating_point() or tensor.is_complex():
-        raise TypeError(f"{name} must hold integer labels, got {tensor.dtype}; convert it with {name}.long()")
+        hint = hints.of_float_labels(name, tensor)
+        raise TypeError(f"{name} must hold integer labels, got {tensor.dtype}; {hint}")
 
 
 def require_same_device(input: Tensor, target: Tensor) -> None:
@@ -52,23 +57,27 @@ def check_multiclass_shapes(input: Tensor, target: Tensor, per_image: bool) -> N
     """Check ``(N, C, *spatial)`` or ``(P, C)`` against ``(N, *spatial)`` or ``(P,)``, as in F.cross_entropy."""
     if input.dim() < 2:
         raise ValueError(f"input must be (N, C, *spatial) or (P, C), got shape {shape(input)}")
-    expected = (input.shape[0], *input.shape[2:])
-    if tuple(target.shape) != expected:
-        hint = ""
-        if tuple(target.shape) == (input.shape[0], 1, *input.shape[2:]):
-            hint = "; drop the channel with target.squeeze(1)"
-        elif target.shape == input.shape:
-            hint = "; class indices are expected, not one-hot: use target.argmax(1)"
-        elif input.dim() == 4 and tuple(target.shape) == tuple(input.shape[:3]):
-            hint = "; input looks channels-last, bring classes to dimension 1 with input.permute(0, 3, 1, 2)"
-        raise ValueError(
-            f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}{hint}",
-        )
     require_not_empty(input)
     if input.shape[1] == 1:
         raise ValueError(
             f"input has one channel, shape {shape(input)}: a softmax over one class is constant; "
             "use lovasz_sigmoid or lovasz_hinge for foreground against background",
+        )
+    expected = (input.shape[0], *input.shape[2:])
+    given = tuple(target.shape)
+    if given != expected:
+        if given == (input.shape[0], 1, *input.shape[2:]):
+            hint = "; drop the channel with target.squeeze(1)"
+        elif target.shape == input.shape:
+            hint = "; class indices are expected, not one-hot: use target.argmax(1)"
+        elif given == (*expected, input.shape[1]):
+            hint = "; class indices are expected, not one-hot: use target.argmax(-1)"
+        elif input.dim() > 2 and given == tuple(input.shape[:-1]):
+            hint = "; input looks channels-last, bring classes to dimension 1 with input.movedim(-1, 1)"
+        else:
+            hint = hints.of_sizes("input", input, target) if target.dim() == input.dim() - 1 else ""
+        raise ValueError(
+            f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}{hint}",
         )
     if per_image and input.dim() == 2:
         raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {shape(input)}")
@@ -81,10 +90,18 @@ def check_binary_shapes(input: Tensor, target: Tensor, per_image: bool) -> None:
     shapes = {tuple(input.shape)}
     if input.dim() > 2 and input.shape[1] == 1:
         shapes.add((input.shape[0], *input.shape[2:]))
-    if tuple(target.shape) not in shapes:
-        expected = " or ".join(str(s) for s in sorted(shapes, key=len))
-        raise ValueError(f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}")
     require_not_empty(input)
+    if tuple(target.shape) not in shapes:
+        channels = input.shape[1] if input.dim() > 3 else 1
+        if channels > 1 and tuple(target.shape) in ((len(input), *input.shape[2:]), (len(input), 1, *input.shape[2:])):
+            one = ", or their difference as one score, input[:, 1:] - input[:, :1]" if channels == 2 else ""
+            raise ValueError(
+                f"input {shape(input)} has {channels} channels, a binary loss takes one; use lovasz_softmax for the "
+                f"{channels} classes{one}"
+            )
+        expected = " or ".join(str(s) for s in sorted(shapes, key=len))
+        hint = hints.of_sizes("input", input, target) if channels == 1 and input.dim() > 3 else ""
+        raise ValueError(f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}{hint}")
     if per_image and input.dim() == 2 and input.shape[0] > 1 and input.shape[1] == 1:
         raise ValueError(
             f"input {shape(input)} with per_image=True would be {input.shape[0]} images of one pixel; for a flat list "
@@ -111,42 +128,13 @@ def check_multilabel_shapes(input: Tensor, target: Tensor, per_image: bool) -> N
         raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {shape(input)}")
 
 
-def plain_classes(classes: Classes) -> str | tuple[int, ...]:
-    """``classes`` as "present", "all" or a tuple of different ints, checked without knowing how many there are."""
-    if isinstance(classes, str):
-        if classes not in ("present", "all"):
-            raise ValueError(f'classes must be "present", "all" or a list of class indices, got {classes!r}')
-        return classes
-    try:
-        chosen = tuple(operator.index(c) for c in classes)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f'classes must be "present", "all" or a list of class indices, got {classes!r}',
-        ) from None
-    if not chosen:
-        raise ValueError("classes is an empty list; name at least one class")
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"classes names a class twice: {list(chosen)}")
-    return chosen
-
-
-def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
-    """Turn ``classes`` into (only those present, chosen indices or None for every class)."""
-    chosen = plain_classes(classes)
-    if isinstance(chosen, str):
-        return chosen == "present", None
-    for c in chosen:
-        if not 0 <= c < num_classes:
-            raise ValueError(f"classes names class {c}, but input has {num_classes} classes (0 to {num_classes - 1})")
-    return False, chosen
-
-
 def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, like: Tensor) -> Tensor | None:
     """Class weights as a float tensor of length ``num_classes`` on the input's device; no accelerator is waited for,
     unless for a tensor that comes from the CPU.
     """
     if weight is None:
         return None
+    require_weight(weight)
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     if isinstance(weight, Tensor) or like.device.type == "cpu":
         values = torch.as_tensor(weight, dtype=dtype, device=like.device)
@@ -158,6 +146,21 @@ def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, li
         raise ValueError(f"weight must have shape ({num_classes},), one weight per class, got {shape(values)}")
     check_weight(values)
     return values
+
+
+def require_weight(weight: Any) -> None:
+    """Raise TypeError unless it is a real tensor or a list of numbers."""
+    if isinstance(weight, Tensor):
+        numbers = not weight.is_complex()
+    elif torch.compiler.is_compiling():
+        return  # what is no list of numbers cannot be traced
+    else:
+        try:
+            numbers = len([float(w) for w in weight if not isinstance(w, str)]) == len(weight)
+        except (TypeError, ValueError):
+            numbers = False
+    if not numbers:
+        raise TypeError(f"weight must be a list of numbers or a tensor of them, one per class, got {weight!r}")
 
 
 def check_weight(weight: Tensor) -> None:
@@ -199,7 +202,7 @@ def label_error(label: int, num_classes: int) -> ValueError:
     what = "0 or 1" if num_classes == 2 else f"0 to {num_classes - 1}"
     return ValueError(
         f"target holds the label {label}, but there are {num_classes} classes (labels {what}); "
-        f"if {label} marks void pixels pass ignore_index={label}",
+        f"if {label} marks void pixels pass ignore_index={label}{hints.of_label(label, num_classes)}",
     )
 
 
@@ -240,13 +243,6 @@ def _any(wrong: Tensor, message: str) -> bool:
         torch._assert_async(~wrong.any(), message)  # pyright: ignore[reportPrivateImportUsage]
         return False
     return bool(wrong.any())
-
-
-def require_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """``value``; raise ValueError unless it is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
 
 
 def flag(name: str, value: Any) -> bool:

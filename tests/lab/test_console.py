@@ -3,7 +3,8 @@
 from rich.console import Console
 from tests.lab.comparison_folder import comparison
 
-from lovasz.lab.console import comparison_table
+from lovasz.lab.console import PAPER, comparison_table
+from lovasz.lab.paper.app import EXAMPLES
 from lovasz.lab.summary import score_table
 
 
@@ -39,6 +40,7 @@ def test_losses_that_are_equal_as_shown_are_not_bold() -> None:
 
     assert bold((0.5, 0.6, 0.5)) == [False, True, False]
     assert bold((0.5001, 0.5002, 0.5)) == [False] * 3
+    assert bold((0.57241, 0.57239, 0.5)) == [True, True, False]  # as the report has it: 57.2 twice
 
 
 def test_a_start_of_one_weights_file_has_no_spread_and_a_random_one_no_row() -> None:
@@ -46,6 +48,10 @@ def test_a_start_of_one_weights_file_has_no_spread_and_a_random_one_no_row() -> 
     assert f"{100 * content['initial']['val']['dataset_miou']:.1f}" in row(content, "(start)")
     assert "±" not in row(content, "(start)")
     assert row(content | {"initial": None}, "(start)") == ""
+
+
+def test_all_experiments_of_the_paper_can_be_resumed() -> None:
+    assert {name for name in EXAMPLES if name != "page"} == set(PAPER)
 
 
 def test_a_loss_whose_steps_were_not_timed_has_no_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_list_files_decide_the_splits_in_their_order(tmp_path: Path) -> None:
     spec = f"folder:{root}"
     assert [names(spec, split) for split in available_splits(spec)] == [["004", "002"], ["001"], ["000"]]
     assert "from train.txt, val.txt, test.txt; 6 images are in no list" in open_dataset(spec, "val").describe()
+
+
+def test_names_are_one_however_their_accents_are_written(tmp_path: Path) -> None:
+    """A Mac's archives have e and an accent where others have one character."""
+    one, two = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert one != two
+    root = write_folder(tmp_path, {two: labels(0, 1), "v": labels(0, 1)})
+    (root / "masks" / f"{two}.png").rename(root / "masks" / f"{one}.png")
+    for written in (one, two):
+        lists(root, train=written, val="v")
+        assert names(f"folder:{root}", "train") == [one]
 
 
 def test_lists_without_that_of_the_training_images_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tests.lab.image_files import labels, picture, write
 
-from lovasz.lab.data.masks import image_size, read_image, read_mask
+from lovasz.lab.data.masks import image_size, mask_size, read_image, read_mask
 from lovasz.lab.errors import LabError
 
 
@@ -60,6 +60,22 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> No
     path = write(tmp_path / "a.png", np.ascontiguousarray(stored), exif=exif)
     assert np.array_equal(read_image(path), upright)
     assert image_size(path) == (8, 16)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_a_turned_tiff_is_an_upright_image_and_no_mask(tmp_path: Path, orientation: int, compression: str) -> None:
+    stored = np.random.default_rng(0).integers(0, 200, (20, 30), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.tif"
+    Image.fromarray(stored).save(path, exif=exif, compression=compression)
+    upright = np.rot90(stored, {3: 2, 6: 3, 8: 1}[orientation])
+    np.testing.assert_array_equal(read_image(path)[..., 0], upright)
+    assert image_size(path) == upright.shape
+    for read in (read_mask, mask_size):
+        with pytest.raises(LabError, match=rf"a TIFF mask with the orientation {orientation}; save it upright"):
+            read(path)
 
 
 def test_an_image_of_16_bits_is_refused_and_not_clipped(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.lab.image_files import labels, picture, write
 
+from lovasz.cityscapes import EVALUATED, NAMES
 from lovasz.lab.data import IGNORE_INDEX, available_splits, open_dataset
 from lovasz.lab.data.cityscapes import CITYSCAPES_INFO, LABEL_IDS, VOID_IDS
 from lovasz.lab.data.colours import voc_palette
@@ -55,6 +56,11 @@ def write_mat(path: Path, mask: np.ndarray, **save: object) -> Path:
 
 
 @pytest.mark.parametrize("place", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_the_reader_and_the_scores_mean_the_same_cityscapes() -> None:
+    assert EVALUATED == LABEL_IDS
+    assert tuple(NAMES[label] for label in EVALUATED) == CITYSCAPES_INFO.classes
+
+
 def test_voc_is_found_from_any_of_its_folders(voc, place):
     spec = f"voc:{voc / place}"
     assert available_splits(spec) == ("train", "val")

@@ -11,6 +11,7 @@ from tests.lab.image_files import labels, write_folder
 from torch import nn
 
 from lovasz.lab import predict
+from lovasz.lab.console import print_predictions
 from lovasz.lab.data import DatasetInfo, open_dataset
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import evaluate
@@ -325,3 +326,68 @@ def test_the_shared_camvid_network_predicts_its_own_image(shared, tmp_path):
     mask = read(done.masks[0])
     valid = truth < 11
     assert (mask[valid] == truth[valid]).mean() > 0.7
+
+
+def test_a_legend_that_a_person_wrote_is_never_replaced(tmp_path, weights):
+    save(tmp_path / "own" / "images" / "a.png")
+    legend = tmp_path / "own" / "classes.json"
+    legend.write_text('{"classes": ["road", "car"], "note": "mine"}')
+    for overwrite in (False, True):
+        with pytest.raises(LabError, match=r"classes\.json: is not from lovasz predict, and would be lost"):
+            run(tmp_path / "own" / "images", weights, tmp_path / "own", overwrite=overwrite)
+    assert "mine" in legend.read_text()
+    assert not (tmp_path / "own" / "masks").exists()
+
+
+def test_no_mask_stays_under_a_legend_of_other_classes(tmp_path, weights, monkeypatch):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    run(tmp_path / "in", weights, out)
+    other = {"classes": ["sky", "dog", "cat"], "palette": PALETTE}
+    monkeypatch.setattr(predict, "load_exported", lambda _: (ByColour(), other))
+    with pytest.raises(LabError, match=r"masks.b\.png is of those; choose another --out"):
+        run(tmp_path / "in" / "a.png", weights, out, overwrite=True)
+    assert json.loads((out / "classes.json").read_text())["classes"] == list(CLASSES)
+    run(tmp_path / "in", weights, out, overwrite=True)
+    assert json.loads((out / "classes.json").read_text())["classes"] == ["sky", "dog", "cat"]
+
+
+def test_what_was_written_beside_the_images_is_no_image(tmp_path, weights):
+    save(tmp_path / "a.png")
+    for overwrite in (False, True):
+        done = run(tmp_path, weights, tmp_path, overwrite=overwrite)
+        assert [path.relative_to(tmp_path).as_posix() for path in done.masks + done.overlays] == [
+            "masks/a.png",
+            "overlays/a.png",
+        ]
+
+
+def test_the_old_mask_of_an_image_that_cannot_be_read_is_told(tmp_path, weights, capsys):
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "in" / name)
+    out = tmp_path / "out"
+    run(tmp_path / "in", weights, out)
+    (tmp_path / "in" / "b.png").write_bytes(b"junk")
+    done = run(tmp_path / "in", weights, out, overwrite=True)
+    assert done.stale == [out / "masks" / "b.png", out / "overlays" / "b.png"]
+    with pytest.raises(LabError, match="1 image has no mask"):
+        print_predictions(done)
+    printed = capsys.readouterr().out
+    assert "1 mask and 1 overlay in" in printed
+    assert "Of an earlier call, and not of this one:" in printed
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, weights, monkeypatch):
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "shut" / "b.png")
+    scandir = os.scandir
+
+    def refuse(path):  # root may read everything, so that chmod would not do
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(LabError, match=r"shut: the folder cannot be read \(Permission denied\)"):
+        run(tmp_path / "in", weights, tmp_path / "out")

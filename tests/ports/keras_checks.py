@@ -192,6 +192,9 @@ def faults() -> None:
         "fraction": lambda: port.lovasz_softmax(labels + 0.5, scores),
         "reduction": lambda: port.LovaszSoftmaxLoss(reduction="median"),
         "classes": lambda: port.LovaszSoftmaxLoss(classes="presnt"),
+        "class weight": lambda: port.LovaszSoftmaxLoss(weight=2.0),
+        "text for class weights": lambda: port.LovaszSigmoidLoss(multilabel=True, weight="abc"),
+        "negative class weights": lambda: port.LovaszSoftmaxLoss(weight=[-1, 2, 3]),
         "method": lambda: port.LovaszHingeLoss(method="fast"),
         "negative weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=-np.ones((1, 2, 2))),
         "infinite weights": lambda: port.LovaszSoftmaxLoss()(labels, scores, sample_weight=np.full((1, 2, 2), np.inf)),
@@ -206,7 +209,7 @@ def faults() -> None:
     }.items():
         try:
             call()
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             report(name, message=str(error))
 
 

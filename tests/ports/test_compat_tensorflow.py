@@ -124,3 +124,16 @@ def test_a_sigmoid_output_is_one_class(per_image: bool, ignore: int | None) -> N
         assert float(compat.lovasz_softmax_flat(*flat, classes=[1])) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match=r"name it, classes=\[1\]; got 'all'"):
         compat.lovasz_softmax(probas, labels)
+
+
+def test_a_void_label_is_no_label_of_a_narrow_type() -> None:
+    """-1 as uint8 would be 255."""
+    scores, labels = tf.constant([[[0.2, 0.7]]]), np.array([[[1, 255]]], np.uint8)
+    wide = labels.astype(np.int64)
+    for ignore in (-1, 255):
+        here, there = (
+            compat.lovasz_softmax(scores, some, classes=[1], ignore=ignore).numpy() for some in (labels, wide)
+        )
+        assert here == there
+        for flatten in (compat.flatten_probas, compat.flatten_binary_scores):
+            assert len(flatten(scores, labels, ignore=ignore)[1]) == (2 if ignore < 0 else 1)

@@ -171,5 +171,5 @@ def test_class_weights_with_values_may_be_an_array_within_jit() -> None:
     assert float(value) == pytest.approx(
         float(port.lovasz_softmax(scores, target, ignore_index=255, weight=weight)), rel=1e-6
     )
-    with pytest.raises(TypeError, match="weight must be 5 numbers that are known while tracing"):
+    with pytest.raises(TypeError, match=r"weight must be a list .* that are known while tracing"):
         jax.jit(lambda w: port.lovasz_softmax(scores, target, weight=w))(array)

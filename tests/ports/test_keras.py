@@ -98,6 +98,9 @@ def test_bad_input_is_named(rows: dict[str, dict]) -> None:
     assert "reduction must be one of" in rows["reduction"]["message"]
     assert "'presnt'" in rows["classes"]["message"]  # when it is built, before any data are loaded
     assert "method must be one of 'binned', 'exact', got 'fast'" in rows["method"]["message"]
+    assert "weight must be a list of numbers, one per class" in rows["class weight"]["message"]
+    assert "got 'abc'" in rows["text for class weights"]["message"]
+    assert "weight must be finite and not negative, got [-1.0" in rows["negative class weights"]["message"]
     assert "(1, 3)" in rows["weights"]["message"]
     assert "its 4 pixels, (1, 2, 2), got shape (1, 2, 2, 3)" in rows["weights of labels"]["message"]
     assert "sample_weight holds a number that is negative" in rows["negative weights"]["message"]

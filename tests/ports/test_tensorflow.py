@@ -161,9 +161,9 @@ def test_class_weights_with_values_may_be_an_array_within_a_graph() -> None:
     compiled = tf.function(lambda z: port.lovasz_softmax(z, target, ignore_index=255, weight=constant))
     expected = port.lovasz_softmax(scores, target, ignore_index=255, weight=weight)
     assert float(compiled(tf.constant(scores))) == pytest.approx(float(expected), rel=1e-6)
-    with pytest.raises(TypeError, match="weight must be 5 numbers that are known while tracing"):
+    with pytest.raises(TypeError, match=r"weight must be a list .* that are known while tracing"):
         tf.function(lambda w: port.lovasz_softmax(scores, target, weight=w))(constant)
-    with pytest.raises(TypeError, match="weight must be 5 numbers"):
+    with pytest.raises(TypeError, match="weight must be a list of numbers"):
         port.lovasz_softmax(scores, target, ignore_index=255, weight="12345")
 
 

@@ -17,14 +17,11 @@ from types import ModuleType
 import torch
 from torch._guards import detect_fake_mode
 
+from lovasz.choices import METHODS, SMALL, require_choice
 from lovasz.kernels import exact, portable
-from lovasz.validation import require_choice
 
-METHODS = ("binned", "exact")
 IMPLS = ("auto", "torch", "numba", "triton")
 
-# Up to this many errors (pixels times classes) a sort is as quick as bins, and it is exact: see docs/benchmarks.md.
-SMALL = 16384
 # With per_image, each image and class has bins of its own. Up to so many pixels these cost more than a sort: of the
 # kernels that are made for it, and of the one in plain torch.
 SMALL_IMAGE, SMALL_IMAGE_IN_TORCH = 256, 4096

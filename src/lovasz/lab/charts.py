@@ -98,7 +98,7 @@ def _curve_traces(loss: Loss, seeds: dict[int, dict[int, float]]) -> list[dict[s
                     "name": f"{label}, seed {seed}",
                     "legendgroup": str(loss.index),
                     "x": list(curve),
-                    "y": _percent(curve.values()),
+                    "y": _in_percent(curve.values()),
                     "line": {"color": colour, "width": 1},
                     "opacity": 0.5,
                     "hoverinfo": "skip",
@@ -113,7 +113,7 @@ def _curve_traces(loss: Loss, seeds: dict[int, dict[int, float]]) -> list[dict[s
             "name": label,
             "legendgroup": str(loss.index),
             "x": epochs,
-            "y": _percent(spread and spread.mean for spread in spreads),
+            "y": _in_percent(spread and spread.mean for spread in spreads),
             "customdata": [_deviation(spread) for spread in spreads],
             "line": {"color": colour, "width": 2.5},
             "cliponaxis": False,
@@ -138,7 +138,7 @@ def _bars(
             "orientation": "h",
             "name": _escape(loss.label),
             "legendgroup": str(loss.index),
-            "x": _percent(spread and spread.mean for spread in spreads),
+            "x": _in_percent(spread and spread.mean for spread in spreads),
             "y": places,
             "customdata": [[_escape(n), _deviation(s)] for n, s in zip(names, spreads, strict=True)],
             "marker": {"color": loss_colour(loss.index)},
@@ -147,7 +147,7 @@ def _bars(
         if any(deviation is not None for deviation in deviations):
             trace["error_x"] = {
                 "type": "data",
-                "array": _percent(deviations),
+                "array": _in_percent(deviations),
                 "color": "var(--ink)",
                 "thickness": 1,
                 "width": 2,
@@ -181,7 +181,7 @@ def _start_ticks(
         "mode": "markers",
         "name": BEFORE,
         "legendgroup": BEFORE,
-        "x": _percent(spread and spread.mean for spread in spreads),
+        "x": _in_percent(spread and spread.mean for spread in spreads),
         "y": places,
         "customdata": [_escape(name) for name in names],
         "hovertemplate": "<b>%{customdata}</b><br>before: %{x:.1f} %<extra></extra>",
@@ -232,7 +232,7 @@ def _layout(title: str, height: int) -> Figure:
     }
 
 
-def _percent(values: Any) -> list[float | None]:
+def _in_percent(values: Any) -> list[float | None]:
     return [None if value is None else round(100 * value, 3) for value in values]
 
 

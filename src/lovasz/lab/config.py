@@ -20,6 +20,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LOGGERS = ("csv", "tensorboard", "none")
 SAMPLERS = ("shuffle", "equibatch")
 KEPT = ("last", "best")
+MOST_SEED = 2**32 - 1  # as NumPy's and Lightning's generators take it
 MAY_DIFFER = ("out", "num_workers", "logger")  # fields that leave the resulting weights alone
 
 
@@ -89,7 +90,7 @@ class RunConfig:
         _check_text("loss", self.loss)
         _check_int("epochs", self.epochs, 1)
         _check_int("batch_size", self.batch_size, 1)
-        _check_int("seed", self.seed, 0)
+        _check_int("seed", self.seed, 0, MOST_SEED)
         _check_int("data_seed", self.data_seed, 0)
         _check_int("pretrain_epochs", self.pretrain_epochs, 0)
         _check_int("validate_every", self.validate_every, 0)
@@ -196,7 +197,7 @@ class ComparisonConfig:
         for loss in self.losses:
             _check_text("losses", loss)
         for seed in self.seeds:
-            _check_int("seeds", seed, 0)
+            _check_int("seeds", seed, 0, MOST_SEED)
         if len(set(self.seeds)) != len(self.seeds):
             raise LabError(f"seeds: got {list(self.seeds)}, in which a seed stands twice; name each once.")
         _check_text("out", self.out)
@@ -238,9 +239,11 @@ def _check_text(name: str, value: object) -> None:
         raise LabError(f"{name}: got {value!r}, expected a non-empty text.")
 
 
-def _check_int(name: str, value: object, least: int) -> None:
+def _check_int(name: str, value: object, least: int, most: int | None = None) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise LabError(f"{name}: got {value!r}, expected a whole number of at least {least}.")
+    if most is not None and value > most:
+        raise LabError(f"{name}: got {value!r}, expected at most {most}.")
 
 
 def _check_number(name: str, value: object, *, above: float | None = None, least: float | None = None) -> None:

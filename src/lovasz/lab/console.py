@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shlex
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
@@ -21,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lovasz.lab.errors import LabError
-from lovasz.lab.summary import start_spread
+from lovasz.lab.summary import Spread, best_cells, losses_of, start_spread
 
 if TYPE_CHECKING:
     from lovasz.lab.config import RunConfig
@@ -70,13 +69,13 @@ def print_error(message: str) -> None:
     console.print(Text.assemble(("Error: ", "bold red"), (message, "red")), highlight=False)
 
 
-def print_interrupted(arguments: Sequence[str] | None = None) -> None:
+def print_interrupted() -> None:
     """Says how to go on: the same command with `--resume`, where the command can resume."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:]
     console = Console(stderr=True, soft_wrap=True)
     if _can_resume(arguments):
         if "--resume" not in arguments:
-            arguments.append("--resume")
+            arguments = [*arguments, "--resume"]
         command = shlex.join(["lovasz", *arguments])
         console.print(Text(f"Interrupted. To go on from the last checkpoint:\n    {command}"), highlight=False)
     else:
@@ -135,9 +134,9 @@ def print_table(console: Console, title: str, table: Table) -> None:
     console.print()
 
 
-def print_scores(scores: Mapping[str, Any], title: str, console: Console | None = None) -> None:
+def print_scores(scores: Mapping[str, Any], title: str) -> None:
     """The totals, then the IoU of each class, from the JSON form of `Scores` (fractions in [0, 1])."""
-    console = console or Console()
+    console = Console()
     totals, classes = new_table("score"), new_table("class")
     for table in (totals, classes):
         table.add_column("%", justify="right", no_wrap=True)
@@ -161,12 +160,10 @@ def print_comparison(comparison: Mapping[str, Any], report: Path) -> None:
 def print_predictions(done: Predictions) -> None:
     """Where the files are and which files have none. Raises LabError naming the images that could not be read."""
     console = Console(soft_wrap=True)
-    overlays = f" and {len(done.overlays)} overlays" if done.overlays else ""
-    console.print(Text(f"{len(done.masks)} masks{overlays} in {done.out}"), highlight=False)
+    overlays = f" and {_count(done.overlays, 'overlay')}" if done.overlays else ""
+    console.print(Text(f"{_count(done.masks, 'mask')}{overlays} in {done.out}"), highlight=False)
     if done.stale:
-        words = (
-            f"{len(done.stale)} overlays there, such as {done.stale[0]}, are of an earlier call and not of these masks."
-        )
+        words = f"Of an earlier call, and not of this one: {_first_of(done.stale, whole=True)}"
         console.print(Text(words), highlight=False)
     if done.other_files:
         console.print(Text(f"Left out, no images by their ending: {_first_of(done.other_files)}"), highlight=False)
@@ -176,8 +173,13 @@ def print_predictions(done: Predictions) -> None:
         raise LabError(f"{many} no mask, because the file could not be read:\n{reasons}")
 
 
-def _first_of(paths: Sequence[Path], shown: int = 3) -> str:
-    names = ", ".join(path.name for path in paths[:shown])
+def _count(things: Sequence[object], name: str) -> str:
+    return f"1 {name}" if len(things) == 1 else f"{len(things)} {name}s"
+
+
+def _first_of(paths: Sequence[Path], *, whole: bool = False) -> str:
+    shown = 3
+    names = ", ".join(str(path) if whole else path.name for path in paths[:shown])
     return names + (f" and {len(paths) - shown} more" if len(paths) > shown else "")
 
 
@@ -200,38 +202,25 @@ def comparison_table(comparison: Mapping[str, Any], width: int = 120) -> Table:
     if width >= 60:
         table.add_column("s/step", justify="right")
 
-    rows: list[tuple[str, int, list[tuple[float | None, float | None]], str]] = []
+    losses = losses_of(dict(comparison))
     start = [start_spread(comparison, split, itemgetter(key)) for split, key, _ in columns]
+    scores = [[loss.score(split, key) for loss in losses] for split, key, _ in columns]  # by column, then by loss
+    best = [best_cells([spread and 100 * spread.mean for spread in column], 1) for column in scores]
+
+    def add(name: str, runs: str, texts: list[Text], speed: str) -> None:
+        table.add_row(*([Text(name), runs, *texts, speed] if width >= 60 else [Text(name), *texts]))
+
     if any(start):
-        rows.append(("(start)", 0, [(s.mean, s.deviation) if s else (None, None) for s in start], ""))
-    for loss in comparison["losses"]:
-        runs = [run for run in comparison["runs"] if run["loss"] == loss]
-        cells = [_mean_and_spread([_score(run["scores"], split, key) for run in runs]) for split, key, _ in columns]
-        times = [run["seconds_per_step"] for run in runs if run["seconds_per_step"] is not None]
-        speed = f"{statistics.fmean(times):.2f}" if times else "-"
-        rows.append((loss, len(runs), cells, speed))
-    best = [
-        max((cells[column][0] or 0.0 for _, seeds, cells, _ in rows if seeds), default=0.0)
-        for column in range(len(columns))
-    ]
-    shown = [[percent(cells[column][0]) for _, seeds, cells, _ in rows if seeds] for column in range(len(columns))]
-    differ = [len(texts) < 2 or len(set(texts)) > 1 for texts in shown]
-    for loss, seeds, cells, speed in rows:
+        add("(start)", "", [Text(_spread(spread)) for spread in start], "")
+    for row, loss in enumerate(losses):
         texts = [
-            Text(percent(*cell), style="bold green" if seeds and cell[0] == best[column] and differ[column] else "")
-            for column, cell in enumerate(cells)
+            Text(_spread(column[row]), style="bold green" if marks[row] else "")
+            for column, marks in zip(scores, best, strict=True)
         ]
-        row = [Text(loss), str(seeds) if seeds else "", *texts, speed]
-        table.add_row(*(row if width >= 60 else [row[0], *texts]))
+        step = loss.seconds_per_step()
+        add(loss.spec, str(len(loss.runs)), texts, f"{step.mean:.2f}" if step else "-")
     return table
 
 
-def _score(scores: Mapping[str, Any], split: str, key: str) -> float | None:
-    return (scores.get(split) or {}).get(key)
-
-
-def _mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    present = [value for value in values if value is not None]
-    if not present:
-        return None, None
-    return statistics.fmean(present), statistics.stdev(present) if len(present) > 1 else None
+def _spread(spread: Spread | None) -> str:
+    return percent(spread.mean, spread.deviation) if spread else percent(None)

@@ -29,7 +29,7 @@ def expected_iou(probabilities: Tensor, labels: Tensor) -> Tensor:
     return (intersection / union)[union > 0].mean()
 
 
-def decide(probabilities: Tensor, *, rounds: int = MOST_ROUNDS) -> Tensor:
+def decide(probabilities: Tensor) -> Tensor:
     """Labels (P,) with a large `expected_iou`; never less than that of the arg max, from which the search starts.
 
     The gain of a pixel that joins class c is, to first order, (p_c - J_c (1 - p_c)) / U_c, J_c = I_c / U_c. Each round
@@ -50,7 +50,7 @@ def decide(probabilities: Tensor, *, rounds: int = MOST_ROUNDS) -> Tensor:
     p = probabilities.double()
     best = p.argmax(1)
     best_value = expected_iou(p, best)
-    for _ in range(rounds):
+    for _ in range(MOST_ROUNDS):
         intersection, union = _counts(p, best)
         union = union.clamp_min(torch.finfo(torch.float64).tiny)
         gain = (p - intersection / union * (1 - p)) / union

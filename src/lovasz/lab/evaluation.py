@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.distributed as distributed
 from rich.progress import Progress
 from torch import nn
 
-from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
+from lovasz.lab.data import IGNORE_INDEX, Sample, SegmentationDataset
 from lovasz.lab.environment import resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.processes import ALONE, Team
@@ -159,9 +159,9 @@ def _batch_miou(counts: list[torch.Tensor]) -> float | None:
     return _fraction(torch.stack([_mean_iou(batch) for batch in batches]).nanmean())
 
 
-def _batches(dataset: SegmentationDataset, share: range):
+def _batches(dataset: SegmentationDataset, share: range) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
     """Names, images (n, 3, H, W) and masks (n, H, W) of neighbours that have one size, in order."""
-    samples = []
+    samples: list[Sample] = []
     for i in share:
         sample = dataset[i]
         pixels = (len(samples) + 1) * sample.mask.numel()
@@ -173,7 +173,7 @@ def _batches(dataset: SegmentationDataset, share: range):
         yield _stack(samples)
 
 
-def _stack(samples):
+def _stack(samples: list[Sample]) -> tuple[list[str], torch.Tensor, torch.Tensor]:
     return (
         [s.name for s in samples],
         torch.stack([s.image for s in samples]),

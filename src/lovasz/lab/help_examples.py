@@ -1,4 +1,6 @@
-"""The examples below each command's help. Apart from the commands, which they would crowd."""
+"""The examples below each command's help, those of `lovasz paper` aside. Apart from the commands, which they crowd."""
+
+from collections.abc import Mapping, Sequence
 
 EXAMPLES = {
     "lovasz": (
@@ -25,6 +27,6 @@ EXAMPLES = {
 }
 
 
-def help_examples(command: str) -> str:
+def help_examples(command: str, examples: Mapping[str, Sequence[str]] = EXAMPLES) -> str:
     """Below the options of a command's help."""
-    return "\n".join(["[bold]Examples[/bold]", *(f"$ {line}" for line in EXAMPLES[command])])
+    return "\n".join(["[bold]Examples[/bold]", *(f"$ {line}" for line in examples[command])])

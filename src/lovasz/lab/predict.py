@@ -26,6 +26,7 @@ from lovasz.lab.models import load_exported
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.models.weights import describe_export, json_path
 
+WRITTEN = ("masks", "overlays")
 MADE_BY = "lovasz predict"  # in classes.json: the masks beside it are no truth that a person drew
 
 
@@ -37,7 +38,7 @@ class Predictions:
     info: DatasetInfo
     masks: list[Path] = field(default_factory=list)
     overlays: list[Path] = field(default_factory=list)
-    stale: list[Path] = field(default_factory=list)  # overlays that are there and not of these masks
+    stale: list[Path] = field(default_factory=list)  # of an earlier call, where this one wrote none of that name
     unreadable: dict[Path, str] = field(default_factory=dict)
     other_files: list[Path] = field(default_factory=list)
 
@@ -65,12 +66,13 @@ def predict_images(
     Images are read one by one; one that cannot be read is passed over and stands in `unreadable`. size, scales, crf:
     how the network is asked, see `ask_as`; a mask has the size of its image all the same.
     Raises LabError before anything is written when there is no image, when a file to write is there already and
-    `overwrite` is off, or when `out`/masks holds files that no earlier call wrote.
+    `overwrite` is off, when `out`/masks or `out`/classes.json are not of an earlier call, and when masks of one would
+    stay under other classes.
     """
     files, other_files = find_images(images, out)
     root = images if images.is_dir() else images.parent
     names = output_names([path.relative_to(root) for path in files])
-    folders = ("masks", "overlays") if overlays else ("masks",)
+    folders = WRITTEN if overlays else WRITTEN[:1]
     _refuse_masks_of_others(out)
     if not overwrite:
         _refuse_existing([out / folder / name for name in names for folder in folders])
@@ -78,13 +80,14 @@ def predict_images(
     network = ask_as(network, size=size, scales=scales, crf=crf).eval().to(device)
     info = classes_of(description, weights.name)
     result = Predictions(out, info, other_files=other_files)
-    _write_legend(out / "classes.json", info, overwrite)
+    _write_legend(out, info, names)
     task = progress.add_task("predicting", total=len(files), note="") if progress else None
     for path, name in zip(files, names, strict=True):
         try:
             pixels = read_image(path)
         except LabError as error:
             result.unreadable[path] = str(error)
+            result.stale += [file for folder in WRITTEN if (file := out / folder / name).is_file()]
             continue
         finally:
             if progress and task is not None:
@@ -107,7 +110,7 @@ def find_images(images: Path, out: Path) -> tuple[list[Path], list[Path]]:
         return [require_utf8(images)], []  # a person who names one file means it, whatever its ending
     if not images.is_dir():
         raise LabError(f"{images}: there is no such file or folder; give an image or a folder of images.")
-    found = sorted(files_below(images, skip=out.resolve()))
+    found = sorted(files_below(images, skip={place.resolve() for place in (out, *(out / name for name in WRITTEN))}))
     files = [require_utf8(path) for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise LabError(f"{images}: no image in this folder or below it; expected files such as .jpg, .png or .tif.")
@@ -160,16 +163,24 @@ def _palette_image(labels: np.ndarray, info: DatasetInfo) -> Image.Image:
     return image
 
 
-def _write_legend(path: Path, info: DatasetInfo, overwrite: bool) -> None:
-    """Further images may join those of an earlier call, but not under a legend of other classes."""
-    legend = {"classes": list(info.classes), "palette_rgb": [list(colour) for colour in info.palette]}
+def _write_legend(out: Path, info: DatasetInfo, names: Sequence[Path]) -> None:
+    """Further images may join those of an earlier call, but none may stay under a legend of other classes.
+
+    names: of the masks that are to be written, over others where these are there.
+    """
+    legend: dict[str, Any] = {"classes": list(info.classes), "palette_rgb": [list(colour) for colour in info.palette]}
     legend["made_by"] = MADE_BY
-    if path.exists() and not overwrite:
-        if read_json(path) != legend:
+    path, masks = out / "classes.json", out / "masks"
+    before = read_json(path) if path.exists() else legend
+    if not isinstance(before, dict) or before.get("made_by") != MADE_BY:
+        raise LabError(f"{path}: is not from {MADE_BY}, and would be lost; choose another --out.")
+    if before != legend:
+        others = sorted({file.relative_to(masks) for file in files_below(masks)} - set(names)) if masks.is_dir() else []
+        if others:
             raise LabError(
-                f"{path}: lists other classes than these weights have; choose another --out, or --overwrite."
+                f"{path}: lists other classes than these weights have, and {masks / others[0]} is of those; choose "
+                "another --out."
             )
-        return
     write_json(path, legend)
 
 
@@ -194,6 +205,11 @@ def _save(image: Image.Image, path: Path) -> Path:
     """Write a PNG so that an interruption leaves no half file under the final name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.partial")  # short: the file's own name may be as long as is allowed
-    image.save(partial, format="PNG")
-    partial.replace(path)
+    try:
+        image.save(partial, format="PNG")
+        partial.replace(path)
+    except OSError as error:  # a full disk
+        partial.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
     return path

@@ -114,7 +114,9 @@ def losses_of(comparison: dict[str, Any]) -> list[Loss]:
 def label_of(spec: str) -> str:
     """A loss spec in words: "cross_entropy+0.5*lovasz_softmax" → "cross-entropy + 0.5 × Lovász-Softmax"."""
     text = re.sub(r"[A-Za-z_][A-Za-z_0-9]*", lambda match: _LOSS_NAMES.get(match[0], match[0]), spec)
-    text = re.sub(r">\s*(0?\.\d+)\s*>([^>]*)", lambda match: f">{match[2].strip()} (from {_percent(match[1])})", text)
+    text = re.sub(
+        r">\s*(0?\.\d+)\s*>([^>]*)", lambda match: f">{match[2].strip()} (from {_percent_of(match[1])})", text
+    )
     return re.sub(r"\s*([+*>])\s*", lambda match: {"+": " + ", "*": " × ", ">": " → "}[match[1]], text)
 
 
@@ -288,5 +290,5 @@ def _capital(label: str) -> str:
     return label[:1].upper() + label[1:]
 
 
-def _percent(fraction: str) -> str:
+def _percent_of(fraction: str) -> str:
     return f"{100 * float(fraction):g} %"

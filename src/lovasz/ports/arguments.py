@@ -7,17 +7,14 @@ know them yet; what cannot be known is not refused.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-Shape = tuple[int | None, ...]
+from lovasz.choices import ACTIVATIONS, METHODS, plain_classes, require_choice
 
-METHODS = ("binned", "exact")
-ACTIVATIONS = ("relu", "elu")
+Shape = tuple[int | None, ...]
 
 # Interpolated probabilities leave [0, 1] by a rounding or two: eight units in the last place of each dtype.
 SLACK = {"bfloat16": 2.0**-4, "float16": 2.0**-7, "float32": 2.0**-20, "float64": 2.0**-49}
@@ -38,12 +35,6 @@ def require_labels(name: str, dtype: str) -> None:
     """Raise TypeError unless the dtype holds integers or booleans."""
     if not dtype.startswith(("int", "uint", "bool")):
         raise TypeError(f"{name} must hold integer labels, got {dtype}; cast it to int32")
-
-
-def require_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def require_flags(**flags: Any) -> None:
@@ -159,34 +150,6 @@ def refuse_flat(input: Shape, per_image: bool) -> None:
         raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {input}")
 
 
-def plain_classes(classes: str | Sequence[int]) -> str | tuple[int, ...]:
-    """``classes`` as "present", "all" or a tuple of different ints, checked without knowing how many there are."""
-    if isinstance(classes, str):
-        if classes not in ("present", "all"):
-            raise ValueError(f'classes must be "present", "all" or a list of class indices, got {classes!r}')
-        return classes
-    try:
-        chosen = tuple(operator.index(c) for c in classes)
-    except (TypeError, ValueError):
-        raise TypeError(f'classes must be "present", "all" or a list of class indices, got {classes!r}') from None
-    if not chosen:
-        raise ValueError("classes is an empty list; name at least one class")
-    if len(set(chosen)) != len(chosen):
-        raise ValueError(f"classes names a class twice: {list(chosen)}")
-    return chosen
-
-
-def resolve_classes(classes: str | Sequence[int], num_classes: int) -> tuple[bool, tuple[int, ...] | None]:
-    """Turn ``classes`` into (only those present, chosen indices or None for every class)."""
-    chosen = plain_classes(classes)
-    if isinstance(chosen, str):
-        return chosen == "present", None
-    for c in chosen:
-        if not 0 <= c < num_classes:
-            raise ValueError(f"classes names class {c}, but input has {num_classes} classes (0 to {num_classes - 1})")
-    return False, chosen
-
-
 def plain_options(void_name: str, options: dict[str, Any]) -> dict[str, Any]:
     """A loss's options when it is built, before any array is seen: checked, and as Python's own numbers and lists."""
     plain = dict(options)
@@ -200,11 +163,21 @@ def plain_options(void_name: str, options: dict[str, Any]) -> dict[str, Any]:
     if "classes" in options:
         chosen = plain_classes(options["classes"])
         plain["classes"] = chosen if isinstance(chosen, str) else list(chosen)
+    if options.get("weight") is not None:
+        plain["weight"] = list(plain_weight(options["weight"]) or ())
     return plain
 
 
 def resolve_weight(weight: Any, num_classes: int) -> tuple[float, ...] | None:
     """Class weights as Python numbers: they are a setting of the loss, not something traced."""
+    values = plain_weight(weight)
+    if values is not None and len(values) != num_classes:
+        raise ValueError(f"weight must have shape ({num_classes},), one weight per class, got ({len(values)},)")
+    return values
+
+
+def plain_weight(weight: Any) -> tuple[float, ...] | None:
+    """Class weights as Python numbers, checked without knowing how many classes there are."""
     if weight is None:
         return None
     listed = weight
@@ -216,9 +189,9 @@ def resolve_weight(weight: Any, num_classes: int) -> tuple[float, ...] | None:
             raise TypeError
         values = tuple(float(w) for w in listed)
     except (TypeError, ValueError):
-        raise TypeError(f"weight must be {num_classes} numbers that are known while tracing, got {weight!r}") from None
-    if len(values) != num_classes:
-        raise ValueError(f"weight must have shape ({num_classes},), one weight per class, got ({len(values)},)")
+        raise TypeError(
+            f"weight must be a list of numbers, one per class, that are known while tracing, got {weight!r}"
+        ) from None
     if not all(math.isfinite(w) and w >= 0 for w in values):
         raise ValueError(f"weight must be finite and not negative, got {list(values)}")
     return values
@@ -227,7 +200,8 @@ def resolve_weight(weight: Any, num_classes: int) -> tuple[float, ...] | None:
 def label_message(num_classes: int, void: str) -> str:
     """The message for a label beyond the classes."""
     what = "0 or 1" if num_classes == 2 else f"0 to {num_classes - 1}"
+    foreground = "; where it is a way to write the foreground give target > 0" if num_classes == 2 else ""
     return (
         f"target holds a label beyond its {num_classes} classes (labels {what}); "
-        f"if it marks void pixels pass it as {void}"
+        f"if it marks void pixels pass it as {void}{foreground}"
     )

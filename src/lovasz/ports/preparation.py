@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lovasz.choices import ACTIVATIONS, METHODS, SMALL, require_choice, resolve_classes
 from lovasz.ports import arguments
 from lovasz.ports.arrays import Arrays
 from lovasz.ports.losses import Problem
-
-# Up to this many errors (pixels times classes) a sort is as quick as bins, and it is exact.
-SMALL = 16384
 
 Prepared = tuple[Any, Any, Problem]
 
@@ -35,7 +33,7 @@ def softmax(
     shape = arrays.static_shape(input)
     place = arguments.check_multiclass_shapes(shape, arrays.static_shape(target), axis, per_image)
     channels = shape[place] or 0
-    only_present, chosen = arguments.resolve_classes(classes, channels)
+    only_present, chosen = resolve_classes(classes, channels)
     weight = arguments.resolve_weight(weight, channels)
     _check_labels(arrays, target, channels, void, void_name)
     sizes = arrays.shape(input)
@@ -70,7 +68,7 @@ def hinge(
     void_name: str = "ignore_index",
 ) -> Prepared:
     """The arguments of a Lovász hinge loss as (N, S, 1) scores and masks, and the problem."""
-    arguments.require_choice("activation", activation, arguments.ACTIVATIONS)
+    require_choice("activation", activation, ACTIVATIONS)
     void = arguments.void_label(void_name, void)
     input, target = _arrays(arrays, input, target, method, per_image=per_image)
     input, target, shape = _binary(arrays, input, target, axis, per_image, void)
@@ -103,7 +101,7 @@ def sigmoid(
         shape = arrays.static_shape(input)
         place = arguments.check_multilabel_shapes(shape, arrays.static_shape(target), axis, per_image)
         channels = shape[place] or 0
-        only_present, chosen = arguments.resolve_classes(classes, channels)
+        only_present, chosen = resolve_classes(classes, channels)
         weight = arguments.resolve_weight(weight, channels)
         target = _where_sizes_agree(arrays, target, arrays.shape(input), void)
         images = 1 if len(shape) == 2 else arrays.shape(input)[0]
@@ -130,7 +128,7 @@ def sigmoid(
 
 def _arrays(arrays: Arrays, input: Any, target: Any, method: str, **flags: bool) -> tuple[Any, Any]:
     """Both as arrays of the framework: scores of a floating dtype, labels of int32 or int64."""
-    arguments.require_choice("method", method, arguments.METHODS)
+    require_choice("method", method, METHODS)
     arguments.require_flags(**flags)
     input, target = arrays.array(input), arrays.array(target)
     arguments.require_float("input", arrays.dtype(input))

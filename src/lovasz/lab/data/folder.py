@@ -3,6 +3,7 @@ masks mean is found in classes.py."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,10 +173,11 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 def tree(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Files by relative path without ending, sorted. Hidden ones are left out. Raises LabError for a stem with two,
-    and for a name that is not UTF-8."""
+    and for a name that is not UTF-8. Of the ways to write é, in one character or in two, the stem has the first:
+    files that came from a Mac may have the other."""
     found: dict[str, Path] = {}
     for path in sorted(path for path in files_below(folder) if path.suffix.lower() in suffixes):
-        stem = require_utf8(path).relative_to(folder).with_suffix("").as_posix()
+        stem = unicodedata.normalize("NFC", require_utf8(path).relative_to(folder).with_suffix("").as_posix())
         if stem in found:
             raise LabError(f"{found[stem]} and {path}: two files of one name; keep one.")
         found[stem] = path

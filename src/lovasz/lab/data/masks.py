@@ -64,8 +64,11 @@ def image_size(path: Path) -> tuple[int, int]:
     """(height, width) that `read_image` gives, from the file's head, which must have at most 8 bits a channel."""
     with _opened(path, "image") as image:
         _refuse_deep(image, path)
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        if image.format == "TIFF" and orientation != 1:  # which versions of Pillow turn when the file is opened differs
+            upright = ImageOps.exif_transpose(image)
+            return upright.height, upright.width
+        return (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
 
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -75,6 +78,7 @@ def mask_size(path: Path) -> tuple[int, int]:
     """(height, width) that `read_mask` gives, from the file's head, which must be of a lossless picture."""
     with _opened(path, "mask") as image:
         _refuse_lossy(image, path)
+        _refuse_turned(image, path)
         return image.height, image.width
 
 
@@ -86,6 +90,7 @@ def read_mask(path: Path) -> RawMask:
     """
     with _opened(path, "mask") as image:
         _refuse_lossy(image, path)
+        _refuse_turned(image, path)
         palette, stored = None, _stored_mode(image)
         if _cut_to_eight_bits(image):
             raise LabError(
@@ -129,6 +134,13 @@ def _refuse_lossy(image: Image.Image, path: Path) -> None:
             f"{path}: a {_kind(image)} mask. Its compression changes labels along every edge; expected a lossless "
             "file. Save masks as PNG."
         )
+
+
+def _refuse_turned(image: Image.Image, path: Path) -> None:
+    """Pillow turns a TIFF when it loads it; whether its labels are meant turned, as its image is, nobody has said."""
+    orientation = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+    if orientation != 1:
+        raise LabError(f"{path}: a TIFF mask with the orientation {orientation}; save it upright, without this tag.")
 
 
 def _decoding(image: Image.Image) -> tuple[Any, ...]:
@@ -179,7 +191,8 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            # By a file: of a path Pillow may map the memory, and mixes up the sides of a TIFF that is turned.
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 # A phone's JPEG may carry a preview as a second frame (MPO); anything else with several is unclear.
                 frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
                 if frames > 1:
@@ -190,10 +203,12 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise LabError(
             f"{path}: the {what} has more than {Image.MAX_IMAGE_PIXELS} pixels, which may be an attack by a small file "
-            "that unpacks to fill the memory. Cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+            "that unpacks to fill the memory. Cut it into parts."
         ) from error
     except FileNotFoundError as error:
         raise LabError(f"{path}: there is no such {what} file.") from error
+    except PermissionError as error:
+        raise LabError(f"{path}: the {what} may not be read ({error.strerror}). Allow it to be read.") from error
     except Exception as error:  # decoders raise nearly everything on damaged bytes
         raise LabError(
             f"{path}: the {what} cannot be read ({error or type(error).__name__}). "

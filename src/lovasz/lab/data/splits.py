@@ -6,6 +6,7 @@ Apart from the folders, because several layouts share the list files and none ca
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def read_list_files(files: Mapping[str, Path], stems: Collection[str], images: P
         for number, line in enumerate(_lines(path), 1):
             if not line.strip():
                 continue
-            stem = _find(line.strip(), known, by_name)
+            stem = _find(unicodedata.normalize("NFC", line.strip()), known, by_name)
             if stem is None:
                 raise LabError(f"{path}, line {number}: {line.strip()!r}, but {images} has no image of this name.")
             here = f"{path}, line {number}"

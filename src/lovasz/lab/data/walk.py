@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lovasz.lab.errors import LabError
 
 
-def files_below(folder: Path, skip: Path | None = None) -> Iterator[Path]:
-    """All files at any depth, in no order; skip: the real path of a folder below to leave out."""
-    for place, folders, files in os.walk(folder, followlinks=True):
+def files_below(folder: Path, skip: Collection[Path] = ()) -> Iterator[Path]:
+    """All files at any depth, in no order; skip: the real paths of folders below to leave out.
+
+    Raises LabError for a folder that cannot be read, whose files would else be missing in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise LabError(
+            f"{error.filename}: the folder cannot be read ({error.strerror}). Allow it, or move it elsewhere."
+        ) from error
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(place)
         above = {(folder / parent).resolve() for parent in (here / "x").relative_to(folder).parents}
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".") and (real := (here / name).resolve()) != skip and real not in above
+            if not name.startswith(".") and (real := (here / name).resolve()) not in skip and real not in above
         ]
         yield from (here / name for name in files if not name.startswith("."))
 

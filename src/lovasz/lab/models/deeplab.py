@@ -17,6 +17,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.images import require_image
 from lovasz.lab.progress import say
 
 BLOCKS = (3, 4, 23, 3)  # ResNet-101
@@ -122,10 +123,7 @@ class DeepLabV2(nn.Module):
 
     def coarse(self, image: Tensor) -> Tensor:
         """Logits (N, C, h, w) at an eighth of the size: side s gives 41 for s = 321, in general about s / 8 + 1."""
-        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 1:
-            raise LabError(f"image has shape {tuple(image.shape)}; expected (N, 3, H, W), RGB.")
-        if not image.is_floating_point():
-            raise LabError(f"image is {image.dtype}; expected floating RGB in [0, 1]: divide 8-bit values by 255.")
+        require_image(image)
         maps = (image - self.input_mean) / self.input_std
         maps = self.pool(self.bn1(self.conv1(maps)).relu())
         for i in range(1, 5):

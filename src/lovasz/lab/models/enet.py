@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.images import require_image
 from lovasz.lab.models.prelu import PReLU
 
 INITIAL_CHANNELS = 16
@@ -286,10 +287,7 @@ class ENet(nn.Module):
                 nn.init.constant_(module.weight, 0.25)
 
     def forward(self, image: Tensor) -> Tensor:
-        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 1:
-            raise LabError(f"image has shape {tuple(image.shape)}; expected (N, 3, H, W), RGB.")
-        if not image.is_floating_point():
-            raise LabError(f"image is {image.dtype}; expected floating RGB in [0, 1]: divide 8-bit values by 255.")
+        require_image(image)
         height, width = image.shape[2:]
         maps = (image - self.input_mean) / self.input_std
         if height % DIVISOR or width % DIVISOR:

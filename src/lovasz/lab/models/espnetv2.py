@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.images import require_image
 from lovasz.lab.models.prelu import PReLU
 
 CHANNELS = (32, 128, 256, 512)  # of the four levels, at 1/2, 1/4, 1/8 and 1/16 of the size
@@ -175,10 +176,7 @@ class ESPNetV2(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 1:
-            raise LabError(f"image has shape {tuple(image.shape)}; expected (N, 3, H, W), RGB.")
-        if not image.is_floating_point():
-            raise LabError(f"image is {image.dtype}; expected floating RGB in [0, 1]: divide 8-bit values by 255.")
+        require_image(image)
         height, width = image.shape[2:]
         image = (image - self.input_mean) / self.input_std
         if height % DIVISOR or width % DIVISOR:

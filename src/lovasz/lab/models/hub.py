@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.images import require_image
 from lovasz.lab.models.layouts import Layout
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -101,8 +102,7 @@ class ForeignNetwork(nn.Module):
         self.size = _one_size(architecture)
 
     def forward(self, image: Tensor) -> Tensor:
-        if image.ndim != 4 or image.shape[1] != 3 or min(image.shape[2:]) < 1:
-            raise LabError(f"image has shape {tuple(image.shape)}; expected (N, 3, H, W), RGB.")
+        require_image(image)
         height, width = image.shape[2:]
         maps = (image - self.input_mean) / self.input_std
         if self.flipped:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lovasz.lab.models.images import require_image
+
 STEPS = 3  # halvings of the resolution
 
 
@@ -48,6 +50,7 @@ class UNet(nn.Module):
         self.classifier = nn.ConvTranspose2d(width, num_classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
+        require_image(image)
         height, width = image.shape[-2:]
         multiple = 2**STEPS
         maps = (image - self.input_mean) / self.input_std

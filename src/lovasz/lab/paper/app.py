@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.help_examples import help_examples
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ paper_app = typer.Typer(
 
 def examples(command: str) -> str:
     """Below the options of a command's help."""
-    return "\n".join(["[bold]Examples[/bold]", *(f"$ {line}" for line in EXAMPLES[command])])
+    return help_examples(command, EXAMPLES)
 
 
 Out = Annotated[

@@ -239,7 +239,9 @@ class _Class:
         config = setting.run("cross_entropy", rate, str(self.device))
         config = config.replace(epochs=setting.pretrain_epochs, freeze_batch_norm=False)  # there is nothing to keep yet
         self._fit(config, network, self.folder / "pretraining", f"{self.name}, pretraining", validate=None)
-        torch.save(network.cpu().state_dict(), kept)
+        partial = kept.with_name(kept.name + ".partial")  # a kill leaves the whole file or none
+        torch.save(network.cpu().state_dict(), partial)
+        partial.replace(kept)
         return network
 
     def trained(self, loss: str, rate: float) -> dict[str, Any]:

@@ -235,7 +235,7 @@ class _Grid:
         self._add(entry_of(read_json(folder / "run.json"), config, name))
         self.folders[_key(_flat(config))] = folder
         self.experiment.keep()
-        self.write()  # a grid takes days: what is there can be looked at
+        self.write(last=False)  # a grid takes days: what is there can be looked at
 
     def _folder(self, config: RunConfig) -> Path:
         """Of one run; with its epochs where an earlier run of another length came from a folder of the same name."""
@@ -253,13 +253,14 @@ class _Grid:
         """Whether the entry of one run is there."""
         return any(_key(entry) == _key(_flat(config)) for entry in self.entries)
 
-    def write(self) -> Path:
+    def write(self, *, last: bool = True) -> Path:
         chosen = choose(self.entries, self.setting)
         scores = {"start": self.start, "chosen": chosen, "runs": self.entries, "cityscapes": self.cityscapes}
         scores["complete"] = self.complete
         name = "paper-figure-9.png"
         table4.draw(self.pyplot, scores, self.experiment.folder / name)
-        return self.experiment.finish(scores, {name: table4.CAPTION}, device=resolve_device(self.setting.device))
+        device = resolve_device(self.setting.device)
+        return self.experiment.finish(scores, {name: table4.CAPTION}, device=device, last=last)
 
     def _add(self, entry: dict[str, Any]) -> None:
         if all(_key(entry) != _key(one) for one in self.entries):

@@ -50,8 +50,8 @@ def write_page(results: Path, path: Path, failed: list[str] | None = None) -> Pa
     if len(parts) == 1:
         wanted = ", ".join(f"{name}/{RESULT}" for name in SECTIONS)
         raise LabError(f"{results}: no results here; expected {wanted}. Run `lovasz paper surfaces` first.")
-    table4 = any("Table 4: " in part for part in parts)
-    parts[0] = _HEAD.format(table4="" if table4 else "Table 4 itself, which needs Cityscapes. ")
+    has_table_4 = any("Table 4: " in part for part in parts)
+    parts[0] = _HEAD.format(no_table_4="" if has_table_4 else "Table 4 itself, which needs Cityscapes. ")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(parts), encoding="utf-8")
     return path
@@ -132,7 +132,7 @@ page from a folder of experiments, or again from these copies with `--results do
 
 What is not here: the paper's own numbers where its column is empty. Of its Tables 1 to 4 only the two scores that
 public leaderboards repeat (79.0 % on Pascal VOC's test set, 63.06 % on Cityscapes') could be looked up.
-{table4}Figure 5, which is not reproduced. Figures 7 and 8, crops of images that may not be handed on:
+{no_table_4}Figure 5, which is not reproduced. Figures 7 and 8, crops of images that may not be handed on:
 `lovasz paper multiclass` and `finetune` draw them into their folders.
 """
 

@@ -110,10 +110,15 @@ class Experiment:
         write_json(self.folder / STATE, document | {"state": self.state})
 
     def finish(
-        self, scores: Mapping[str, Any], pictures: Mapping[str, str], *, device: torch.device | None = None
+        self,
+        scores: Mapping[str, Any],
+        pictures: Mapping[str, str],
+        *,
+        device: torch.device | None = None,
+        last: bool = True,
     ) -> Path:
         """Write result.json and return its path. pictures: file name in the folder to its caption; device: that of the
-        computation, None: the CPU."""
+        computation, None: the CPU; last: False where more will follow, so that others are still kept out."""
         self.keep()
         path = self.folder / RESULT
         document = {
@@ -126,7 +131,8 @@ class Experiment:
             "pictures": dict(pictures),
         }
         write_json(path, document)
-        release(self.folder)
+        if last:
+            release(self.folder)
         return path
 
 
