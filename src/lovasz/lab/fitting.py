@@ -7,7 +7,6 @@ and resumed goes through the same numbers as one that was not.
 from __future__ import annotations
 
 import logging
-import os
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.progress import Progress
@@ -27,10 +26,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from lovasz.lab.budget import budget
+from lovasz.lab.checkpoints import DirectCheckpoints, LastCheckpoint
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import TrainingView
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores
+from lovasz.lab.interrupts import Interrupts, leave_to_the_main_process
 from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import say
@@ -85,11 +86,13 @@ def fit(
         sampler=order,
         drop_last=True,
         num_workers=config.num_workers,
+        worker_init_fn=leave_to_the_main_process,
         collate_fn=_stack,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(config.seed),
     )
-    lines = ProgressLines(progress, description)
+    interrupts = Interrupts()
+    lines = ProgressLines(progress, description, interrupts)
     task = SegmentationTask(config, model, loss, len(loader) * config.epochs, validate, lines.epoch_done, team)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     start = checkpoint if resume and checkpoint.is_file() else None
@@ -112,7 +115,8 @@ def fit(
         )
         model.train()
         try:
-            trainer.fit(task, loader, ckpt_path=start, weights_only=True)
+            with interrupts.heard():
+                trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         except SIGTERMException:  # asked to stop by the system: the same to the caller as Ctrl-C
             raise KeyboardInterrupt from None
         except ValueError as error:
@@ -147,12 +151,13 @@ def fit(
 def _placement(device: torch.device, team: Team) -> dict[str, Any]:
     """Lightning's words for the devices."""
     if team.size == 1:
-        return {"devices": [device.index or 0] if device.type == "cuda" else 1}
+        devices = [device.index or 0] if device.type == "cuda" else 1
+        return {"devices": devices, "plugins": [DirectCheckpoints()]}
     return {
         "devices": team.local_size,
         "num_nodes": team.size // team.local_size,
         "strategy": "ddp",
-        "plugins": [_Environment(team)],
+        "plugins": [_Environment(team), DirectCheckpoints()],
     }
 
 
@@ -223,26 +228,11 @@ class EpochOrder(Sampler[int | tuple[int, int]]):
         return self.length // self.team.size
 
 
-class LastCheckpoint(Checkpoint):
-    """Keeps one checkpoint, of the last finished epoch: written beside, then renamed, so a kill leaves a whole one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: ARG002
-        """Runs after the module's own hook, so the epoch's history is in it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        trainer.save_checkpoint(partial)  # by all processes; the first one writes
-        if trainer.is_global_zero:
-            os.replace(partial, self.path)
-
-
 class ProgressLines(Callback):
     """A bar with loss, learning rate and validation mIoU; one line per epoch that stays."""
 
-    def __init__(self, progress: Progress | None, description: str) -> None:
-        self.progress, self.description = progress, description
+    def __init__(self, progress: Progress | None, description: str, interrupts: Interrupts) -> None:
+        self.progress, self.description, self.interrupts = progress, description, interrupts
         self.bar: Any = None
         self.note = ""
 
@@ -260,7 +250,8 @@ class ProgressLines(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Moves the bar."""
+        """Moves the bar; stops where Ctrl-C came and was lost."""
+        self.interrupts.check()
         if self.progress is not None:
             note = f"loss {float(outputs['loss']):.4f} lr {pl_module.learning_rate:.1e}{self.note}"
             self.progress.update(self.bar, completed=trainer.global_step, note=note)
