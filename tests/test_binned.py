@@ -3,7 +3,9 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from losses import CASES, Case, assert_near_exact, value_and_gradient
@@ -219,6 +221,55 @@ def test_more_classes_than_the_tables_hold_are_refused_with_the_remedy() -> None
     with pytest.raises(ValueError, match="72400 classes, too many for the CPU kernel: use method='exact'"):
         lovasz_softmax(scores, target, impl="numba")
     assert 0.99 < float(lovasz_softmax(scores, target, method="exact")) < 1
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
+def test_bins_beyond_what_an_entry_of_the_tables_holds_are_not_dealt() -> None:
+    from lovasz.kernels.cpu import tables
+
+    sample = np.full((1_200, bins.MIRRORED_CELLS), 1_000)
+    lut = np.empty(sample.shape, np.int32)
+    given = sample, sample, np.full(len(sample), 1e6), 1, 1e6, bins.MOST_BINS, 1
+    used = tables.deal(*given, lut)
+    assert used == -1
+    assert 1 << 24 < tables.deal(*(x[:600] if isinstance(x, np.ndarray) else x for x in given), lut[:600]) < 1 << 26
+
+
+EQUAL = {
+    "hinge, all alike": (lovasz_hinge, lambda: torch.zeros(1, 700, 700), 1),
+    "hinge, all alike, off the edge of a bin": (lovasz_hinge, lambda: torch.full((1, 700, 700), 2.0), 1),
+    "hinge, clamped": (lovasz_hinge, lambda: (3 * torch.randn(1, 724, 724)).clamp(-2, 2), 9),
+    "sigmoid, all alike": (lovasz_sigmoid, lambda: torch.full((1, 700, 700), 0.3), 3),
+    "softmax, all alike": (partial(lovasz_softmax, classes=[1]), lambda: torch.zeros(1, 2, 700, 700), 1),
+    "softmax, of bfloat16": (
+        partial(lovasz_softmax, classes=[1]), lambda: torch.randn(1, 2, 700, 700).bfloat16().float().round(), 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("name", EQUAL)
+def test_equal_errors_of_a_rare_class_have_the_value_of_the_sort(name: str, impl: str) -> None:
+    """Many errors in one bin, and a foreground of so few pixels that the weights change inside it."""
+    loss, draw, foreground = EQUAL[name]
+    torch.manual_seed(0)
+    scores = draw()
+    target = torch.zeros(1, *scores.shape[-2:], dtype=torch.long)
+    target.view(-1)[100 :: target.numel() // foreground - 7][:foreground] = 1
+    assert int(target.sum()) == foreground
+    exact = float(loss(scores.double(), target, method="exact"))
+    assert float(loss(scores, target, impl=impl)) == pytest.approx(exact, rel=2e-5)
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
+@pytest.mark.parametrize("size", [1e39, 1e300])
+def test_an_error_beyond_float32_is_infinite_and_not_cut(size: float) -> None:
+    scores = torch.zeros(1, 200, 200, dtype=torch.float64)
+    scores[0, 0, 0] = -size
+    target = torch.ones(1, 200, 200, dtype=torch.long)
+    assert lovasz_hinge(scores, target, impl="numba").isnan()
+    target[0, 0, 0] = 0  # an error of zero
+    assert float(lovasz_hinge(scores, target, impl="numba")) == pytest.approx(1, rel=1e-3)
 
 
 @pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")

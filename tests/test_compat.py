@@ -337,6 +337,14 @@ def test_an_all_void_image_counts_as_zero_in_the_mean_over_images():
     assert loss.item() == pytest.approx(alone.item() * 2 / 3)
 
 
+@pytest.mark.parametrize("per_image", [False, True])
+def test_images_of_one_pixel_work(per_image):
+    logits, labels = torch.tensor([0.5, -2.0, 3.0]).view(3, 1, 1), torch.tensor([1, 1, 0]).view(3, 1, 1)
+    errors = torch.tensor([0.5, 3.0, 4.0])  # 1 - score * sign
+    # Alone each has the weight 1; together the Jaccard loss of the worst, the two worst, all three is 1/3, 2/3, 1.
+    assert float(compat.lovasz_hinge(logits, labels, per_image=per_image)) == pytest.approx(float(errors.mean()))
+
+
 def test_one_valid_pixel_works():
     probas = torch.tensor([0.2, 0.3, 0.5]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     labels = torch.tensor([[[255, 255], [2, 255]]])

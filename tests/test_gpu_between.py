@@ -94,7 +94,8 @@ def weigh(
     low, high = (error_at(place, mirrored).view(1, classes, 1, size) for place in (begin, end))
     inner, count, sums, weight = (t.view(groups // classes, classes, 2, size) for t in (rise, counts, fractions, mean))
     position = (sums + 0.5 * count) / (1 << bins.FRACTION_BITS)
-    spread = inner * (count - 1).clamp(min=0) / 12
+    middle = (position / count.clamp(min=1)).clamp(0, 1)
+    spread = inner * (count - 1).clamp(min=0) * (middle * (1 - middle)).clamp(max=1 / 12)
     losses = (weight * (count * low + position * (high - low)) + spread * (high - low)).sum((2, 3)).view(groups)
     tail_error = tail_error.expand(groups // classes, classes).reshape(groups, 1)
     return losses + (flat * rest * tail_error).sum(1), offset, rise / (1 << bins.FRACTION_BITS), flat

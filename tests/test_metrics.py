@@ -456,6 +456,25 @@ def test_a_threshold_that_would_not_be_used_is_refused(preds):
         DatasetIoU(2, threshold=0.7).update(preds, ZEROS)
 
 
+@pytest.mark.parametrize("metric_class", [DatasetIoU, ImageIoU])
+def test_states_of_other_settings_are_neither_merged_nor_loaded(metric_class):
+    one, other, same = metric_class(3), metric_class(3, absent="one"), metric_class(3)
+    for metric in (one, other, same):
+        metric.persistent(True)
+        metric.update(ZEROS, ZEROS)
+    with pytest.raises(ValueError, match="state is of a metric with other settings"):
+        one.merge_state(other)
+    with pytest.raises(RuntimeError, match=f"{metric_class.__name__}: the state is of a metric with other settings"):
+        one.load_state_dict(other.state_dict())
+    one.merge_state(same)
+    assert one.compute() == 1
+    fresh = metric_class(3)
+    fresh.persistent(True)
+    fresh.update(ZEROS + 1, ZEROS)
+    fresh.load_state_dict(same.state_dict())
+    assert fresh.compute() == 1
+
+
 def test_numpys_integers_are_counts_and_labels():
     metric = DatasetIoU(np.int64(3), ignore_index=np.uint8(255))
     metric.update(torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 255]]))

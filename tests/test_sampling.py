@@ -319,3 +319,9 @@ def test_a_key_that_is_no_text_is_refused_before_the_pass(tmp_path):
 def test_targets_that_are_no_labels_are_refused():
     with pytest.raises(TypeError, match=r"target of item 0 .* torch\.float32"):
         image_classes([torch.rand(2)], lambda item: item)
+
+
+def test_the_default_device_of_tensors_is_no_matter():
+    expected = list(EquibatchSampler([[0], [1], [0, 1]], num_replicas=1, rank=0))
+    with torch.device("meta"):
+        assert list(EquibatchSampler([[0], [1], [0, 1]], num_replicas=1, rank=0)) == expected

@@ -127,7 +127,8 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
     """
     labels = _shaped(_whole(labels), logits.shape)
     if logits.dim() > 1 and logits.shape == labels.shape:
-        logits, labels = logits.flatten(1), labels.flatten(1)  # volumes too, as the authors' flattening takes them
+        # Volumes too, as the authors' flattening takes them, and images of one pixel.
+        logits, labels = logits.flatten(1).unsqueeze(1), labels.flatten(1).unsqueeze(1)  # (B, 1, S)
     return functional.lovasz_hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore, method="exact")
 
 

@@ -25,6 +25,10 @@ from lovasz.choices import plain_classes
 from lovasz.confusion import confusion_counts
 from lovasz.validation import void_label
 
+OTHER_SETTINGS = (
+    "the state is of a metric with other settings (ignore_index, absent, classes or threshold), so that its counts or "
+    "its mean are of something else; give both metrics the same"
+)
 Absent = Literal["exclude", "one"]
 
 # One image's mean IoU is kept as an integer number of these steps, so that sums do not depend on the order of images.
@@ -52,6 +56,7 @@ class _ConfusionIoU(Metric):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
     _counted: Tensor
+    setting: Tensor
 
     def __init__(
         self,
@@ -100,6 +105,34 @@ class _ConfusionIoU(Metric):
 
     def _add_states(self) -> None:
         raise NotImplementedError
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Add the counts of another metric, which must have the same settings. Raises ValueError where it has not."""
+        if isinstance(incoming_state, dict):
+            theirs = incoming_state.get("setting")
+        else:
+            theirs = getattr(incoming_state, "setting", None)
+        if isinstance(theirs, Tensor) and not torch.equal(theirs.cpu(), self.setting.cpu()):
+            raise ValueError(OTHER_SETTINGS)
+        super().merge_state(incoming_state)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """As torch calls it; what is told here load_state_dict raises as RuntimeError."""
+        kept = state_dict.get(f"{prefix}setting")
+        if isinstance(kept, Tensor) and not torch.equal(kept.cpu(), self.setting.cpu()):
+            error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {OTHER_SETTINGS}")
+            return
+        given = missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *given)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> Metric:  # noqa: ARG002
         """Nothing: the counts are integers whatever the dtype of scores, and results are float64."""

@@ -297,7 +297,7 @@ def _permutation(length: int, *numbers: int) -> list[int]:
         mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
         mixed ^= mixed >> 31
     generator = torch.Generator().manual_seed(mixed >> 1)
-    return torch.randperm(length, generator=generator).tolist()
+    return torch.randperm(length, generator=generator, device="cpu").tolist()
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -58,7 +58,7 @@ def resolve(set_function: str | SetFunction, pixels: int) -> SetFunction | None:
         raise ValueError(f'set_function must be "jaccard", "hamming" or a function of counts, got {set_function!r}')
     if not callable(set_function):
         raise TypeError(f"set_function must be a name or a function of counts, got {type(set_function).__name__}")
-    foreground = torch.arange(3, dtype=torch.float64)
+    foreground = torch.arange(3, dtype=torch.float64, device="cpu")
     at_zero = set_function(torch.zeros_like(foreground), torch.zeros_like(foreground), foreground)
     if not isinstance(at_zero, Tensor) or at_zero.shape != foreground.shape:
         raise TypeError("set_function must return a tensor of the shape of its arguments, elementwise in the counts")
@@ -132,8 +132,8 @@ def find_violation(
 
 def _violation_on(function: SetFunction, foreground: int, background: int, tolerance: float) -> Violation | None:
     missed, alarms = torch.meshgrid(
-        torch.arange(foreground + 1, dtype=torch.float64),
-        torch.arange(background + 1, dtype=torch.float64),
+        torch.arange(foreground + 1, dtype=torch.float64, device="cpu"),
+        torch.arange(background + 1, dtype=torch.float64, device="cpu"),
         indexing="ij",
     )
     values = function(missed, alarms, torch.full_like(missed, foreground))  # (n + 1, b + 1)

@@ -33,6 +33,8 @@ PACKAGES = {  # package: (what for, how to get it)
     "safetensors": ("weights", 'pip install "lovasz[lab]"'),
     "pillow": ("images", 'pip install "lovasz[lab]"'),
 }
+# By the names that impl= takes, as the other tables have them.
+IMPL_OF = {"exact": "torch, sorts", "portable": "torch", "cpu": "numba", "operator": "numba", "gpu": "triton"}
 SMALL, LARGE = (2, 5, 32, 32), (4, 21, 512, 512)
 # Relative. Bins alone make about 1e-3 in the gradient of this small input; a faulty kernel is off by far more.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 5e-3
@@ -117,7 +119,7 @@ def _choices(found: dict[str, str]) -> Iterator[tuple[str, str, str]]:
         here = "" if any(name.startswith(device) for name in found) else " (none here)"
         for size, shape in (("small", SMALL), ("large", LARGE)):
             choice = kernels.choose("binned", "auto", torch.device(device), math.prod(shape))
-            yield f"{device}{here}, {size}: {' x '.join(map(str, shape))}", choice.kernel, choice.reason
+            yield f"{device}{here}, {size}: {' x '.join(map(str, shape))}", IMPL_OF[choice.kernel], choice.reason
 
 
 def _usable(found: Examination) -> Iterator[tuple[str, str]]:

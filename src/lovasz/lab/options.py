@@ -87,7 +87,8 @@ Loss = Annotated[
     str | None,
     typer.Option(
         "--loss",
-        help=f"One of {LOSS_NAMES}; a sum (cross_entropy+0.5*lovasz_softmax); or a switch in mid-run.",
+        help=f"One of {LOSS_NAMES}; a sum (cross_entropy+0.5*lovasz_softmax); or a switch in mid-run "
+        "(cross_entropy>lovasz_softmax).",
         rich_help_panel=MODEL,
         show_default=DEFAULT_LOSS,
     ),

@@ -23,6 +23,7 @@ MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
 WIDTH = 2048  # elements that a thread treats at a time, to stay in its cache
 _LAST = np.int32((UNBOUNDED_CELLS << CELL_BITS) - 1)
 _MIRROR = np.int32(TOP + 1)
+_LARGEST = float(np.finfo(np.float32).max)
 _VOID = np.int32(-1)
 
 # The loops over one stretch stand apart, one for each kind of errors and without branches, so that they vectorise. They
@@ -126,7 +127,7 @@ def _treat(mode, z, kind, count, place, slope):
 
 @compiled
 def _unfit(mode, z, kind, count):
-    """Whether a valid error is NaN or infinite."""
+    """Whether a valid error is NaN, or beyond what float32 holds: infinite, as far as the bins can tell."""
     largest = np.int32(0)
     for i in range(count):
         largest = max(largest, bits_of(np.float32(z[i])) & np.int32(0x7FFFFFFF))
@@ -135,7 +136,7 @@ def _unfit(mode, z, kind, count):
     for i in range(count):
         if kind[i] != _VOID:
             sign = 1 if kind[i] == 1 else -1
-            if z[i] != z[i] or (mode in (MODE_HINGE, MODE_ELU) and sign * z[i] == -np.inf):
+            if z[i] != z[i] or (mode in (MODE_HINGE, MODE_ELU) and sign * z[i] < -_LARGEST):
                 return True
     return False
 

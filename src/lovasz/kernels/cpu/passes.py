@@ -21,6 +21,7 @@ from lovasz.memory import reused_empty_like
 from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
+TOO_MANY = "input has {} classes, too many for the CPU kernel: use method='exact'"
 _MODES = {
     "sigmoid": elements.MODE_SIGMOID,
     "probability": elements.MODE_PROBABILITY,
@@ -115,8 +116,8 @@ class _Passes:
         self.target = target.view(-1).numpy()
         self.mirrored = problem.errors not in ("hinge", "elu")
         self.cells = bins.MIRRORED_CELLS if self.mirrored else bins.UNBOUNDED_CELLS
-        if self.classes * self.cells >= 1 << 26:  # an entry of the tables holds 26 bits of its bin
-            raise ValueError(f"input has {self.classes} classes, too many for the CPU kernel: use method='exact'")
+        if self.classes * self.cells >= 1 << 26:  # not even the sample finds its bins, see tables.deal
+            raise ValueError(TOO_MANY.format(self.classes))
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
         # Exact weights need all errors of a class side by side: one group, one process.
@@ -174,8 +175,7 @@ class _Passes:
         sample = (counts.hist >> bins.SUM_BITS).sum(0).reshape(2, self.classes, self.cells)
         if self.softmax:
             found = sample[1].sum(1)
-            pixels = self.images * -(-self.pixels // step)
-            sample[0, active, 0] -= (pixels - found.sum() + found)[active]
+            sample[0, active, 0] -= (self.images * -(-self.pixels // step) - found.sum() + found)[active]
         sample *= step
         if totals is None:
             foreground = counts.foreground * float(step)
@@ -188,18 +188,18 @@ class _Passes:
         most, least = bins.capacity(self.classes, self.groups // self.classes, self.cells, pixels)
         finer = bins.fineness(pixels, self.input.dtype)
         if self.process_group is not None:  # the same bins for all, whatever their sizes
-            sizes = np.append(foreground.astype(np.int64), pixels)
-            shared = self._shared(np.concatenate([sample.ravel(), sizes]))
-            sample, foreground = (
-                shared[: sample.size].reshape(sample.shape),
-                shared[sample.size : -1].astype(np.float64),
-            )
+            shared = self._shared(np.concatenate([sample.ravel(), foreground.astype(np.int64), [pixels]]))
+            foreground = shared[sample.size : -1].astype(np.float64)
+            sample = shared[: sample.size].reshape(sample.shape)
             step = max(3, int(shared[-1]) // bins.SAMPLE)
             most, least, finer = bins.SHARED_BINS, 1, 1.0
         if totals is None and step > 1:  # a sample may have met more than there are in proportion
             foreground = np.maximum(foreground - np.sqrt(foreground * step), 1.0)
         lut = np.empty((self.classes, self.cells), np.int32)
-        return lut, int(tables.deal(sample[0], sample[1], foreground, step, finer, most, least, lut)), thresholds
+        used = int(tables.deal(sample[0], sample[1], foreground, step, finer, most, least, lut))
+        if used < 0:
+            raise ValueError(TOO_MANY.format(self.classes))
+        return lut, used, thresholds
 
     def _exchange(self, lut: np.ndarray, hist: np.ndarray, surplus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of all processes together, by one message: counts (1, 2, bins), and sums of the dropped bits (2, bins)."""

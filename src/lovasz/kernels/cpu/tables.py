@@ -67,6 +67,8 @@ def deal(background, foreground, totals, step, finer, most, least, lut):
                 lut[c, cell] = np.int32(start + total) << 5 | (CELL_BITS - bits)
                 total += 1 << bits
             power = power * 0.93 if power * largest > least else 0.0
+        if start + total >= 1 << 26:  # an entry of the tables holds 26 bits of its bin
+            return -1
         start += total
     return start
 
@@ -183,9 +185,6 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, wei
                     error, unit = _errors_of(place, mirrored)
                     width = np.float64(np.int64(1) << shift)
                     loss += q_f * (f * error + np.float64(fs) * unit) + q_b * (b * error + np.float64(bs) * unit)
-                    # Larger errors weigh more also inside the bin: the covariance, for errors spread evenly.
-                    spread = fall_f * max(f - 1.0, 0.0) + fall_b * max(b - 1.0, 0.0)
-                    loss += spread * width * unit / 12.0
                     for kind in range(2):
                         q, fall, count, total = (
                             (q_f, fall_f, f, np.float64(fs)) if kind else (q_b, fall_b, b, np.float64(bs))
@@ -194,6 +193,10 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, wei
                         rise = fall / width if count > 0 else 0.0
                         if rise * middle > q:
                             rise = q / middle
+                        # Larger errors weigh more also inside the bin: the covariance, for errors spread evenly, or
+                        # nearer to one another where their mean is at an end of the bin.
+                        variance = min(width * width / 12.0, middle * (width - middle))
+                        loss += rise * max(count - 1.0, 0.0) * variance * unit
                         weights[kind, k, 0] = (q - rise * middle) * share
                         weights[kind, k, 1] = rise * share
                     a += b

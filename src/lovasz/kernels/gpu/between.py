@@ -211,8 +211,8 @@ def _line_and_loss(count, fraction, mean, fall, low, high):
     rise = tl.minimum(fall, mean / tl.maximum(middle, 1.0 / UNITS))
     rise = tl.where(count > 0, rise, 0.0)
     position = (sums + 0.5 * number) / UNITS  # sum over the bin's errors, in units of its width
-    # Inside a bin larger errors weigh more: errors spread evenly have a variance of 1/12.
-    spread = rise * tl.maximum(number - 1.0, 0.0) / 12.0
+    # Inside a bin larger errors weigh more: errors spread evenly have a variance of 1/12, those near an end less.
+    spread = rise * tl.maximum(number - 1.0, 0.0) * tl.minimum(1.0 / 12.0, middle * (1.0 - middle))
     loss = mean * (number * low + position * (high - low)) + spread * (high - low)
     return mean - rise * middle, rise / UNITS, tl.where(count > 0, loss, 0.0)
 
