@@ -55,12 +55,12 @@ def write_mat(path: Path, mask: np.ndarray, **save: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("place", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_the_reader_and_the_scores_mean_the_same_cityscapes() -> None:
     assert EVALUATED == LABEL_IDS
     assert tuple(NAMES[label] for label in EVALUATED) == CITYSCAPES_INFO.classes
 
 
+@pytest.mark.parametrize("place", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_voc_is_found_from_any_of_its_folders(voc, place):
     spec = f"voc:{voc / place}"
     assert available_splits(spec) == ("train", "val")
