@@ -13,8 +13,9 @@ from torch import Tensor
 try:
     from torchmetrics import Metric
 except ImportError as error:
-    raise ImportError(
-        "lovasz.cityscapes needs torchmetrics, which is not installed. Run: pip install 'lovasz[metrics]'"
+    raise ModuleNotFoundError(
+        "lovasz.cityscapes needs torchmetrics, which is not installed. Run: pip install 'lovasz[metrics]'",
+        name="torchmetrics",
     ) from error
 
 # In the order of label ids: name, category, whether its objects are told apart, whether it counts. It is the table of

@@ -17,8 +17,9 @@ from torch import Tensor
 try:
     from torchmetrics import Metric
 except ImportError as error:
-    raise ImportError(
-        "lovasz.metrics needs torchmetrics, which is not installed. Run: pip install 'lovasz[metrics]'"
+    raise ModuleNotFoundError(
+        "lovasz.metrics needs torchmetrics, which is not installed. Run: pip install 'lovasz[metrics]'",
+        name="torchmetrics",
     ) from error
 
 from lovasz.choices import plain_classes

@@ -259,7 +259,7 @@ def void_label(ignore_index: Any) -> int | None:
     if ignore_index is None:
         return None
     try:
-        label = None if isinstance(ignore_index, bool | np.bool_ | Tensor) else operator.index(ignore_index)
+        label = None if isinstance(ignore_index, (bool, np.bool_, Tensor)) else operator.index(ignore_index)
     except TypeError:
         label = None
     if label is None:
@@ -284,7 +284,7 @@ def _require_number(name: str, number: Any) -> None:
             f"{name} must be a number, got a tensor; to learn the weights of two losses, take the losses apart: "
             "a * lovasz_softmax(...) + b * F.cross_entropy(...)"
         )
-    if not isinstance(number, int | float | np.integer | np.floating):
+    if not isinstance(number, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {number!r}")
 
 
