@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--quick measures nothing worth keeping: name another folder with --out, or none")
 
     results_file = out / "benchmarks" / "results.json"
+    if min(options.rounds, options.threads) < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    if options.page and (options.part or options.quick):
+        parser.error("--page measures nothing: leave the parts and --quick out")
+    if options.page and not results_file.is_file():
+        parser.error(f"--page: there are no results in {results_file}; measure first, or name their folder with --out")
     results = json.loads(results_file.read_text(encoding="utf-8")) if results_file.is_file() else {}
     if not options.page:
         import torch

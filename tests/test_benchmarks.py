@@ -176,13 +176,17 @@ def test_every_defeat_is_listed_and_nothing_else() -> None:
     coarse = exact | {"input": "coarse input", "ours, gradient": 1e-2}
     results = {
         "speed": {"machine": machine, "tables": [losing, winning]},
+        "step": {"machine": machine, "tables": [losing | {"input": "network"}]},
         "accuracy": {"machine": machine, "rows": [exact, coarse]},
     }
     found = defeats(results)
-    assert len(found) == 2
+    assert len(found) == 3
     assert "slow input" in found[0]
     assert "1.20 times" in found[0]
-    assert "coarse input" in found[1]
+    assert "network: a whole step with lovasz_softmax takes 1.20 times" in found[1]
+    assert "coarse input" in found[2]
+    del results["step"]  # whose section has more than a table
+    found = defeats(results)
     text = page.page(results)
     assert all(f"- {line}" in text for line in found)
 
@@ -202,7 +206,14 @@ def test_asking_for_a_part_imports_nothing_that_others_need() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["nothing"], ["speed", "gpu"], ["--quick", "--out", str(REPOSITORY)]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["nothing"], ["speed", "gpu"], ["--quick", "--out", str(REPOSITORY)]),
+        *(["--page", "speed"], ["--page", "--quick"], ["--page", "--out", "nowhere"]),
+        *(["speed", "--rounds", "0"], ["speed", "--threads", "0"]),
+    ],
+)
 def test_a_call_that_makes_no_sense_says_so(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "benchmarks", *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
