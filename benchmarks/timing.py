@@ -15,7 +15,7 @@ QUICK, SLOW = 0.5, 2.0  # seconds of a call
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contestant: median and quartiles over its calls, ``rounds`` of them."""
+    """Seconds of one contestant: median and quartiles over its calls, ``rounds`` of them; of two, both of them."""
 
     median: float
     low: float
@@ -27,19 +27,23 @@ class Timing:
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], Any]], rounds: int, limit: float | None, quick_calls: int = 3
+    contestants: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    limit: float | None,
+    quick_calls: int = 3,
+    before: Callable[[], Any] | None = None,
 ) -> dict[str, Timing]:
     """Call each contestant once to warm up, then all of them in turn, ``rounds`` times.
 
     Beside a slow one those that are quick are called ``quick_calls`` times in a row: after seconds of other work the
     first call finds cold caches, as it would not in a training step. After ``limit`` seconds no further round starts,
-    but two are always finished if two were asked for.
+    but two are always finished if two were asked for. ``before`` is called before each call, outside the clock.
 
     With ``quick_calls=1`` and no limit the number of calls depends on no clock: processes that wait for one another
     within a call need that, or one of them waits for a call that the other never makes.
     """
     began = time.perf_counter()
-    first = {name: _seconds(call) for name, call in contestants.items()}
+    first = {name: _seconds(call, before) for name, call in contestants.items()}
     slow = max(first.values()) > SLOW
     times = {name: quick_calls if slow and once < QUICK else 1 for name, once in first.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -47,11 +51,13 @@ def interleaved(
         if limit is not None and done >= 2 and time.perf_counter() - began > limit:
             break
         for name, call in contestants.items():
-            seconds[name] += [_seconds(call) for _ in range(times[name])]
+            seconds[name] += [_seconds(call, before) for _ in range(times[name])]
     return {name: _summary(values) for name, values in seconds.items()}
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _seconds(call: Callable[[], Any], before: Callable[[], Any] | None) -> float:
+    if before is not None:
+        before()
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

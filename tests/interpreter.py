@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def passes_in_the_interpreter(file: str) -> None:
@@ -18,3 +19,37 @@ def passes_in_the_interpreter(file: str) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+def make_bearable() -> None:
+    """Fewer bins, for a program of the interpreter takes as long as a thousand on a GPU; still of several programs."""
+    from lovasz.kernels import bins
+
+    bins.MOST_BINS = 1 << 14
+    _patch_once_per_launch()
+
+
+def _patch_once_per_launch() -> None:
+    """Have the interpreter put its operations into triton.language once for each function that a launch calls.
+
+    It does so at every call, and looks at every name of the module each time: half of the time of many kernels.
+    """
+    try:
+        from triton.runtime import interpreter
+    except ImportError:
+        return
+    launch, call = interpreter.GridExecutor.__call__, interpreter.InterpretedFunction.__call__
+    called: set[Any] = set()
+
+    def launch_afresh(self: Any, *arguments: Any, **options: Any) -> Any:
+        called.clear()  # a launch takes back at its end what it has put there
+        return launch(self, *arguments, **options)
+
+    def call_patched(self: Any, *arguments: Any, **options: Any) -> Any:
+        if self.fn not in called:
+            called.add(self.fn)
+            return call(self, *arguments, **options)
+        return self.rewrite()(*arguments, **options)
+
+    interpreter.GridExecutor.__call__ = launch_afresh
+    interpreter.InterpretedFunction.__call__ = call_patched

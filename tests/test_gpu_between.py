@@ -163,7 +163,7 @@ def test_what_lies_between_the_passes_equals_the_torch_operations(
         how["group"] = Two()
     if way == "many classes":  # more than the bits of one word
         case = Case("softmax", "softmax", 34, {"classes": [33, 3, 31, 32], "ignore_index": 255, "weight": [*range(34)]})
-    if interpreted():  # two parts of a table are as good as four there, and take half the time
+    if interpreted():  # a table of two parts, where it is not of very many classes
         monkeypatch.setattr(bins, "MOST_BINS", 1 << (14 if way == "many classes" else 15))
     scores, target = case.draw(seed=5, size=(16, 24))
     if way == "all void":
