@@ -93,5 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"Written: {results_file} and {out / 'docs' / 'benchmarks.md'}. {missing}".strip())
 
 
+def _say_what_is_missing() -> None:
+    try:
+        main()
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or package == "benchmarks":
+            raise
+        sys.exit(
+            f"python -m benchmarks: {package} is not installed. `make bench` installs what the parts need; "
+            f"{GPU} needs torch, triton, numpy and pytest alone."
+        )
+
+
 if __name__ == "__main__":
-    main()
+    _say_what_is_missing()

@@ -119,7 +119,8 @@ def wrong_arrows(source: str, name: str, is_package: bool) -> list[str]:
         if not within(target, "lovasz") or target == name:
             continue
         if target == "lovasz.*":  # the package finds its public modules when they are asked for
-            allowed = name == "lovasz" and all(floor(f"lovasz.{module}") < floor(name) for module in lovasz._MODULES)
+            public = (*lovasz._MODULES, *lovasz._MODULES_OF_EXTRAS)
+            allowed = name == "lovasz" and all(floor(f"lovasz.{module}") < floor(name) for module in public)
         elif within(target, "lovasz.ports"):
             allowed = within(name, "lovasz.ports") or name in FRAMEWORK_PORTS
         elif within(target, "lovasz.kernels") and name in FRAMEWORK_PORTS:

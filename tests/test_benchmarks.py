@@ -245,6 +245,20 @@ def test_every_part_runs_on_tiny_shapes_without_touching_the_committed_results(t
     assert RESULTS.read_bytes() == before
 
 
+@pytest.mark.parametrize("part", ["speed", "gpu"])
+def test_a_missing_package_is_named_with_its_remedy(part: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.modules['torch'] = None\n"  # as if it were not installed
+        f"sys.argv[1:] = [{part!r}]\n"
+        "runpy.run_module('benchmarks', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "torch is not installed. `make bench` installs what the parts need" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_port_is_timed_beside_a_formula_that_agrees_with_it() -> None:
     pytest.importorskip("jax", reason="jax comes with the extra jax")
     (table,) = ports.run(("jax",), images=1, size=16, classes=3, rounds=1)["tables"]

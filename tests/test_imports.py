@@ -79,7 +79,12 @@ def test_public_modules_are_attributes_of_the_package() -> None:
     code = "import lovasz; print(lovasz.set_functions.__name__, lovasz.baselines.__name__, lovasz.compat.__name__)"
     assert run(code).split() == ["lovasz.set_functions", "lovasz.baselines", "lovasz.compat"]
     assert set(lovasz._MODULES) <= set(dir(lovasz))
-    assert {f"lovasz.{name}" for name in lovasz._MODULES} <= set(MODULES)
+    assert {f"lovasz.{name}" for name in (*lovasz._MODULES, *lovasz._MODULES_OF_EXTRAS)} <= set(MODULES)
+
+
+def test_help_needs_no_extra() -> None:
+    code = "import lovasz, pydoc; text = pydoc.plain(pydoc.render_doc(lovasz)); assert 'set_functions' in text, text"
+    run(BLOCK + code, *OPTIONAL)
 
 
 @pytest.mark.parametrize("method", ["exact", "binned"])

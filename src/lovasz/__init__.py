@@ -31,15 +31,13 @@ __all__ = [
 ]
 
 # Found as attributes too, as README's table writes them: ``import lovasz; lovasz.metrics.DatasetIoU``.
-_MODULES = (
-    *("baselines", "cityscapes", "compat", "compat_tensorflow", "functional", "jax", "keras", "metrics", "modules"),
-    *("sampling", "set_functions", "tensorflow"),
-)
+_MODULES = ("baselines", "compat", "functional", "modules", "sampling", "set_functions")
+_MODULES_OF_EXTRAS = ("cityscapes", "compat_tensorflow", "jax", "keras", "metrics", "tensorflow")
 
 
 def __getattr__(name: str) -> Any:
     """A public name, from the module that has it, or a public module (PEP 562)."""
-    if name in _MODULES:
+    if name in _MODULES or name in _MODULES_OF_EXTRAS:
         return importlib.import_module(f"lovasz.{name}")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -51,5 +49,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The names that a shell completes."""
+    """The names that a shell completes. help() asks for each: what needs an extra is among them once it is loaded."""
     return sorted({*globals(), *__all__, *_MODULES})
