@@ -2,7 +2,7 @@
 of the Torch7 network, read from its JSON and executed operation by operation."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from random_network import randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -18,34 +19,12 @@ from lovasz.lab.models import MODELS, create_model, load_weights
 from lovasz.lab.models.enet import unpool
 from lovasz.lab.models.layouts import COUNTER, LAYOUTS, Layout
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CAMVID = "weights/enet_camvid_davidtvs.safetensors"
 CITYSCAPES = "weights/enet_cityscapes_elab.safetensors"
 PYTORCH_LAYOUT, TORCH7_LAYOUT = LAYOUTS[-2:]
 LIGHT = [name for name in MODELS if name != "deeplab"]  # that one has 44 million weights, and a file of its own
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Such small images cost more in waiting for a second thread than in arithmetic."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def randomise(model: nn.Module) -> nn.Module:
-    """Statistics, slopes and shifts at which no two channels or layers could be exchanged unseen."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-        elif isinstance(module, nn.PReLU):
-            nn.init.uniform_(module.weight, 0.1, 0.5)
-        elif getattr(module, "bias", None) is not None:
-            nn.init.normal_(module.bias, std=0.3)
-    return model.eval()
 
 
 def as_published(model: nn.Module, layout: Layout) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from random_network import randomise
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,31 +23,10 @@ from lovasz.lab.models.layouts import LAYOUTS
 from lovasz.lab.models.resized import AtSize
 from lovasz.lab.progress import display
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WEIGHTS = "weights/espnetv2_s2.0_voc2012.safetensors"
 EDGENETS = next(layout for layout in LAYOUTS if "EdgeNets" in layout.title)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def randomise(model: nn.Module) -> nn.Module:
-    """Statistics, slopes and shifts at which no two channels or layers could be exchanged unseen."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-        elif isinstance(module, nn.PReLU):
-            nn.init.uniform_(module.weight, 0.1, 0.5)
-        elif getattr(module, "bias", None) is not None:
-            nn.init.normal_(module.bias, std=0.3)
-    return model.eval()
 
 
 class EdgeNetsFormula:

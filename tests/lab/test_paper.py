@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -10,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from tests.lab.image_files import labels, picture, write
@@ -31,17 +31,6 @@ SMALL = synthetic.Setting(draws=2, images=2, size=12, radius=(2.0, 5.0), bias=(-
 runner = CliRunner()
 
 
-def by_level_sets(errors: np.ndarray, truth: np.ndarray) -> float:
-    """The Lovász extension as the integral over t of the Jaccard loss of the pixels whose error is above t."""
-    levels = np.unique(np.concatenate([[0.0], errors]))
-    total = 0.0
-    for low, high in itertools.pairwise(levels):
-        wrong = errors > (low + high) / 2
-        union = truth.sum() + (wrong & ~truth).sum()
-        total += (high - low) * (wrong.sum() / union if union else 0.0)
-    return total
-
-
 # --- Figures 1 and 2
 
 
@@ -52,7 +41,7 @@ def test_the_surface_is_the_extension_of_the_jaccard_loss(kind, truth):
     values = surfaces.surface(kind, margins, truth)
     for (a, b), value in zip(margins.tolist(), values.tolist(), strict=True):
         errors = [max(r, 0.0) if kind == "hinge" else 1 / (1 + math.exp(-r)) for r in (a, b)]
-        assert value == pytest.approx(by_level_sets(np.array(errors), np.array(truth, bool)), abs=1e-12)
+        assert value == pytest.approx(oracle.extension(np.array(errors), np.array(truth, bool)), abs=1e-12)
 
 
 def test_the_dots_are_the_jaccard_losses_of_two_pixels():
@@ -101,7 +90,7 @@ def test_the_search_agrees_with_the_formulas_written_out():
             predicted = score > 0
             jaccard = 1 - (predicted & t).sum() / (predicted | t).sum()
             entropy = np.log1p(np.exp(-score * sign)).mean()
-            expected += [entropy, hinge.mean(), by_level_sets(hinge, t), jaccard]
+            expected += [entropy, hinge.mean(), oracle.extension(hinge, t), jaccard]
         np.testing.assert_allclose(found[:, column], expected / 2, atol=1e-12)
         errors = torch.from_numpy(np.maximum(0, 1 - (features + bias) * np.where(truth, 1, -1)))
         extension = lovasz_extension(errors, torch.from_numpy(truth)).mean()

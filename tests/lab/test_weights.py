@@ -3,7 +3,6 @@ message that names the file, what it holds and what to do."""
 
 import json
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,19 +24,12 @@ from lovasz.lab.models import (
 )
 from lovasz.lab.models.layouts import LAYOUTS, Layout
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CLASSES = ["Sky", "Road", "Sign Symbol", "Unlabelled"]
 PALETTE = [(1, 2, 3), (4, 5, 6), (7, 8, 9), (0, 0, 0)]
 PYTORCH_LAYOUT, TORCH7_LAYOUT = LAYOUTS[-2:]
 LIGHT = [name for name in MODELS if name != "deeplab"]  # 44 million weights
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Such small images cost more in waiting for a second thread than in arithmetic."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @torch.no_grad()
