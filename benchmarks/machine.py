@@ -16,6 +16,7 @@ def machine() -> dict[str, Any]:
     """One line's worth of facts about where a part ran."""
     return {
         "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
+        "vectors": _vectors(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory_kib("MemTotal") / 2**20) or None,
         "threads": torch.get_num_threads(),
@@ -23,6 +24,12 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "lovasz": lovasz.__version__,
     }
+
+
+def _vectors() -> str:
+    """The widest vector instructions of an x86 processor, on which the kernel's speed depends; "" where unknown."""
+    flags = _field(Path("/proc/cpuinfo"), "flags").split()
+    return next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in flags), "")
 
 
 def memory_kib(what: str, path: Path = Path("/proc/meminfo")) -> int:

@@ -28,6 +28,12 @@ NO_GPU = [
     "the exact kernel's value and gradient, and every launch is compiled to machine code for A100 and H100.",
 ]
 
+OTHER = "another CPU"
+ON_ANOTHER = [
+    "The same part on a slower machine, kept in `results-another-cpu.json`: what is gained depends on the processor.",
+    "This one has no AVX-512; whether that is the reason was not looked into.",
+]
+
 
 def of_folder(folder: Path) -> str:
     """The page of the results under ``folder``/benchmarks."""
@@ -35,10 +41,10 @@ def of_folder(folder: Path) -> str:
 
 
 def of_files(folder: Path) -> dict[str, Part]:
-    """The parts in results.json, and as "gpu" what that part wrote apart, on another machine."""
-    files = [folder / "benchmarks" / name for name in ("results.json", "results-gpu.json")]
-    found = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files]
-    return found[0] | ({"gpu": found[1]} if found[1] else {})
+    """The parts in results.json; "gpu", which that part wrote apart; and "another CPU", the part "speed" of that."""
+    files = [folder / "benchmarks" / f"results{which}.json" for which in ("", "-gpu", "-another-cpu")]
+    results, gpu, other = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
+    return results | ({"gpu": gpu} if gpu else {}) | ({OTHER: other["speed"]} if other else {})
 
 
 def page(results: dict[str, Part]) -> str:
@@ -69,6 +75,17 @@ def page(results: dict[str, Part]) -> str:
         lines += render(part)
         if part.get("note"):
             lines += ["", part["note"]]
+    if OTHER in results:
+        part = results[OTHER]
+        lines += [
+            "",
+            "## Another CPU",
+            "",
+            f"`python -m benchmarks speed`. {where(part)}",
+            "",
+            *ON_ANOTHER,
+            *_whole(part),
+        ]
     lines += ["", "## GPU", "", "`python -m benchmarks gpu`, which needs torch, triton, numpy and pytest, and"]
     lines += ["Triton a C compiler and Python.h.", ""]
     if "gpu" in results:
@@ -82,6 +99,8 @@ def where(part: Part) -> str:
     """The machine in one line."""
     m = part["machine"]
     facts = [m["processor"]]
+    if m.get("vectors"):
+        facts.append(m["vectors"])
     if m.get("cores"):
         facts.append(f"{m['cores']} cores")
     if m.get("memory_gib"):
