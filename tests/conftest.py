@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from interpreter import make_bearable
+from interpreter import patch_once_per_launch
 
 # TensorFlow and Triton each carry an LLVM; loaded in the other order the process crashes (Triton 3.7, TensorFlow 2.21).
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    make_bearable()
+    patch_once_per_launch()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -45,6 +45,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def few_bins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of Triton's interpreter takes as long as a thousand on a GPU: there, one weighs all bins of a class."""
+    from lovasz.kernels import bins, interpreted
+
+    if interpreted():
+        monkeypatch.setattr(bins, "MOST_BINS", 1 << 14)
 
 
 @pytest.fixture(scope="session")

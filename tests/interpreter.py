@@ -21,15 +21,7 @@ def passes_in_the_interpreter(file: str) -> None:
     assert " passed" in done.stdout
 
 
-def make_bearable() -> None:
-    """Fewer bins, for a program of the interpreter takes as long as a thousand on a GPU; still of several programs."""
-    from lovasz.kernels import bins
-
-    bins.MOST_BINS = 1 << 14
-    _patch_once_per_launch()
-
-
-def _patch_once_per_launch() -> None:
+def patch_once_per_launch() -> None:
     """Have the interpreter put its operations into triton.language once for each function that a launch calls.
 
     It does so at every call, and looks at every name of the module each time: half of the time of many kernels.

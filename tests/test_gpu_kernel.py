@@ -26,7 +26,10 @@ SOFTMAX = Case("softmax", "softmax", 5, {"ignore_index": 255})
 CHOOSY = Case("softmax", "softmax", 5, {"ignore_index": 255, "classes": [0, 3], "weight": [1.0, 2.0, 0.0, 4.0, 5.0]})
 
 # The interpreter computes in numpy, which speaks up where a GPU is silent: infinity minus infinity, and the like.
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning"),
+    pytest.mark.usefixtures("few_bins"),
+]
 
 runs = pytest.mark.skipif(not RUNS, reason=triton_problem() or "it runs")
 gpu = pytest.mark.skipif(DEVICE != "cuda" or not RUNS, reason="no NVIDIA GPU here, or no triton")

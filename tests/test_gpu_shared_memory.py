@@ -37,7 +37,10 @@ PROBLEM = triton_problem() or ("" if DEVICE == "cuda" or COMPILER else "no g++ t
 LARGEST = 232448  # bytes of shared memory of a block on Hopper
 SOFTMAX = Case("softmax", "softmax", 5, {"ignore_index": 255})
 runs = pytest.mark.skipif(bool(PROBLEM), reason=PROBLEM or "it runs")
-pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning"),
+    pytest.mark.usefixtures("few_bins"),
+]
 
 
 @pytest.fixture(scope="session")
