@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import json
 import sys
 import tempfile
@@ -98,8 +98,8 @@ def _say_what_is_missing() -> None:
         main()
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if not package or package == "benchmarks":
-            raise
+        if not package or importlib.util.find_spec(package) is not None:
+            raise  # the fault is ours, not that of the installation
         sys.exit(
             f"python -m benchmarks: {package} is not installed. `make bench` installs what the parts need; "
             f"{GPU} needs torch, triton, numpy and pytest alone."

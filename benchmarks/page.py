@@ -30,8 +30,8 @@ NO_GPU = [
 
 OTHER = "another CPU"
 ON_ANOTHER = [
-    "The same part on a slower machine, kept in `results-another-cpu.json`: what is gained depends on the processor.",
-    "This one has no AVX-512; whether that is the reason was not looked into.",
+    "Some parts once more on a slower machine (with `--out`; its results are `results-another-cpu.json`): what is",
+    "gained depends on the processor. Whether its vector instructions are the reason was not looked into.",
 ]
 
 
@@ -41,14 +41,16 @@ def of_folder(folder: Path) -> str:
 
 
 def of_files(folder: Path) -> dict[str, Part]:
-    """The parts in results.json; "gpu", which that part wrote apart; and "another CPU", the part "speed" of that."""
+    """The parts in results.json; as "gpu" what that part wrote apart; as "another CPU" the parts measured there."""
     files = [folder / "benchmarks" / f"results{which}.json" for which in ("", "-gpu", "-another-cpu")]
     results, gpu, other = (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files)
-    return results | ({"gpu": gpu} if gpu else {}) | ({OTHER: other["speed"]} if other else {})
+    return results | ({"gpu": gpu} if gpu else {}) | ({OTHER: other} if other else {})
 
 
 def page(results: dict[str, Part]) -> str:
     """The page as Markdown."""
+    other = results.get(OTHER, {})
+    lost = [*defeats(results), *(f"{OTHER}, {line}" for line in defeats(other))]
     lines = [
         "# Benchmarks",
         "",
@@ -62,7 +64,7 @@ def page(results: dict[str, Part]) -> str:
         "",
         "## Where ours loses",
         "",
-        *([f"- {line}" for line in defeats(results)] or ["Nowhere in the tables below."]),
+        *([f"- {line}" for line in lost] or ["Nowhere in the tables below."]),
     ]
     for name, (title, text, render) in SECTIONS.items():
         if name not in results:
@@ -75,17 +77,12 @@ def page(results: dict[str, Part]) -> str:
         lines += render(part)
         if part.get("note"):
             lines += ["", part["note"]]
-    if OTHER in results:
-        part = results[OTHER]
-        lines += [
-            "",
-            "## Another CPU",
-            "",
-            f"`python -m benchmarks speed`. {where(part)}",
-            "",
-            *ON_ANOTHER,
-            *_whole(part),
-        ]
+    if other:
+        lines += ["", "## Another CPU", "", *ON_ANOTHER]
+    for name in (name for name in SECTIONS if name in other):
+        title, _, render = SECTIONS[name]
+        lines += ["", f"## Another CPU: {title}", "", f"`python -m benchmarks {name}`. {where(other[name])}"]
+        lines += render(other[name])
     lines += ["", "## GPU", "", "`python -m benchmarks gpu`, which needs torch, triton, numpy and pytest, and"]
     lines += ["Triton a C compiler and Python.h.", ""]
     if "gpu" in results:

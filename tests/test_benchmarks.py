@@ -187,8 +187,10 @@ def test_every_defeat_is_listed_and_nothing_else() -> None:
     assert "coarse input" in found[2]
     del results["step"]  # whose section has more than a table
     found = defeats(results)
-    text = page.page(results)
+    text = page.page(results | {page.OTHER: {"speed": results["speed"]}})
     assert all(f"- {line}" in text for line in found)
+    assert f"- another CPU, {found[0]}" in text
+    assert text.count("### slow input") == 2
 
 
 def test_every_part_has_a_section_and_every_picture_a_drawing() -> None:

@@ -1,6 +1,6 @@
 """What importing costs: a fresh process shows that the library loads, and needs, nothing but torch and numpy."""
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -82,9 +82,11 @@ def test_public_modules_are_attributes_of_the_package() -> None:
     assert {f"lovasz.{name}" for name in (*lovasz._MODULES, *lovasz._MODULES_OF_EXTRAS)} <= set(MODULES)
 
 
-def test_help_needs_no_extra() -> None:
-    code = "import lovasz, pydoc; text = pydoc.plain(pydoc.render_doc(lovasz)); assert 'set_functions' in text, text"
-    run(BLOCK + code, *OPTIONAL)
+def test_help_needs_no_extra_and_a_shell_completes_what_is_installed() -> None:
+    absent = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); "  # as if they were not installed
+    run(absent + "import lovasz, pydoc; assert 'set_functions' in pydoc.render_doc(lovasz)", *OPTIONAL)
+    found = {name for name, package in lovasz._MODULES_OF_EXTRAS.items() if importlib.util.find_spec(package)}
+    assert found == set(lovasz._MODULES_OF_EXTRAS) & set(dir(lovasz))
 
 
 @pytest.mark.parametrize("method", ["exact", "binned"])

@@ -5,7 +5,7 @@ They are loaded when first asked for, so that `lovasz.jax` and its like need not
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +32,11 @@ __all__ = [
 
 # Found as attributes too, as README's table writes them: ``import lovasz; lovasz.metrics.DatasetIoU``.
 _MODULES = ("baselines", "compat", "functional", "modules", "sampling", "set_functions")
-_MODULES_OF_EXTRAS = ("cityscapes", "compat_tensorflow", "jax", "keras", "metrics", "tensorflow")
+_MODULES_OF_EXTRAS = {  # with the package that each needs
+    **dict.fromkeys(("cityscapes", "metrics"), "torchmetrics"),
+    **dict.fromkeys(("compat_tensorflow", "tensorflow"), "tensorflow"),
+    **{name: name for name in ("jax", "keras")},
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -49,5 +53,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The names that a shell completes. help() asks for each: what needs an extra is among them once it is loaded."""
-    return sorted({*globals(), *__all__, *_MODULES})
+    """The names that a shell completes, and that help() imports: none whose package is not installed."""
+    usable = (name for name, package in _MODULES_OF_EXTRAS.items() if importlib.util.find_spec(package) is not None)
+    return sorted({*globals(), *__all__, *_MODULES, *usable})
