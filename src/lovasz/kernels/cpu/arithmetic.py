@@ -62,6 +62,21 @@ def _from_bits(typing_context, value):
     return types.float32(types.int32), codegen
 
 
+def _larger(typing_context, a, b):
+    """The larger of two floats of one type, the other one where one is NaN.
+
+    Written as a comparison, LLVM stores a running maximum under a mask, which takes an AMD processor twelve cycles.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        kind = arguments[0].type
+        function = builder.module.declare_intrinsic("llvm.maxnum", [kind], ir.FunctionType(kind, [kind, kind]))
+        return builder.call(function, arguments)
+
+    return a(a, a), codegen
+
+
+larger: Any = intrinsic(_larger)
 bits_of: Any = intrinsic(_bits_of)
 from_bits: Any = intrinsic(_from_bits)
 
@@ -144,13 +159,12 @@ def _exp32(x):
     kf = shifted - np.float32(12582912.0)
     r = x - kf * np.float32(0.693359375)
     r = r - kf * np.float32(-2.12194440e-4)
-    y = np.float32(1.9875691500e-4)
-    y = y * r + np.float32(1.3981999507e-3)
-    y = y * r + np.float32(8.3334519073e-3)
-    y = y * r + np.float32(4.1665795894e-2)
-    y = y * r + np.float32(1.6666665459e-1)
-    y = y * r + np.float32(5.0000001201e-1)
-    y = y * (r * r) + r + np.float32(1.0)
+    # 1 + r + r^2 P(r) with the P of degree 4 whose relative error is smallest, 3e-9; in short chains of operations.
+    square = r * r
+    low = np.float32(0.16666520399) * r + np.float32(0.49999993432)
+    high = np.float32(0.0083687451089) * r + np.float32(0.041668390784)
+    y = (np.float32(0.0013814540177) * square + high) * square + low
+    y = y * square + r + np.float32(1.0)
     power = np.int32(np.int32(bits_of(shifted) << np.int32(23)) + np.int32(0x3F800000))  # of the integer's low bits
     scaled = y * from_bits(power)  # a product, so that NaN stays NaN
     return np.float32(0.0) if x < np.float32(-87.0) else scaled

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lovasz.kernels.cpu.arithmetic import ONE, cell_of, exp, inlined, load, mirrored_place, store
+from lovasz.kernels.cpu.arithmetic import ONE, cell_of, exp, inlined, larger, load, mirrored_place, store
 from lovasz.kernels.cpu.heads import cursors, keep, keep_row
 from lovasz.kernels.cpu.vectors import find, prefetch, weigh
 from lovasz.loops import compiled
@@ -72,18 +72,13 @@ def _exponentials(scores, image, first, count, tile, right, others, peak, label)
     target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
     classes = tile.shape[0]
     if stride == 1:
-        row = scores.x[at : at + count]
-        for i in range(count):
-            peak[i] = load(row, i)
-        for c in range(1, classes):
-            row = scores.x[at + c * class_stride : at + c * class_stride + count]
-            for i in range(count):
-                v = load(row, i)
-                peak[i] = peak[i] if peak[i] > v else v
+        peak[:count] = -np.inf
         for c in range(classes):
             row = scores.x[at + c * class_stride : at + c * class_stride + count]
             for i in range(count):
-                tile[c, i] = exp(load(row, i) - peak[i])
+                v = load(row, i)
+                tile[c, i] = v  # classes a power of two apart would push one another out of the cache until read again
+                peak[i] = larger(peak[i], v)
     else:
         for i in range(count):
             pixel = scores.x[at + i * stride :]
@@ -91,10 +86,10 @@ def _exponentials(scores, image, first, count, tile, right, others, peak, label)
             for c in range(classes):
                 v = load(pixel, c * class_stride)
                 tile[c, i] = v
-                peak[i] = peak[i] if peak[i] > v else v
-        for c in range(classes):
-            for i in range(count):
-                tile[c, i] = exp(tile[c, i] - peak[i])
+                peak[i] = larger(peak[i], v)
+    for c in range(classes):
+        for i in range(count):
+            tile[c, i] = exp(tile[c, i] - peak[i])
     for i in range(count):
         t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
         label[i] = _VOID if scores.has_void & (t == scores.void) else np.int32(t)
