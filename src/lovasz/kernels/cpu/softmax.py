@@ -71,18 +71,24 @@ def _exponentials(scores, image, first, count, tile, right, others, peak, label)
     at = image * scores.strides[0] + first * stride
     target_at = image * scores.target_strides[0] + first * scores.target_strides[2]
     classes = tile.shape[0]
+    peak[:count] = -np.inf
     if stride == 1:
-        peak[:count] = -np.inf
         for c in range(classes):
             row = scores.x[at + c * class_stride : at + c * class_stride + count]
             for i in range(count):
                 v = load(row, i)
                 tile[c, i] = v  # classes a power of two apart would push one another out of the cache until read again
                 peak[i] = larger(peak[i], v)
+    elif stride < class_stride:  # a sample of the pixels
+        for c in range(classes):
+            row = scores.x[at + c * class_stride :]
+            for i in range(count):
+                v = load(row, i * stride)
+                tile[c, i] = v
+                peak[i] = larger(peak[i], v)
     else:
         for i in range(count):
             pixel = scores.x[at + i * stride :]
-            peak[i] = load(pixel, 0)
             for c in range(classes):
                 v = load(pixel, c * class_stride)
                 tile[c, i] = v
@@ -121,9 +127,8 @@ def _cross_entropy(scores, image, first, count, right, others, peak, label, entr
         t = np.uint32(label[i])
         pixel = scores.x[at + i * stride :]
         log = math.log(others[i] + right[i])
-        result += (
-            (1.0 - entropy.smoothing) * entropy.class_weights[t] * (log + (peak[i] - load(pixel, t * class_stride)))
-        )
+        straight = (1.0 - entropy.smoothing) * entropy.class_weights[t]
+        result += straight * (log + (peak[i] - load(pixel, t * class_stride)))
         if each > 0:
             result += each * entropy.total * log
             for c in range(classes):
