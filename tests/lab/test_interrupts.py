@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from lovasz.lab.checkpoints import DirectCheckpoints
 from lovasz.lab.interrupts import Interrupts, leave_to_the_main_process
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    """As in a terminal; a job that a shell puts into the background ignores Ctrl-C, and so do its children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def press() -> None:
