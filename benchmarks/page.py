@@ -31,10 +31,9 @@ NO_GPU = [
 OTHER = "another CPU"
 ON_ANOTHER = [
     "Some parts once more on a slower machine (with `--out`; its results are `results-another-cpu.json`), whose load",
-    "by others changes: medians beside slow contestants vary by a third from one run to the next. All but memory are",
-    "of the kernel as it is; the tables above are older than one change to it: LLVM stored the running maximum of the",
-    "logits under a mask, which is slow on AMD's processors without AVX-512 (`kernels/cpu/arithmetic.py`). In",
-    "interleaved calls of the two builds both passes take 14 to 17 % less time here.",
+    "by others changes: medians beside slow contestants differ much from one run to the next. All but memory are of",
+    "the kernel as it is. The tables above are older than one change to it: LLVM stored the running maximum of the",
+    "logits under a mask, which is slow on AMD's processors without AVX-512 (`kernels/cpu/arithmetic.py`).",
 ]
 
 
