@@ -31,9 +31,9 @@ NO_GPU = [
 OTHER = "another CPU"
 ON_ANOTHER = [
     "Some parts once more on a slower machine (with `--out`; its results are `results-another-cpu.json`), whose load",
-    "by others changes: medians beside slow contestants differ much from one run to the next. All but memory are of",
-    "the kernel as it is. The tables above are older than one change to it: LLVM stored the running maximum of the",
-    "logits under a mask, which is slow on AMD's processors without AVX-512 (`kernels/cpu/arithmetic.py`).",
+    "by others changes: medians beside slow contestants differ much from one run to the next. They are of the kernel",
+    "as it is; the times above are older than one change to it: LLVM stored the running maximum of the logits under a",
+    "mask, which is slow on AMD's processors without AVX-512 (`kernels/cpu/arithmetic.py`).",
 ]
 
 
