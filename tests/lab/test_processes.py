@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
 from image_files import labels, picture, write
 from safetensors.torch import load_file
 from tests.lab.tiny import TinyDataset
+from typer.testing import CliRunner
 
-from lovasz.lab import processes
+from lovasz.lab import commands, processes
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.data import Augmentation, TrainingView, open_dataset
 from lovasz.lab.errors import LabError
@@ -27,25 +29,23 @@ SMALL = [*SHAPES, "--batch-size", "2", "--crop", "whole", "--logger", "none"]
 
 LIMIT = 600  # seconds for a command, which takes a few
 
+RUN = {
+    "data": "shapes", "data_options": {"size": 32, "train": 9, "val": 3, "test": 2}, "model": "unet", "device": "cpu",
+    "threads": 1, "loss": "lovasz_hinge+lovasz_softmax", "optimizer": "sgd", "learning_rate": 0.1, "epochs": 2,
+    "logger": "none",
+}  # fmt: skip
+
+
 # Group norm in place of batch norm, whose statistics are those of each process's own images.
 PARITY = """
-import sys
+import json, sys
 from pathlib import Path
-import torch
 from torch import nn
 nn.BatchNorm2d = lambda channels: nn.GroupNorm(1, channels)
 from lovasz.lab import training
 from lovasz.lab.config import RunConfig
 
-out, devices = sys.argv[1], int(sys.argv[2])
-options = {"size": 32, "train": 9, "val": 3, "test": 2}
-training.train(
-    RunConfig(
-        data="shapes", data_options=options, model="unet", device="cpu", threads=1, loss="lovasz_hinge+lovasz_softmax",
-        optimizer="sgd", learning_rate=0.1, epochs=2, batch_size=4 // devices, devices=devices,
-        global_batch=devices > 1, logger="none", out=out,
-    )
-)
+training.train(RunConfig(**json.loads(sys.argv[1])))
 if sys.platform == "linux":
     names = [thread.read_text().strip() for thread in Path("/proc/self/task").glob("*/comm")]
     sys.stderr.write(f"threads of the group: {[name for name in names if 'gloo' in name]}\\n")
@@ -71,11 +71,32 @@ def call(line: list[str], environment: dict[str, str], expected: int = 0) -> str
     return done.stderr
 
 
+@pytest.fixture
+def first_process(environment, monkeypatch) -> Callable[..., str]:
+    """Run `lovasz` with such arguments here, where everything is imported already; returns what it wrote on stderr.
+
+    It starts its other processes as it does from a shell.
+    """
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(*arguments: object, expected: int = 0) -> str:
+        threads = torch.get_num_threads()
+        result = CliRunner().invoke(commands.app, list(map(str, arguments)))
+        torch.set_num_threads(threads)
+        assert result.exit_code == expected, result.stderr
+        return result.stderr
+
+    return run
+
+
 def test_under_torchrun_a_run_of_two_ends_as_one_with_the_joined_batches(tmp_path, environment) -> None:
     script = tmp_path / "run.py"
     script.write_text(PARITY)
-    call(command(script, tmp_path / "one", 1), environment)
-    said = call(command(script, tmp_path / "two", 2, processes=2), environment)
+    alone = RUN | {"batch_size": 4, "out": str(tmp_path / "one")}
+    shared = RUN | {"batch_size": 2, "devices": 2, "global_batch": True, "out": str(tmp_path / "two")}
+    call(command(script, json.dumps(alone)), environment)
+    said = call(command(script, json.dumps(shared), processes=2), environment)
     assert said.count("epoch 1/2") == 1  # the second process is silent
     if sys.platform == "linux":  # one that outlives the run may abort the process as the interpreter ends
         assert said.count("threads of the group: []") == 2
@@ -94,10 +115,10 @@ def test_under_torchrun_a_run_of_two_ends_as_one_with_the_joined_batches(tmp_pat
     assert (trained - expected).norm() <= 5e-3 * expected.norm()
 
 
-def test_a_comparison_of_two_processes_writes_what_one_writes(tmp_path, environment) -> None:
+def test_a_comparison_of_two_processes_writes_what_one_writes(tmp_path, first_process) -> None:
     out = tmp_path / "both"
-    line = ["-m", "lovasz", "compare", *SMALL, "--epochs", "1", "--devices", "2", "--global-batch", "--out", out]
-    said = call(command(*line), environment)
+    line = ["compare", *SMALL, "--epochs", "1", "--devices", "2", "--global-batch", "--out", out]
+    said = first_process(*line)
     assert "in steps of 2 x 2 in 2 processes" in said
     comparison = json.loads((out / "comparison.json").read_text())
     assert [run["loss"] for run in comparison["runs"]] == ["cross_entropy", "lovasz_softmax"]
@@ -107,17 +128,18 @@ def test_a_comparison_of_two_processes_writes_what_one_writes(tmp_path, environm
     assert all(run["steps"] == 2 for run in comparison["runs"])  # nine images, four to a step
     assert (out / "report.html").is_file()
     assert not list(out.rglob("*.partial"))
-    refused = call(command(*line), environment, expected=2)  # by the first process, for both
+    refused = first_process(*line, expected=2)  # for both
     assert "the output folder exists and is not empty" in refused
     assert "Traceback" not in refused
 
 
-def test_a_killed_run_takes_its_processes_along_and_is_resumed(tmp_path, environment) -> None:
-    line = ["-m", "lovasz", "train", *SMALL, "--epochs", "2", "--devices", "2", "--global-batch"]
+def test_a_killed_run_takes_its_processes_along_and_is_resumed(tmp_path, environment, first_process) -> None:
+    line = ["train", *SMALL, "--epochs", "2", "--devices", "2", "--global-batch"]
     line += ["--loss", "cross_entropy+lovasz_softmax", "--out"]
-    call(command(*line, tmp_path / "whole"), environment)
+    first_process(*line, tmp_path / "whole")
 
-    killed = subprocess.Popen(command(*line, tmp_path / "killed"), env=environment, stderr=subprocess.DEVNULL)
+    doomed = command("-m", "lovasz", *line, tmp_path / "killed")
+    killed = subprocess.Popen(doomed, env=environment, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     until = time.monotonic() + LIMIT
     while not checkpoint.exists() and killed.poll() is None and time.monotonic() < until:
@@ -132,7 +154,7 @@ def test_a_killed_run_takes_its_processes_along_and_is_resumed(tmp_path, environ
     assert not any(map(alive, others))
 
     if not (tmp_path / "killed" / "run.json").exists():  # else the signal came too late, on a quick machine
-        call(command(*line, tmp_path / "killed", "--resume"), environment)
+        first_process(*line, tmp_path / "killed", "--resume")
     whole, resumed = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "killed"))
     assert resumed["history"] == whole["history"]
     tensors = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]

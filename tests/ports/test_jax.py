@@ -1,6 +1,7 @@
 """`lovasz.jax`: the authors' cases, the table of options, and JAX's transformations."""
 
 import functools
+from collections.abc import Iterator
 
 import golden
 import numpy as np
@@ -20,6 +21,15 @@ def loss_of(case: Case, method: str):
     return functools.partial(function, **case.options, method=method)
 
 
+@pytest.fixture
+def quickly_compiled() -> Iterator[None]:
+    """What takes time where each case has a shape of its own is compiling it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("method", ["exact", "binned"])
 @pytest.mark.parametrize("case", golden.GOLDEN, ids=[case["name"] for case in golden.GOLDEN])
 def test_value_and_gradient_are_the_authors(case: dict, method: str) -> None:

@@ -27,6 +27,7 @@ def rows(request, tmp_path_factory) -> dict[str, dict]:
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "PYTHONPATH": str(SOURCE),
             "OMP_NUM_THREADS": "1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most of its time here is compiling; test_jax.py has them
         },
         capture_output=True,
         text=True,
