@@ -87,7 +87,7 @@ def test_equals_the_exact_kernel(case: Case) -> None:
 
 
 @runs
-@pytest.mark.parametrize("classes", [40, 150] if DEVICE == "cuda" else [43])  # blocks of eight, and a part of one
+@pytest.mark.parametrize("classes", [40, 150] if DEVICE == "cuda" else [27])  # blocks of eight, and a part of one
 def test_many_classes_are_walked_in_blocks(classes: int) -> None:
     case = Case("softmax", "softmax", classes, {"ignore_index": 255})
     scores, target = case.draw(size=(12, 20), images=2)
@@ -168,7 +168,7 @@ def test_counts_of_two_processes_add_up_to_the_joined_batch(name: str, monkeypat
 
 
 @runs
-@pytest.mark.parametrize(("bad", "classes"), [(torch.nan, 3), (torch.inf, 3), (torch.inf, 40)])
+@pytest.mark.parametrize(("bad", "classes"), [(torch.nan, 3), (torch.inf, 3), (torch.inf, 32)])
 def test_a_logit_that_is_not_finite_is_never_a_silent_number(bad: float, classes: int) -> None:
     logits = torch.randn(1, classes, 8, 8, device=DEVICE)
     logits[0, 1, 5, 5] = bad
@@ -180,7 +180,7 @@ def test_a_logit_that_is_not_finite_is_never_a_silent_number(bad: float, classes
 
 
 @runs
-@pytest.mark.parametrize("classes", [3, 40])
+@pytest.mark.parametrize("classes", [3, 32])
 def test_a_masked_class_at_minus_infinity_is_fine(classes: int) -> None:
     logits = torch.randn(1, classes, 10, 10, device=DEVICE)
     logits[:, 2:] = -torch.inf

@@ -7,12 +7,16 @@ from tests.lab.chromium import Chromium, Page
 PIECES = """
 ((root) => {
   const pencil = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true})
+  const known = new Map()  // a page has few colours and thousands of pieces of text
   const channels = (colour) => {  // of any notation
-    pencil.clearRect(0, 0, 1, 1)
-    pencil.fillStyle = colour
-    pencil.fillRect(0, 0, 1, 1)
-    const [r, g, b, alpha] = pencil.getImageData(0, 0, 1, 1).data
-    return [r, g, b, alpha / 255]
+    if (!known.has(colour)) {
+      pencil.clearRect(0, 0, 1, 1)
+      pencil.fillStyle = colour
+      pencil.fillRect(0, 0, 1, 1)
+      const [r, g, b, alpha] = pencil.getImageData(0, 0, 1, 1).data
+      known.set(colour, [r, g, b, alpha / 255])
+    }
+    return known.get(colour)
   }
   const over = (top, below) => {
     return [0, 1, 2].map((i) => top[3] * top[i] + (1 - top[3]) * below[i])
