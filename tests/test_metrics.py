@@ -355,7 +355,8 @@ def work(rank, folder):
     dist.destroy_process_group()
 
 if __name__ == "__main__":
-    mp.spawn(work, args=(sys.argv[1],), nprocs=2)
+    how = "fork" if "fork" in mp.get_all_start_methods() else "spawn"  # of what is imported once
+    mp.start_processes(work, args=(sys.argv[1],), nprocs=2, start_method=how)
 """
 
 

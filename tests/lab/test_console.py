@@ -1,10 +1,14 @@
 """The table that `lovasz compare` prints says what the report says."""
 
+import time
+
+import pytest
 from rich.console import Console
 from tests.lab.comparison_folder import comparison
 
 from lovasz.lab.console import PAPER, comparison_table
 from lovasz.lab.paper.app import EXAMPLES
+from lovasz.lab.progress import loading
 from lovasz.lab.summary import score_table
 
 
@@ -60,3 +64,21 @@ def test_a_loss_whose_steps_were_not_timed_has_no_time() -> None:
     assert row(content, loss).split()[-1] != "-"
     content["runs"][0]["seconds_per_step"] = None
     assert row(content, loss).split()[-1] == "-"
+
+
+@pytest.mark.parametrize(("terminal", "rank"), [(True, ""), (True, "0"), (True, "1"), (False, "")])
+def test_a_terminal_shows_once_that_imports_take_their_time(terminal: bool, rank: str, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", str(int(terminal)))
+    monkeypatch.setenv("TERM", "xterm")
+    if rank:  # one of several processes that torchrun has started
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+        monkeypatch.setenv("RANK", rank)
+    with loading():
+        time.sleep(0.2)
+    written = capsys.readouterr()
+    assert written.out == ""
+    if terminal and rank != "1":
+        assert "Loading PyTorch" in written.err
+        assert written.err.endswith(("\x1b[2K", "\x1b[1A\x1b[2K"))  # the line is wiped in the end
+    else:
+        assert written.err == ""

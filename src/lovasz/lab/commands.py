@@ -16,6 +16,7 @@ from lovasz.lab import console, option_texts, options
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.help_examples import help_examples
 from lovasz.lab.paper.commands import paper_app
+from lovasz.lab.progress import display, loading, speaks
 from lovasz.lab.run_of_options import run_of_options
 
 DEFAULT = RunConfig(data="shapes")
@@ -132,9 +133,9 @@ def compare(
         examples=examples,
         command=shlex.join(["lovasz", *sys.argv[1:]]),
     )
-    from lovasz.lab.comparison import compare as run_comparison
-    from lovasz.lab.progress import speaks
-    from lovasz.lab.report import write_report
+    with loading():
+        from lovasz.lab.comparison import compare as run_comparison
+        from lovasz.lab.report import write_report
 
     if speaks():
         console.print_plan(run, len(names), len(config.seeds), folder)
@@ -184,14 +185,13 @@ def train(
     resume: options.Resume = False,
 ) -> None:
     """Train one network with one loss and one seed; writes model.safetensors, its JSON, the curves and the scores."""
-    from lovasz.lab.defaults import default_folder
-
     run = run_of_options(locals(), None if loss is None else (loss,), seed=seed)
+    with loading():
+        from lovasz.lab.defaults import default_folder
+        from lovasz.lab.training import train as run_training
+
     folder = out or default_folder(data, model, (run.loss,), f"seed-{seed}")
     run = run.replace(out=str(folder))
-    from lovasz.lab.progress import speaks
-    from lovasz.lab.training import train as run_training
-
     if speaks():
         console.print_plan(run, 1, 1, folder)
         if loss is None and run.loss != options.DEFAULT_LOSS:
@@ -223,9 +223,10 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score trained weights at full resolution: mean IoU, per-image IoU, pixel accuracy, IoU of each class."""
-    from lovasz.lab.data import open_dataset
-    from lovasz.lab.environment import use_machine
-    from lovasz.lab.scoring import score
+    with loading():
+        from lovasz.lab.data import open_dataset
+        from lovasz.lab.environment import use_machine
+        from lovasz.lab.scoring import score
 
     place = use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **option_texts.parse_data_options(data_option))
@@ -260,9 +261,9 @@ def predict(
     threads: options.OwnThreads = None,
 ) -> None:
     """Segment new images: for each a mask (PNG, class numbers with the class colours as palette) and an overlay."""
-    from lovasz.lab.environment import use_machine
-    from lovasz.lab.predict import predict_images
-    from lovasz.lab.progress import display
+    with loading():
+        from lovasz.lab.environment import use_machine
+        from lovasz.lab.predict import predict_images
 
     place = use_machine(device, threads)
     with display(True) as progress:
@@ -283,7 +284,8 @@ def predict(
 @app.command(epilog=help_examples("doctor"))
 def doctor() -> None:
     """Show versions and devices, which kernel computes the loss for which input and why, and whether each is right."""
-    from lovasz.lab.doctor import examine, print_examination
+    with loading():
+        from lovasz.lab.doctor import examine, print_examination
 
     found = examine()
     print_examination(found)

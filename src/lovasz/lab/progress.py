@@ -17,6 +17,17 @@ def speaks() -> bool:
 
 
 @contextmanager
+def loading() -> Iterator[None]:
+    """On a terminal: a line while PyTorch and Lightning are imported, which takes seconds; it is gone after it."""
+    console = Console(stderr=True)
+    if console.is_terminal and speaks():
+        with console.status("Loading PyTorch ..."):
+            yield
+    else:
+        yield
+
+
+@contextmanager
 def display(progress: Progress | bool) -> Iterator[Progress | None]:
     """A running display: the one given, a new one for True, None for False. Without a terminal only lines show.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from lovasz.lab import option_texts, options
 from lovasz.lab.config import RunConfig
+from lovasz.lab.progress import loading
 
 
 def run_of_options(given: dict[str, Any], losses: Sequence[str] | None, **changes: Any) -> RunConfig:
@@ -17,9 +18,10 @@ def run_of_options(given: dict[str, Any], losses: Sequence[str] | None, **change
     losses: as typed, None where none is. What can be wrong without the data is found before they are read, which may
     take minutes.
     """
-    from lovasz.lab.losses import LossSpec
-    from lovasz.lab.models import check_name, describe_weights
-    from lovasz.lab.processes import launched
+    with loading():
+        from lovasz.lab.losses import LossSpec
+        from lovasz.lab.models import check_name, describe_weights
+        from lovasz.lab.processes import launched
 
     weights: Path | None = given["weights"]
     for loss in losses or ():

@@ -253,7 +253,7 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out,
     kind = np.empty(WIDTH, np.int32)
     size = weights.shape[1] // (scores.shape[0] if scores.per_image else 1)
     stride = out_strides[2]
-    following = cursors(head, begin)
+    following = cursors(head.starts, head.owners, begin)
     position = begin
     while position < end:
         row = position // pixels

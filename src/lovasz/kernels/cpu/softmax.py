@@ -266,8 +266,8 @@ def gradient_softmax(
     own_rest = np.empty(width, np.int32)
     rest = np.empty(width, np.int32)
     size = weights.shape[1] // (images if scores.per_image else 1)
-    wrong_next = cursors(wrong_head, begin)
-    right_next = cursors(right_head, begin)
+    wrong_next = cursors(wrong_head.starts, wrong_head.owners, begin)
+    right_next = cursors(right_head.starts, right_head.owners, begin)
     position = begin
     while position < end:
         image = position // pixels

@@ -15,6 +15,7 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
 from lovasz.lab.paper import training_commands
 from lovasz.lab.paper.app import EXAMPLES, RESULTS, Out, examples, paper_app, values_of
+from lovasz.lab.progress import display, loading
 
 __all__ = ["EXAMPLES", "paper_app", "training_commands"]
 
@@ -60,8 +61,9 @@ def networks(
     resume: Resume = False,
 ) -> None:
     """The networks against their sources: the score of ESPNetv2's published weights on VOC, parameters, output size."""
-    from lovasz.lab.environment import use_machine
-    from lovasz.lab.paper.networks import run
+    with loading():
+        from lovasz.lab.environment import use_machine
+        from lovasz.lab.paper.networks import run
 
     place = use_machine(device, threads)
     path = run(out or RESULTS / "networks", data, weights, device=place, resume=resume, progress=True)
@@ -83,8 +85,9 @@ def batches(
     resume: Resume = False,
 ) -> None:
     """Section 3.1, Eq. 15: the mean IoU of images, batches and the data set on one network's predictions."""
-    from lovasz.lab.environment import use_machine
-    from lovasz.lab.paper.batches import run
+    with loading():
+        from lovasz.lab.environment import use_machine
+        from lovasz.lab.paper.batches import run
 
     path = run(
         out or RESULTS / "batches",
@@ -118,9 +121,9 @@ def everything(
     resume: Resume = False,  # noqa: ARG001 - it always goes on; the option is what an interruption suggests
 ) -> None:
     """All parts one after another, then the page. Goes on where it was stopped; finished parts are skipped."""
-    from lovasz.lab.paper import everything as whole
-    from lovasz.lab.paper.page import write_page
-    from lovasz.lab.progress import display
+    with loading():
+        from lovasz.lab.paper import everything as whole
+        from lovasz.lab.paper.page import write_page
 
     found = whole.parts(whole.Places.below(shared), small=small, device=device, threads=threads)
     names = tuple(found) if parts is None else values_of("--parts", parts, str)

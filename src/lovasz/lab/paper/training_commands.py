@@ -10,6 +10,7 @@ import typer
 from lovasz.lab import option_texts, options
 from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
 from lovasz.lab.paper.app import RESULTS, Out, examples, paper_app, values_of
+from lovasz.lab.progress import loading
 
 LearningRates = Annotated[
     str, typer.Option("--learning-rates", metavar="A,B", help="Tried for each loss under one budget, on val.")
@@ -46,8 +47,9 @@ def binary(
     resume: Resume = False,
 ) -> None:
     """Table 1 and Figure 4: one class against the rest, each loss trained and measured by all losses and image-IoU."""
-    from lovasz.lab.environment import use_machine
-    from lovasz.lab.paper.binary import Setting, run
+    with loading():
+        from lovasz.lab.environment import use_machine
+        from lovasz.lab.paper.binary import Setting, run
 
     setting = Setting(
         data=data,
@@ -109,7 +111,8 @@ def multiclass(
     resume: Resume = False,
 ) -> None:
     """Tables 2, 3, Figures 6, 7: cross-entropy, Lovász-Softmax, with and without equibatch, at several scales."""
-    from lovasz.lab.paper.multiclass import Setting, run
+    with loading():
+        from lovasz.lab.paper.multiclass import Setting, run
 
     setting = Setting(
         data=data,
@@ -179,7 +182,8 @@ def finetune(
 
     On Cityscapes also Table 4; weighted_lovasz_softmax has the class weights (Eq. 13) that the paper suggests for iIoU.
     """
-    from lovasz.lab.paper.finetune import Setting, run
+    with loading():
+        from lovasz.lab.paper.finetune import Setting, run
 
     setting = Setting(
         data=data,
