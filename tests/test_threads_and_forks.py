@@ -78,30 +78,84 @@ def test_loader_workers_and_the_training_process_use_it_at_once() -> None:
         torch.set_num_threads(before)
 
 
-def test_threads_get_the_same_number_of_parts_of_a_large_input() -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_large_input_is_cut_into_as_many_parts_for_each_thread(threads: int) -> None:
     from lovasz.kernels.bins import CHUNK
-    from lovasz.kernels.cpu.parts import split
-    from lovasz.loops import in_threads
+    from lovasz.kernels.cpu.parts import pieces, split
 
     before = torch.get_num_threads()
-    done: dict[int, list[int]] = {}
-    torch.set_num_threads(3)
+    torch.set_num_threads(threads)
     try:
         bounds = split(7 * CHUNK, 7 * CHUNK * 21)
-        together = threading.Barrier(3)  # nobody takes a second part before all have one
-
-        def run(i: int) -> None:
-            if i < 3:
-                together.wait(60)
-            done.setdefault(threading.get_ident(), []).append(i)
-
-        in_threads(run, len(bounds) - 1)
+        finer = pieces(7 * CHUNK, 7 * CHUNK * 21)
+        small = pieces(1000, 1000)
     finally:
         torch.set_num_threads(before)
-    assert [len(parts) for parts in done.values()] == [3, 3, 3]
-    assert sorted(itertools.chain.from_iterable(done.values())) == list(range(9))
-    assert (bounds[0], bounds[-1]) == (0, 7 * CHUNK)
-    assert all(0 < b - a <= CHUNK for a, b in itertools.pairwise(bounds))
+    assert len(bounds) - 1 == {1: 7, 3: 9}[threads]
+    assert len(finer) - 1 == {1: 8, 3: 24}[threads]
+    for cut in (bounds, finer):
+        assert (cut[0], cut[-1]) == (0, 7 * CHUNK)
+        assert all(0 < b - a <= CHUNK for a, b in itertools.pairwise(cut))
+    assert small == [0, 1000]
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_slow_part_keeps_no_other_waiting(two_threads) -> None:
+    from lovasz.loops import in_threads
+
+    done, rest = [], threading.Event()
+
+    def run(part: int) -> None:
+        if part == 0:
+            assert rest.wait(60)
+        done.append(part)
+        if len(done) == 5:
+            rest.set()
+
+    in_threads(run, 6)
+    assert sorted(done) == list(range(6))
+    assert done[-1] == 0
+
+
+def test_a_call_does_not_wait_for_threads_that_another_one_keeps_busy(two_threads) -> None:
+    from lovasz.loops import in_threads
+
+    begun, end = threading.Barrier(3), threading.Event()
+
+    def stay(part: int) -> None:
+        begun.wait(60)
+        assert end.wait(60)
+
+    busy = threading.Thread(target=in_threads, args=(stay, 2))
+    busy.start()
+    begun.wait(60)
+    done: list[int] = []
+    in_threads(done.append, 4)
+    assert done == [0, 1, 2, 3]
+    end.set()
+    busy.join()
+
+
+def test_what_a_part_raises_is_raised_whichever_thread_met_it(two_threads) -> None:
+    from lovasz.loops import in_threads
+
+    both = threading.Barrier(2)
+    for wrong in range(2):
+
+        def run(part: int, wrong: int = wrong) -> None:
+            both.wait(60)  # each thread has one
+            if part == wrong:
+                raise ArithmeticError(f"part {part}")
+
+        with pytest.raises(ArithmeticError, match=f"part {wrong}"):
+            in_threads(run, 2)
 
 
 def test_machine_code_that_cannot_be_kept_is_compiled_anew(monkeypatch) -> None:

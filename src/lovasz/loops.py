@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Lock
 from typing import Any
 
 import numba as nb
@@ -33,7 +34,11 @@ def compiled(function: Callable[..., Any], *, any_order: bool = False) -> Any:
 
 
 def in_threads(run: Callable[[int], None], parts: int) -> None:
-    """Call ``run(0)`` to ``run(parts - 1)`` on as many threads as torch uses; compiled code runs without the GIL."""
+    """Call ``run(0)`` to ``run(parts - 1)`` on as many threads as torch uses; compiled code runs without the GIL.
+
+    Each thread takes the next part when it is done with one: processors of two speeds, or one that another program
+    uses, too, do not keep the others waiting.
+    """
     threads = torch.get_num_threads()
     if parts == 1 or threads == 1:
         for i in range(parts):
@@ -42,15 +47,21 @@ def in_threads(run: Callable[[int], None], parts: int) -> None:
     pool = _pools.get(threads)
     if pool is None:
         pool = _pools[threads] = ThreadPoolExecutor(threads - 1, thread_name_prefix="lovasz")
+    left, taking = iter(range(parts)), Lock()
 
-    def work(first: int) -> None:
-        for i in range(first, parts, threads):
+    def work() -> None:
+        while True:
+            with taking:
+                i = next(left, None)
+            if i is None:
+                return
             run(i)
 
-    others = [pool.submit(work, first) for first in range(1, min(threads, parts))]
+    others = [pool.submit(work) for _ in range(min(threads, parts) - 1)]
     try:
-        work(0)  # the calling thread would only wait
-    finally:
-        wait(others)
-    for other in others:
+        work()  # the calling thread would only wait
+    finally:  # one that another call still keeps from beginning is not needed any more
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    for other in begun:
         other.result()

@@ -131,7 +131,7 @@ def weights() -> None:
 
 def equal_weights() -> None:
     """More equal errors than float32 can count one by one, with and without weights that are all the same."""
-    labels = np.zeros((33, 2**19), np.int32)
+    labels = np.zeros((37, 2**19), np.int32)  # 17 million of background alone, beyond 2^24
     labels[:, : 2**16] = 1
     scores = ops.zeros(labels.shape, "float16")
     for weight in (None, 0.1):

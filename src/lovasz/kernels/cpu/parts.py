@@ -7,6 +7,7 @@ import torch
 from lovasz.kernels import bins
 
 _GRAIN = 1 << 16  # errors below which a further thread costs more than it saves
+_PIECES = 8  # for each thread, where one that is done early can take another
 
 
 def split(units: int, errors: int) -> list[int]:
@@ -14,4 +15,13 @@ def split(units: int, errors: int) -> list[int]:
     parts = max(1, min(torch.get_num_threads(), errors // _GRAIN))
     if units > parts * bins.CHUNK:
         parts *= -(-units // (parts * bins.CHUNK))  # as many for each thread
+    return [units * i // parts for i in range(parts + 1)]
+
+
+def pieces(units: int, errors: int) -> list[int]:
+    """The same for a pass whose parts have nothing of their own to add up in the end: more than there are threads."""
+    bounds = split(units, errors)
+    parts = len(bounds) - 1
+    if parts > 1:
+        parts = max(parts, min(_PIECES * torch.get_num_threads(), errors // (4 * _GRAIN)))
     return [units * i // parts for i in range(parts + 1)]

@@ -15,7 +15,7 @@ from lovasz import validation
 from lovasz.kernels import bins
 from lovasz.kernels.cpu import elements, heads, layout, softmax, tables
 from lovasz.kernels.cpu.arithmetic import Scores
-from lovasz.kernels.cpu.parts import split
+from lovasz.kernels.cpu.parts import pieces, split
 from lovasz.loops import in_threads
 from lovasz.memory import reused_empty_like
 from lovasz.problem import ONCE, Problem
@@ -29,6 +29,7 @@ _MODES = {
     "elu": elements.MODE_ELU,
 }
 _TILE = 65536  # bytes of a tile of pixels with all their classes
+_NO_LOGITS = np.empty(0, np.float32)  # where labels alone are read: compiled once for logits of every type
 
 
 def loss(
@@ -242,10 +243,10 @@ class _Passes:
         totals = np.zeros((parts, self.groups), np.int64)
         surplus = np.zeros((parts, self.groups), np.int64)
         status = np.zeros((parts, 3), np.int64)
-        scores = self._scores()
+        labels = self._scores()._replace(x=_NO_LOGITS, work=_NO_LOGITS)
 
         def run(i: int) -> None:
-            softmax.count_labels(scores, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
+            softmax.count_labels(labels, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
 
         in_threads(run, parts)
         self._raise_for_labels(status)
@@ -267,9 +268,8 @@ class _Passes:
         bounds = split(units, units * (self.classes if self.softmax else 1))
         copies = parts = len(bounds) - 1
         images = self.images if per_image else 1
-        if (
-            per_image and images >= parts and units // images <= bins.CHUNK
-        ):  # no two threads in one image: they can share one array
+        # No two threads in one image: they can share one array.
+        if per_image and images >= parts and units // images <= bins.CHUNK:
             bounds = [images * i // parts * (units // images) for i in range(parts + 1)]
             copies = 1
         hist = np.zeros((copies, 2, size * images), np.int64)
@@ -331,7 +331,7 @@ class _Passes:
         out = reused_empty_like(self.input, dtype)
         flat = layout.storage(out)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
-        bounds = split(units, units * (self.classes if self.softmax else 1))
+        bounds = pieces(units, units * (self.classes if self.softmax else 1))
         scores = self._scores()
         factor = self.problem.scale * incoming
         lines = found.weights if factor == 1 else found.weights * np.float32(factor)

@@ -30,7 +30,7 @@ class Entropy(NamedTuple):
 
 @compiled
 def count_labels(scores, begin, end, totals, surplus, status):
-    """Before the passes: ``totals`` (G,) pixels of each class, so that absent ones cost nothing.
+    """Before the passes: ``totals`` (G,) pixels of each class, so that absent ones cost nothing. Reads no logits.
 
     ``surplus`` (G,) receives the pixels of the class and the void ones together, see ``count_softmax``.
     """
