@@ -289,7 +289,7 @@ def cursors(starts, owners, begin):
     result = np.empty(len(starts) - 1, np.int64)
     for c in range(len(result)):
         low, high = starts[c], starts[c + 1]
-        while low < high:  # numpy's search takes ten times as long to compile
+        while low < high:  # numpy's search takes long to compile
             middle = (low + high) >> 1
             if owners[middle] < begin:
                 low = middle + 1
