@@ -175,7 +175,7 @@ def test_options_and_types_of_labels_are_honoured(
 
 
 @runs
-def test_strided_logits_and_labels_are_read_where_they_lie(mostly_groups: bool, counted: list[str]) -> None:
+def test_strided_logits_and_labels_are_read_where_they_lie(groups: bool, counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=(20, 30))
     plain = value_and_gradient(SOFTMAX, scores.float().to(DEVICE), target.to(DEVICE), impl="triton")
     wide = torch.full((3, 7, 20, 30), torch.nan)
@@ -191,7 +191,7 @@ def test_strided_logits_and_labels_are_read_where_they_lie(mostly_groups: bool, 
     assert gradient.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(value, plain[0])
     assert oracle.relative(gradient, plain[1]) < 1e-6  # one pixel to a thread: compiled anew, and rounded anew
-    assert len(counted) == (15 if mostly_groups else 6)
+    assert len(counted) == (15 if groups else 6)
 
 
 @runs
@@ -211,9 +211,7 @@ def test_bins_that_would_overflow_are_emptied_in_time(
 
 
 @runs
-def test_numbers_that_are_not_finite_neither_pass_nor_point_beyond_the_tables(
-    mostly_groups: bool, counted: list[str]
-) -> None:
+def test_numbers_that_are_not_finite_neither_pass_nor_point_beyond_the_tables(groups: bool, counted: list[str]) -> None:
     scores, target = SOFTMAX.draw(size=(20, 30))
     target[0, 3, 4] = 1
     leaf = scores.float().to(DEVICE)
