@@ -283,7 +283,7 @@ def test_training_validates_at_the_size_of_the_tables_and_the_page_says_at_which
     assert scores["training"]["start"]["val"] != own.to_json()
     section = table2.section(document)
     assert "validation during training on all images of val at 16 x 20;" in section.setting
-    assert "on all images of val at 16 x 20" in section.pictured
+    assert "on all images of val at 16 x 20" in section.pictured["paper-figure-6.png"]
 
 
 def test_a_folder_of_an_earlier_version_goes_on_with_validation_at_the_images_own_size(start, tmp_path):
@@ -309,7 +309,8 @@ def test_a_folder_of_an_earlier_version_goes_on_with_validation_at_the_images_ow
         "validation during training on all images of val at their own size; asked on 4 images of val, resized to 16"
         in (section.setting)
     )
-    assert section.pictured == ", on all images of val at their own size; the tables have 4 at 16 x 20"
+    pictured = section.pictured["paper-figure-6.png"]
+    assert pictured == ", on all images of val at their own size; the tables have 4 at 16 x 20"
 
 
 def test_the_tables_are_made_from_the_result_alone(result):

@@ -1,4 +1,4 @@
-"""Figures 7 and 8: parts of images where two losses' networks differ most, beside the image and the truth.
+"""Figures 5, 7 and 8: parts of images where two networks differ most, beside the image and the truth.
 
 The pictures stay in the experiment's folder: they show the data set, so they are not for the page.
 """

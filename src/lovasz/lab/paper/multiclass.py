@@ -6,7 +6,7 @@ scale, at several and behind the CRF, and by the decision rules of `answers`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lovasz.lab.errors import LabError
 from lovasz.lab.models import load_weights, save_weights
 from lovasz.lab.models.deeplab import load_deeplab
 from lovasz.lab.models.resized import MultiScale, ask_as
-from lovasz.lab.paper import finetune
+from lovasz.lab.paper import crf_effect, finetune
 from lovasz.lab.paper.answers import RULES, answer, decisions, search_crf
 from lovasz.lab.paper.crops import draw_crops
 from lovasz.lab.paper.result import STATE, Experiment, data_options, matplotlib_pyplot, read_result
@@ -34,6 +34,7 @@ from lovasz.lab.splits import Data, held_classes
 
 NAME = "multiclass"
 KINDS = ("image", "batch", "dataset")  # of mean IoU, as the panels of Figure 6
+COMPARED = {"cross_entropy": "cross-entropy", "lovasz_softmax": "Lovász-Softmax"}  # in Figures 5 and 7
 START = "start"  # the network before the losses, which is asked as well
 
 
@@ -137,12 +138,26 @@ def run(folder: Path, setting: Setting, *, resume: bool = False, progress: Progr
             network = load_weights(setting.model, file, val.info.classes)
             asked[name] = _ask(name, network, setting, val, folder / "answers", shown)
             experiment.keep()
+        if setting.crf:
+            _figure_5(pyplot, networks, asked, setting, val, folder / crf_effect.CROPS, shown)
         _figure_7(pyplot, networks, setting, val, folder / "crops-figure-7.png", shown)
-    picture = "paper-figure-6.png"
-    draw(pyplot, training, folder / picture)
-    caption = "Figure 6: mean IoU on val over the epochs, of each image, of batches of ten and of the whole data set"
     scores = {"training": training, "answers": asked, "images": len(_chosen(len(val), setting.images))}
-    return experiment.finish(scores, {picture: caption}, device=resolve_device(setting.device))
+    return experiment.finish(scores, draw_all(pyplot, scores, folder), device=resolve_device(setting.device))
+
+
+def draw_all(pyplot: Any, scores: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The pictures for the page, from the scores alone; returns their captions by name."""
+    captions = {}
+    if all("crf" in found["ways"] for found in scores["answers"].values()):
+        labels = {START: "before"}
+        labels |= {name: COMPARED[loss] for loss, name in compared(scores["answers"]).items()}
+        crf_effect.draw_gains(pyplot, scores["answers"], labels, folder / crf_effect.PICTURE)
+        captions[crf_effect.PICTURE] = "Figure 5: what the CRF changes in the IoU of each class, at several scales"
+    draw(pyplot, scores["training"], folder / "paper-figure-6.png")
+    captions["paper-figure-6.png"] = (
+        "Figure 6: mean IoU on val over the epochs, of each image, of batches of ten and of the whole data set"
+    )
+    return captions
 
 
 def starting_weights(setting: Setting, folder: Path, val: SegmentationDataset, shown: Progress | None = None) -> Path:
@@ -204,16 +219,43 @@ def _figure_7(
     shown: Progress | None,
 ) -> None:
     """Crops of cross-entropy's and of Lovász-Softmax's network, where both are there; drawn once."""
-    found = {}
-    for loss in ("cross_entropy", "lovasz_softmax"):
-        for name in (name for name in files if name.startswith(f"{loss}, ")):
-            found.setdefault(loss, files[name])
+    found = compared(files)
     if path.is_file() or len(found) < 2:
         return
-    networks = {loss: load_weights(setting.model, file, val.info.classes) for loss, file in found.items()}
+    networks = {loss: load_weights(setting.model, files[name], val.info.classes) for loss, name in found.items()}
     networks = {loss: ask_as(one, size=setting.size, scales=None, crf=False) for loss, one in networks.items()}
     device = use_machine(setting.device, setting.threads)
-    draw_crops(pyplot, networks, ("cross_entropy", "lovasz_softmax"), val, path, device=device, progress=shown)
+    draw_crops(pyplot, networks, tuple(COMPARED), val, path, device=device, progress=shown)
+
+
+def _figure_5(
+    pyplot: Any,
+    files: Mapping[str, Path],
+    asked: Mapping[str, Any],
+    setting: Setting,
+    val: SegmentationDataset,
+    path: Path,
+    shown: Progress | None,
+) -> None:
+    """Crops of Lovász-Softmax's network without the CRF and behind it, where that network is there; drawn once."""
+    name = compared(files).get("lovasz_softmax")
+    if path.is_file() or name is None:
+        return
+    network = load_weights(setting.model, files[name], val.info.classes)
+    search = asked[name]["crf"]
+    crf = CRF(**search["best"]) if search else CRF()
+    how = {"size": setting.size, "scales": setting.scales, "device": use_machine(setting.device, setting.threads)}
+    crf_effect.draw_images(pyplot, network, crf, val, path, progress=shown, **how)
+
+
+def compared(names: Iterable[str]) -> dict[str, str]:
+    """Of the networks' names ("loss, sampler") the first of each loss of Figures 5 and 7."""
+    found: dict[str, str] = {}
+    for name in names:
+        loss = name.partition(", ")[0]
+        if loss in COMPARED:
+            found.setdefault(loss, name)
+    return found
 
 
 def _chosen(length: int, count: int | None) -> list[int]:

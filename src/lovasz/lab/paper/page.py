@@ -13,7 +13,7 @@ from typing import Any
 
 from lovasz.lab.errors import LabError
 from lovasz.lab.paper import batches, networks, surfaces, synthetic, table1, table2, table4
-from lovasz.lab.paper.result import RESULT, Section, read_result
+from lovasz.lab.paper.result import RESULT, Section, captions_of, read_result
 
 # By the name of their command, in the order of the paper: what makes a section of the page of a result.
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
@@ -77,7 +77,7 @@ def _part(source: Source, home: Path, taken: set[str]) -> str:
     taken.update(names.values())
     kept = f"results/paper/{source.name}.json"
     _copy(source.result, home / kept)
-    captions = {names[picture]: caption for picture, caption in result["pictures"].items()}
+    captions = {names[picture]: caption for picture, caption in captions_of(section, result).items()}
     return render(section, result, kept, captions)
 
 
@@ -132,13 +132,14 @@ page from a folder of experiments, or again from these copies with `--results do
 
 What is not here: the paper's own numbers where its column is empty. Of its Tables 1 to 4 only the two scores that
 public leaderboards repeat (79.0 % on Pascal VOC's test set, 63.06 % on Cityscapes') could be looked up.
-{no_table_4}Figure 5, which is not reproduced. Figures 7 and 8, crops of images that may not be handed on:
-`lovasz paper multiclass` and `finetune` draw them into their folders.
+{no_table_4}Figure 5 could not be looked up either: the picture of that number
+shows what the CRF does to each class, which we take to be its subject. Figures 7 and 8 and the images of Figure 5, crops
+of images that may not be handed on: `lovasz paper multiclass` and `finetune` draw them into their folders.
 """
 
 
 def render(section: Section, result: Mapping[str, Any], source: str, pictures: Mapping[str, str] | None = None) -> str:
-    """One section as Markdown. pictures: captions by the names that the page's copies have, None: the result's own."""
+    """One section as Markdown. pictures: whole captions by the names of the page's copies, None: the result's own."""
     noted = any(row.note for row in section.rows)
     head = ["", "the paper", "ours", *(["note"] if noted else [])]
     cells = [[row.what, row.paper, row.ours, *([row.note] if noted else [])] for row in section.rows]
@@ -166,9 +167,8 @@ def render(section: Section, result: Mapping[str, Any], source: str, pictures: M
     ]
     for table in section.tables:
         lines += [table.caption, "", _line(table.head), _line(["---"] * len(table.head)), *map(_line, table.rows), ""]
-    for picture, caption in (pictures or result["pictures"]).items():
-        whole = caption + section.pictured
-        lines += [f"![{whole}](pictures/{picture})", "", f"{whole}.", ""]
+    for picture, caption in (captions_of(section, result) if pictures is None else pictures).items():
+        lines += [f"![{caption}](pictures/{picture})", "", f"{caption}.", ""]
     return "\n".join(lines)
 
 

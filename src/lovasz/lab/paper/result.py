@@ -204,8 +204,8 @@ class Table:
 class Section:
     """One section of the page. comparable: what may be compared with the paper and what may not, in plain words.
 
-    pictured: follows each picture's caption. seconds, machine: what the computation took, and where, if that is not the
-    result's own, as with earlier runs.
+    pictured: what follows the caption of the picture of this name. seconds, machine: what the computation took, and
+    where, if that is not the result's own, as with earlier runs.
     """
 
     title: str
@@ -215,9 +215,14 @@ class Section:
     comparable: str
     seen: str = ""
     tables: Sequence[Table] = ()
-    pictured: str = ""
+    pictured: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
     machine: str = ""
+
+
+def captions_of(section: Section, result: Mapping[str, Any]) -> dict[str, str]:
+    """The whole caption of each picture of a result, by the picture's name."""
+    return {name: caption + section.pictured.get(name, "") for name, caption in result["pictures"].items()}
 
 
 def read_result(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables 2 and 3 and the decision rules, from the result of `lovasz paper multiclass` alone."""
+"""Tables 2 and 3, the decision rules and what Figures 5 and 6 are of, from `lovasz paper multiclass`' result alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def section(result: Mapping[str, Any]) -> Section:
             rows.append(Row(f"{_label(name)}, {WAYS[way]}, mean IoU, %", _paper(name, way), _percent(value), note))
     tables = [table for table in (_rules(answers), _crf(answers), _classes(answers)) if table is not None]
     return Section(
-        title=f"Section 4.3: all classes of {data_words(config)} with {config['model']} (Tables 2 and 3, Figure 6)",
+        title=f"Section 4.3: all classes of {data_words(config)} with {config['model']} (Tables 2, 3, Figures 5, 6)",
         command=command_line("multiclass", config),
         setting=_setting(config, scores),
         rows=tuple(rows),
@@ -35,7 +35,10 @@ def section(result: Mapping[str, Any]) -> Section:
         "test server with Lovász-Softmax, several scales and CRF; the network, images and length are others here.",
         seen=_seen(answers, ways),
         tables=tables,
-        pictured=f", {_validation(scores)}; the tables have {scores['images']}{_size(config['size'])}",
+        pictured={
+            "paper-figure-5.png": f", {scores['images']} images of val{_size(config['size'])}; {_parameters(answers)}",
+            "paper-figure-6.png": f", {_validation(scores)}; the tables have {scores['images']}{_size(config['size'])}",
+        },
     )
 
 
@@ -92,6 +95,11 @@ def _crf(answers: Mapping[str, Any]) -> Table | None:
     count = next(iter(searched.values()))["images"]
     head = ["network", "weight", "pixels", "colours", "mean IoU at these, %", "at DeepLab-v2's, %"]
     return Table(f"Search of the CRF's appearance term on {count} training images.", head, lines)
+
+
+def _parameters(answers: Mapping[str, Any]) -> str:
+    """Whose parameters the CRF has."""
+    return "its parameters searched for each network" if answers["start"]["crf"] else "its parameters are DeepLab-v2's"
 
 
 def _classes(answers: Mapping[str, Any]) -> Table:

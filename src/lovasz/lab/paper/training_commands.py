@@ -110,7 +110,7 @@ def multiclass(
     workers: options.Workers = 0,
     resume: Resume = False,
 ) -> None:
-    """Tables 2, 3, Figures 6, 7: cross-entropy, Lovász-Softmax, with and without equibatch, at several scales."""
+    """Tables 2, 3, Figures 5 to 7: cross-entropy, Lovász-Softmax, with and without equibatch, at several scales."""
     with loading():
         from lovasz.lab.paper.multiclass import Setting, run
 
