@@ -42,7 +42,7 @@ def draw_gains(pyplot: Any, answers: Mapping[str, Any], labels: Mapping[str, str
     figure, axes = pyplot.subplots(figsize=(max(6.0, 0.5 * len(classes) + 2), 3.8), dpi=110)
     width = 0.8 / len(found)
     for number, (label, of) in enumerate(found.items()):
-        values = [np.nan if of[name] is None else 100 * of[name] for name in classes]
+        values = [np.nan if gain is None else 100 * gain for gain in of.values()]
         places = np.arange(len(classes)) + (number - (len(found) - 1) / 2) * width
         axes.bar(places, values, width, label=label)
     axes.axhline(0, color="black", linewidth=0.8)

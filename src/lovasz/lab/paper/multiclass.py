@@ -225,7 +225,7 @@ def _figure_7(
     networks = {loss: load_weights(setting.model, files[name], val.info.classes) for loss, name in found.items()}
     networks = {loss: ask_as(one, size=setting.size, scales=None, crf=False) for loss, one in networks.items()}
     device = use_machine(setting.device, setting.threads)
-    draw_crops(pyplot, networks, tuple(COMPARED), val, path, device=device, progress=shown)
+    draw_crops(pyplot, networks, ("cross_entropy", "lovasz_softmax"), val, path, device=device, progress=shown)
 
 
 def _figure_5(

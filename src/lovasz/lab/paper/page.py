@@ -133,8 +133,8 @@ page from a folder of experiments, or again from these copies with `--results do
 What is not here: the paper's own numbers where its column is empty. Of its Tables 1 to 4 only the two scores that
 public leaderboards repeat (79.0 % on Pascal VOC's test set, 63.06 % on Cityscapes') could be looked up.
 {no_table_4}Figure 5 could not be looked up either: the picture of that number
-shows what the CRF does to each class, which we take to be its subject. Figures 7 and 8 and the images of Figure 5, crops
-of images that may not be handed on: `lovasz paper multiclass` and `finetune` draw them into their folders.
+shows what the CRF does to each class, which we take to be its subject. Figures 7 and 8 and the images of Figure 5,
+crops of images that may not be handed on: `lovasz paper multiclass` and `finetune` draw them into their folders.
 """
 
 
