@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from rich.progress import Progress
 from tests.lab.image_files import labels, picture, write
 from typer.testing import CliRunner
@@ -164,10 +166,16 @@ def test_finished_parts_are_skipped_and_a_failing_one_stops_no_other(tmp_path):
         raise LabError("no such thing")
 
     chosen = {"surfaces": drawn(5), "broken": lambda: Part({}, fails), "surfaces-2": drawn(6)}
-    with Progress(disable=True) as progress:
+    with Progress(console=Console(file=io.StringIO(), width=200), disable=True) as progress:
         failed = everything.run_all(tmp_path, chosen, progress)
         assert failed == ["broken: no such thing"]
         assert ran == [("surfaces", False), ("surfaces-2", False)]
+        told = progress.console.file.getvalue().splitlines()  # all that a log without a terminal gets
+        assert [line.partition(",")[0] for line in told] == [
+            "surfaces: part 1 of 3", "surfaces: finished",
+            "broken: part 2 of 3", "broken: no such thing",
+            "surfaces-2: part 3 of 3", "surfaces-2: finished",
+        ]  # fmt: skip
         everything.run_all(tmp_path, chosen, progress)
         assert len(ran) == 2
         # Other settings in the same folder are no result of this part, and are not overwritten.

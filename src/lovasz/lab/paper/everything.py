@@ -6,6 +6,7 @@ lengths and the whole grids.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lovasz.lab.environment import use_machine
 from lovasz.lab.errors import LabError
 from lovasz.lab.paper import batches, binary, finetune, multiclass, networks, surfaces, synthetic
 from lovasz.lab.paper.earlier import data_name
+from lovasz.lab.paper.page import duration
 from lovasz.lab.paper.result import RESULT, STATE, hash_of, read_result, same_inputs
 from lovasz.lab.progress import say
 from lovasz.lab.splits import contents_of
@@ -213,7 +215,7 @@ def run_all(folder: Path, chosen: Mapping[str, Maker], progress: Progress) -> li
     """
     failed = []
     bar = progress.add_task("parts", total=len(chosen), note="")
-    for name, make in chosen.items():
+    for number, (name, make) in enumerate(chosen.items(), 1):
         progress.update(bar, note=name)
         place = folder / name
         try:
@@ -221,7 +223,11 @@ def run_all(folder: Path, chosen: Mapping[str, Maker], progress: Progress) -> li
             if finished(place, part):
                 say(progress, f"{name}: finished before, with the same settings.")
             else:
-                part.run(place, place.is_dir() and any(place.iterdir()), progress)
+                begun = place.is_dir() and any(place.iterdir())
+                say(progress, f"{name}: part {number} of {len(chosen)}, {'goes on' if begun else 'begins'}.")
+                start = time.perf_counter()
+                part.run(place, begun, progress)
+                say(progress, f"{name}: finished, {duration(time.perf_counter() - start)}.")
         except LabError as error:
             failed.append(f"{name}: {error}")
             say(progress, failed[-1])
