@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from interpreter import patch_once_per_launch
+from interpreter import hasten
 
 # TensorFlow and Triton each carry an LLVM; loaded in the other order the process crashes (Triton 3.7, TensorFlow 2.21).
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    patch_once_per_launch()
+    hasten()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
