@@ -19,7 +19,7 @@ OPTIMIZERS = ("adam", "sgd")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LOGGERS = ("csv", "tensorboard", "none")
 SAMPLERS = ("shuffle", "equibatch")
-KEPT = ("last", "best")
+KEPT = ("last", "best", "average")
 MOST_SEED = 2**32 - 1  # as NumPy's and Lightning's generators take it
 MAY_DIFFER = ("out", "num_workers", "logger")  # fields that leave the resulting weights alone
 
@@ -45,7 +45,9 @@ class RunConfig:
     threads: torch's CPU threads, None for torch's own choice; validate_every: epochs between validations, 0 for none
     before the final one. out: the folder that receives the run.
     keep: the weights that are written and scored, of the "last" epoch, or of the "best": the first of those with the
-    largest validation mIoU, whose score on the validation images leans upwards for that, and on the test images not.
+    largest validation mIoU, whose score on the validation images leans upwards for that, and on the test images not; or
+    the "average" of those after each step, from two fifths of the run on, or from its last switch of losses; the
+    learning rate stays as it is there.
     devices: processes, each with its device and its batch_size images of every step; threads are those of each.
     global_batch: the Lovász losses are those of the images of all processes together, not of each one's own.
     """

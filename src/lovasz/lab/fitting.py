@@ -25,6 +25,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
+from lovasz.lab import averaging
 from lovasz.lab.budget import budget
 from lovasz.lab.checkpoints import DirectCheckpoints, LastCheckpoint
 from lovasz.lab.config import RunConfig
@@ -35,7 +36,7 @@ from lovasz.lab.interrupts import Interrupts, leave_to_the_main_process
 from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import say
-from lovasz.lab.task import SHUFFLE, SegmentationTask, Validate, mix
+from lovasz.lab.task import SHUFFLE, STEP, SegmentationTask, Validate, mix
 from lovasz.sampling import EquibatchSampler
 
 
@@ -70,7 +71,7 @@ def fit(
 ) -> FitResult:
     """Train `model` in place and return the history; all processes of `team` together, through Lightning's DDP.
 
-    The weights are those of the epoch that `config.keep` says.
+    The weights are those of the epoch that `config.keep` says, or the mean of those of the later steps.
     The sampler "equibatch" needs the classes of each image.
 
     Writes folder/checkpoints/last.ckpt after each epoch, whole or not at all, and folder/logs. With `resume`, goes on
@@ -136,6 +137,13 @@ def fit(
     if task.state.best is not None:
         epoch = task.state.best_epoch
         model.load_state_dict(task.state.best)
+    if task.state.mean is not None:
+        model.load_state_dict(task.state.mean, strict=False)  # weights alone
+        if not config.freeze_batch_norm:
+            order.set_epoch(config.epochs)  # crops and flips that no step has seen
+            torch.manual_seed(mix(config.seed, STEP, task.total_steps))
+            say(progress, f"{description}: batch normalisation of the averaged weights")
+            averaging.measure_batch_norm(model, loader, device, team)
     return FitResult(
         history=task.state.history,
         steps=task.total_steps,
@@ -144,7 +152,7 @@ def fit(
         seconds_per_step=_median(task.state.step_seconds),
         loss_seconds_per_step=_median(task.state.loss_seconds),
         epoch=epoch,
-        final_scores=task.last_scores if epoch == config.epochs else None,
+        final_scores=task.last_scores if epoch == config.epochs and task.state.mean is None else None,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lovasz.lab.config import KEPT, LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
+from lovasz.lab.config import LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
 
 DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
     "Data",
@@ -249,7 +249,12 @@ SamplerName = Annotated[
 ]
 Keep = Annotated[
     str,
-    typer.Option("--keep", help=f"Epoch to write and score, {_either(KEPT)} on validation.", rich_help_panel=TRAINING),
+    typer.Option(
+        "--keep",
+        help="Weights to write and score: of the last epoch, of the best on validation, or the average over the steps "
+        "of the last 60 %.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 FreezeBatchNorm = Annotated[
     bool,

@@ -253,8 +253,11 @@ def headline(comparison: dict[str, Any]) -> tuple[str, str]:
     start = start_spread(comparison, split, lambda scores: scores["dataset_miou"])
     if start:
         notes.append(f"The start had {100 * start.mean:.1f} %: {_signed(100 * (score - start.mean))} points since.")
-    if (comparison["config"] or {}).get("keep") == "best":
+    kept = (comparison["config"] or {}).get("keep")
+    if kept == "best":
         notes.append("Each run is scored at its best epoch on the validation images.")
+    elif kept == "average":
+        notes.append("Each run is scored with the mean of its weights over its later steps; the curves do not show it.")
     if split == "test" and (val := winner.score("val", "dataset_miou")):
         val_other = other.score("val", "dataset_miou") if other else None
         against = f" against {100 * val_other.mean:.1f} %" if val_other else ""

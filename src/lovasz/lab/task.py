@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lovasz.lab import averaging
 from lovasz.lab.config import RunConfig
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores
@@ -46,6 +47,8 @@ class State:
     best: dict[str, Tensor] | None = None  # the network as it was after the epoch that is kept, where that is chosen
     best_epoch: int = 0
     best_miou: float = -1.0
+    mean: dict[str, Tensor] | None = None  # of the weights after the later steps, where that is kept
+    mean_of: int = 0  # steps
 
 
 class SegmentationTask(L.LightningModule):
@@ -68,6 +71,7 @@ class SegmentationTask(L.LightningModule):
         self.state = State()
         self.last_scores: Scores | None = None
         self.learning_rate = config.learning_rate  # of the step that ran last
+        self._average_from = max(averaging.FROM, loss.spec.starts[-1])  # weights of one loss alone
         self._probe_every = max(1, total_steps // PROBES)
         self._losses: list[Tensor] = []
         self._epoch_start = self._step_end = time.perf_counter()
@@ -77,7 +81,7 @@ class SegmentationTask(L.LightningModule):
         self._warm = False
 
     def configure_optimizers(self) -> Any:
-        """Adam (0.9, 0.999) or SGD, both with the plain L2 term, and Eq. 16 at each step.
+        """Adam (0.9, 0.999) or SGD, both with the plain L2 term, and Eq. 16 at each step (until weights are averaged).
 
         A network with `parameter_groups` (DeepLab-v2) has multiples of the learning rate for some of its parameters;
         Eq. 16 is on all of them.
@@ -91,8 +95,9 @@ class SegmentationTask(L.LightningModule):
             optimizer = torch.optim.SGD(
                 parameters, lr=c.learning_rate, momentum=c.momentum, weight_decay=c.weight_decay
             )
+        last = self._average_from if c.keep == "average" else 1.0
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: max(0.0, 1.0 - step / self.total_steps) ** c.poly_power
+            optimizer, lambda step: (1.0 - min(last, step / self.total_steps)) ** c.poly_power
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -130,7 +135,10 @@ class SegmentationTask(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        """Time of the step with its data, without the probe."""
+        """Time of the step with its data, without the probe; the weights enter their mean."""
+        if self.config.keep == "average" and self.global_step > self._average_from * self.total_steps:
+            self.state.mean = averaging.add(self.state.mean, self.state.mean_of, self.model)
+            self.state.mean_of += 1
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()

@@ -312,7 +312,7 @@ def run_once(
     if team.first:
         write_json(folder / "run.json", record)
     last = record["scores"]
-    of = f" of epoch {result.epoch}" if config.keep == "best" else ""
+    of = {"best": f" of epoch {result.epoch}", "average": " of the averaged weights"}.get(config.keep, "")
     line = f"{description}: val mIoU{of} {100 * last['val']['dataset_miou']:.2f} %"
     say(progress, line + (f", test mIoU {100 * last['test']['dataset_miou']:.2f} %" if last["test"] else ""))
     return record
