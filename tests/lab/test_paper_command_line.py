@@ -77,7 +77,7 @@ OTHERS = {
     "finetune": finetune.Setting(
         data="camvid:PATH", weights="w.safetensors", model="unet", losses=("cross_entropy+0.5*hinge", "hinge"),
         learning_rates=(1e-3,), batch_sizes=(4, 3), seeds=(7,), samplers=("shuffle",), epochs=9, optimizer="sgd",
-        weight_decay=1e-5, freeze_batch_norm=True, crop=(8, 9), scale=(0.5, 0.5), size=(512, 1024),
+        weight_decay=1e-5, freeze_batch_norm=True, crop=(8, 9), scale=(0.5, 0.5), size=(512, 1024), keep="average",
     ),
     "synthetic": synthetic.Setting(draws=3, seed=4, epsilon=0.3, radius=(6.0, 7.5), bias=(-3.0, 2.0, 0.125)),
 }  # fmt: skip
@@ -125,3 +125,7 @@ def test_the_setting_says_frozen_statistics_and_sizes_that_are_no_default():
     wanted = "crops of 8 x 9, scaled by 0.5 to 0.75, mirrored at random, batch normalisation with the statistics of the"
     assert wanted in table4.section(result).setting
     assert "asked at 512 x 1024" in table4.section(result).setting
+    assert "weights" not in table4.section(result).title
+    result["config"]["keep"] = "average"
+    assert "of each run the mean of its weights over its later steps" in table4.section(result).setting
+    assert "trained further on camvid, weights averaged (Figure 9)" in table4.section(result).title

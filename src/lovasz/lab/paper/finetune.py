@@ -39,7 +39,7 @@ KEY = ("loss", "batch_size", "learning_rate", "sampler", "seed", "epochs")  # wh
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The grid. data, model, weights, epochs, optimizer, crop and scale as in RunConfig, the same for all runs.
+    """The grid. data, model, weights, epochs, optimizer, crop, scale and keep as in RunConfig, the same for all runs.
 
     learning_rates: searched for each loss and batch size with the first seed and sampler, by mean IoU on val after all
     epochs; the other seeds and samplers then run at the one that was best. size: to which images are resized (height,
@@ -61,6 +61,7 @@ class Setting:
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     size: tuple[int, int] | None = None
+    keep: str = "last"
     workers: int = 0
     threads: int | None = None
     device: str = "auto"
@@ -80,7 +81,7 @@ class Setting:
     def run(self, loss: str, batch_size: int, learning_rate: float, sampler: str, seed: int) -> RunConfig:
         """One run; its folder is set where it is trained."""
         same = ("data", "model", "weights", "epochs", "optimizer", "weight_decay", "freeze_batch_norm", "crop", "scale")
-        same += ("size", "threads", "device")
+        same += ("size", "keep", "threads", "device")
         return RunConfig(
             **{name: getattr(self, name) for name in same},
             num_workers=self.workers,
@@ -108,8 +109,8 @@ class Setting:
     def to_json(self, data: str) -> dict[str, Any]:
         """As the result holds it: names of files without their folders, nothing that leaves the weights alone."""
         values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-        for name in ("workers", "threads", "device"):
-            del values[name]
+        unsaid = {"workers", "threads", "device"} | ({"keep"} if self.keep == "last" else set())  # once the only one
+        values = {name: value for name, value in values.items() if name not in unsaid}
         losses = [str(LossSpec.parse(loss)) for loss in self.losses]
         return values | {"data": data, **data_options(self.data), "weights": Path(self.weights).name, "losses": losses}
 

@@ -17,6 +17,10 @@ CAPTION = (
     "val over the epochs at the largest batch size (right)"
 )
 ENET = ("58.3", "34.4", "80.4", "64.0")  # Paszke et al. 2016, Table 4
+KEPT = {
+    "best": "; of each run the epoch that was best on val",
+    "average": "; of each run the mean of its weights over its later steps, in which the learning rate stays as it is",
+}
 GROUP = ("loss", "batch_size", "learning_rate", "sampler", "epochs")
 
 
@@ -83,8 +87,9 @@ def section(result: Mapping[str, Any]) -> Section:
         length = f", {_count(group['epochs'], 'epoch')}" if several else ""
         rows.append(Row(f"{line_of(group)}{length}, mean IoU on {split}, %", paper, _percent(group, split), note))
     tables = _table_4(scores), _rates(scores), _classes(reported, scores, split)
+    averaged = ", weights averaged" if config.get("keep") == "average" else ""
     return Section(
-        title=f"Section 4.4: {config['model']} trained further on {data_words(config)} (Figure 9)",
+        title=f"Section 4.4: {config['model']} trained further on {data_words(config)}{averaged} (Figure 9)",
         command=command_line("finetune", config),
         setting=_setting(config, scores),
         rows=tuple(rows),
@@ -257,6 +262,7 @@ def _setting(config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     low, high = config["scale"]
     seen += "" if low == high == 1 else f", scaled by {low:g}" + ("" if low == high else f" to {high:g}")
     seen += ", mirrored at random" + (FROZEN if config.get("freeze_batch_norm") else "")
+    seen += KEPT.get(config.get("keep", "last"), "")
     if config.get("size"):  # entries of earlier versions say no size: in validation they knew none
         whole = scores["runs"][0].get("same", {}).get("size") is not None
         seen += f"; {'asked' if whole else 'Table 4 asked'} at {config['size'][0]} x {config['size'][1]}"

@@ -163,6 +163,7 @@ def finetune(
     crop: Crop = "whole",
     scale: options.Scale = None,
     size: options.AskedSize = None,
+    keep: options.Keep = "last",
     earlier: Annotated[
         list[Path] | None,
         typer.Option(
@@ -201,6 +202,7 @@ def finetune(
         crop=option_texts.parse_crop(crop),
         scale=option_texts.parse_scale(scale),
         size=option_texts.parse_size(size),
+        keep=keep,
         workers=workers,
         threads=threads,
         device=device,
