@@ -11,6 +11,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from PIL import Image
 from tests.lab.image_files import write
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -25,7 +26,7 @@ from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.models.resized import AtSize
 from lovasz.lab.paper import binary, earlier, finetune, iiou, page, table1, table4
 from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, half_and_half, measure
-from lovasz.lab.paper.result import read_result
+from lovasz.lab.paper.result import matplotlib_pyplot, read_result
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -559,6 +560,25 @@ def scored(loss: str, seed: int, test: float, **changes) -> dict:
     return values | {
         "val": score, "test": score, "curve": [test], "seconds": 3600.0, "machine": "M", "source": "x", "steps": 1,
     } | changes  # fmt: skip
+
+
+@pytest.mark.parametrize("curve", [[None] * 3, [0.5], [0.4, 0.5, 0.6]], ids=str)
+def test_figure_9_has_epochs_only_where_runs_were_validated_after_each(tmp_path, curve):
+    pytest.importorskip("matplotlib")
+    start = {split: {"dataset_miou": 0.5, "per_class_iou": {}} for split in ("val", "test")}
+    scores = {"start": start, "chosen": [], "runs": [scored("hinge", seed, 0.6, curve=curve) for seed in range(2)]}
+    caption = table4.draw(matplotlib_pyplot(), scores, tmp_path / "f.png")
+    assert ("over the epochs" in caption) == (curve == [0.4, 0.5, 0.6])
+    with Image.open(tmp_path / "f.png") as picture:
+        assert picture.width == (1100 if "over the epochs" in caption else 550)
+
+
+def test_runs_from_before_weights_were_averaged_do_not_stand_among_averaged_ones(start, trained):
+    entry = earlier.read_entries(trained / "result.json")[0]
+    del entry["same"]["keep"]
+    finetune.check_same(entry, grid(start))
+    with pytest.raises(LabError, match="a run with keep 'last', this grid has 'average'"):
+        finetune.check_same(entry, grid(start, keep="average"))
 
 
 def test_gains_are_those_of_the_means_over_seeds():

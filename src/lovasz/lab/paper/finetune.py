@@ -190,7 +190,7 @@ def choose(entries: Sequence[dict[str, Any]], setting: Setting) -> list[dict[str
 
 def check_same(entry: dict[str, Any], setting: Setting) -> None:
     """Raise LabError where an earlier run does not belong into these tables; entries of earlier versions say less."""
-    ours, theirs = same_of(next(setting.searched())), entry["same"]
+    ours, theirs = same_of(next(setting.searched())), {"keep": "last"} | entry["same"]
     if theirs.get("resize_training"):
         raise LabError(
             f"{entry['source']}: a run of --size, which resizes the images of training too; the runs of a grid train "
@@ -259,9 +259,9 @@ class _Grid:
         scores = {"start": self.start, "chosen": chosen, "runs": self.entries, "cityscapes": self.cityscapes}
         scores["complete"] = self.complete
         name = "paper-figure-9.png"
-        table4.draw(self.pyplot, scores, self.experiment.folder / name)
+        caption = table4.draw(self.pyplot, scores, self.experiment.folder / name)
         device = resolve_device(self.setting.device)
-        return self.experiment.finish(scores, {name: table4.CAPTION}, device=device, last=last)
+        return self.experiment.finish(scores, {name: caption}, device=device, last=last)
 
     def _add(self, entry: dict[str, Any]) -> None:
         if all(_key(entry) != _key(one) for one in self.entries):

@@ -12,10 +12,7 @@ from lovasz.lab.paper.iiou import SCORES
 from lovasz.lab.paper.result import FROZEN, Row, Section, Table, data_words
 from lovasz.lab.summary import label_of
 
-CAPTION = (
-    "Figure 9: mean IoU over the batch size after fine-tuning, mean and standard deviation over seeds (left), and on "
-    "val over the epochs at the largest batch size (right)"
-)
+CAPTION = "Figure 9: mean IoU over the batch size after fine-tuning, mean and standard deviation over seeds"
 ENET = ("58.3", "34.4", "80.4", "64.0")  # Paszke et al. 2016, Table 4
 KEPT = {
     "best": "; of each run the epoch that was best on val",
@@ -196,11 +193,16 @@ def _kept(group: Mapping[str, Any]) -> bool:
     return group["searched"] and group["reported"]
 
 
-def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
-    """Figure 9: batch sizes at the left, epochs at the right."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4.4), dpi=110, layout="constrained")
+def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> str:
+    """Figure 9: batch sizes at the left, epochs at the right where a run has a curve; returns its caption."""
     reported = [group for group in groups(scores) if group["reported"]] if scores["runs"] else []
     split = split_of(scores)
+    with_curves = any(_curves(group) for group in reported)
+    columns = 2 if with_curves else 1
+    figure, panels = pyplot.subplots(
+        1, columns, figsize=(5 * columns, 4.4), dpi=110, layout="constrained", squeeze=False
+    )
+    left, right = panels[0, 0], panels[0, -1]
     lines: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for group in reported:
         lines.setdefault((group["loss"], group["sampler"], group["epochs"]), []).append(group)
@@ -222,20 +224,28 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
             label=label,
             **style,
         )
-        for group in (one for one in found if one["batch_size"] == largest):
-            curves = [run["curve"] for run in group["runs"] if None not in run["curve"]]
-            if curves and len(curves[0]) > 1:  # one epoch is no curve
+        for curves in (_curves(one) for one in found if one["batch_size"] == largest):
+            if curves:
                 steps = range(1, len(curves[0]) + 1)
                 right.plot(steps, [100 * statistics.fmean(values) for values in zip(*curves, strict=True)], **style)
     if scores["start"]:
         left.axhline(100 * scores["start"][split]["dataset_miou"], color="grey", linewidth=1, label="before")
-        right.axhline(100 * scores["start"]["val"]["dataset_miou"], color="grey", linewidth=1)
     left.set(xlabel="batch size", ylabel=f"mean IoU on {split}, %")
-    right.set(xlabel="epoch", ylabel="mean IoU on val, %", title=f"batch size {largest}")
-    right.locator_params(axis="x", integer=True)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    left.set_xticks(sorted({group["batch_size"] for group in reported}))
+    if with_curves:
+        if scores["start"]:
+            right.axhline(100 * scores["start"]["val"]["dataset_miou"], color="grey", linewidth=1)
+        right.set(xlabel="epoch", ylabel="mean IoU on val, %", title=f"batch size {largest}")
+        right.locator_params(axis="x", integer=True)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=1 + columns, fontsize="small")
     figure.savefig(path, metadata={"Software": None})
     pyplot.close(figure)
+    return CAPTION + (" (left), and on val over the epochs at the largest batch size (right)" if with_curves else "")
+
+
+def _curves(group: Mapping[str, Any]) -> list[list[float]]:
+    """Of the runs of a group, on val; one epoch is no curve, and not every run is validated after each."""
+    return [run["curve"] for run in group["runs"] if None not in run["curve"] and len(run["curve"]) > 1]
 
 
 def line_of(group: Mapping[str, Any]) -> str:
