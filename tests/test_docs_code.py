@@ -205,6 +205,27 @@ def test_the_figures_on_camvid_come_with_their_command_and_spread() -> None:
         assert float(spread.rstrip(".")) == pytest.approx(100 * statistics.stdev(scores), abs=0.00501), loss
 
 
+def test_the_figures_of_averaged_weights_are_those_of_the_results() -> None:
+    text = (REPOSITORY / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- average -->\n(.*?)<!-- end of average -->", text, re.DOTALL)
+    assert table is not None
+    header, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table[1].splitlines()]
+    shown = 0
+    for column, head in enumerate(header[1:], 1):
+        kept, rate = re.fullmatch(r"(\w+), (\S+)", head).groups()
+        file = {"last": "finetune", "average": "finetune-average"}[kept]
+        path = REPOSITORY / "docs" / "results" / "paper" / f"{file}.json"
+        runs = json.loads(path.read_text(encoding="utf-8"))["scores"]["runs"]
+        for row in rows:
+            wanted = {"loss": row[0], "learning_rate": float(rate), "seed": 0, "epochs": 5, "batch_size": 10}
+            found = [run for run in runs if all(run[name] == value for name, value in wanted.items())]
+            said = [] if row[column] == "" else [float(figure) for figure in row[column].split(" / ")]
+            scores = [100 * run[split]["dataset_miou"] for run in found for split in ("test", "val")]
+            assert said == pytest.approx(scores, abs=0.0501), (head, row[0])
+            shown += len(found)
+    assert shown >= 12
+
+
 def test_the_figures_on_voc_are_those_of_the_results() -> None:
     path = REPOSITORY / "docs" / "results" / "paper" / "multiclass.json"
     results = json.loads(path.read_text(encoding="utf-8"))

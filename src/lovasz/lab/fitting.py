@@ -142,8 +142,8 @@ def fit(
         if not config.freeze_batch_norm:
             order.set_epoch(config.epochs)  # crops and flips that no step has seen
             torch.manual_seed(mix(config.seed, STEP, task.total_steps))
-            say(progress, f"{description}: batch normalisation of the averaged weights")
-            averaging.measure_batch_norm(model, loader, device, team)
+            batches = _shown(loader, f"{description}: batch normalisation", progress)
+            averaging.measure_batch_norm(model, batches, device, team)
     return FitResult(
         history=task.state.history,
         steps=task.total_steps,
@@ -294,6 +294,17 @@ def _stack(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
             "Give --crop HEIGHTxWIDTH, or --batch-size 1."
         )
     return torch.stack([image for image, _ in items]), torch.stack([target for _, target in items])
+
+
+def _shown(loader: DataLoader, description: str, progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches, with a bar of their own."""
+    bar = None if progress is None else progress.add_task(description, total=len(loader), note="")
+    for batch in loader:
+        yield batch
+        if progress is not None and bar is not None:
+            progress.advance(bar)
+    if progress is not None and bar is not None:
+        progress.remove_task(bar)
 
 
 def _median(values: list[float]) -> float | None:
