@@ -35,7 +35,7 @@ from lovasz.lab.evaluation import Scores
 from lovasz.lab.interrupts import Interrupts, leave_to_the_main_process
 from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.processes import ALONE, Team
-from lovasz.lab.progress import say
+from lovasz.lab.progress import say, tracked
 from lovasz.lab.task import SHUFFLE, STEP, SegmentationTask, Validate, mix
 from lovasz.sampling import EquibatchSampler
 
@@ -142,7 +142,7 @@ def fit(
         if not config.freeze_batch_norm:
             order.set_epoch(config.epochs)  # crops and flips that no step has seen
             torch.manual_seed(mix(config.seed, STEP, task.total_steps))
-            batches = _shown(loader, f"{description}: batch normalisation", progress)
+            batches = tracked(loader, len(loader), f"{description}: batch normalisation", progress)
             averaging.measure_batch_norm(model, batches, device, team)
     return FitResult(
         history=task.state.history,
@@ -294,17 +294,6 @@ def _stack(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
             "Give --crop HEIGHTxWIDTH, or --batch-size 1."
         )
     return torch.stack([image for image, _ in items]), torch.stack([target for _, target in items])
-
-
-def _shown(loader: DataLoader, description: str, progress: Progress | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches, with a bar of their own."""
-    bar = None if progress is None else progress.add_task(description, total=len(loader), note="")
-    for batch in loader:
-        yield batch
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
 
 
 def _median(values: list[float]) -> float | None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+Item = TypeVar("Item")
 
 
 def speaks() -> bool:
@@ -49,3 +53,14 @@ def say(progress: Progress | None, line: str) -> None:
     """One line above the bars that stays."""
     if progress is not None:
         progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def tracked(items: Iterable[Item], total: int, description: str, progress: Progress | None) -> Iterator[Item]:
+    """The items, with a bar that is gone after the last of them."""
+    bar = None if progress is None else progress.add_task(description, total=total, note="")
+    for item in items:
+        yield item
+        if progress is not None and bar is not None:
+            progress.advance(bar)
+    if progress is not None and bar is not None:
+        progress.remove_task(bar)

@@ -28,7 +28,7 @@ from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
 from lovasz.lab.models import brings_weights, create_model, load_weights, new_classes, save_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import ALONE, Team, launched, together
-from lovasz.lab.progress import display, say
+from lovasz.lab.progress import display, say, tracked
 from lovasz.lab.run_folder import check_folder, claimed
 from lovasz.lab.seen import training_images
 from lovasz.lab.splits import Data
@@ -321,13 +321,8 @@ def run_once(
 def training_class_weights(dataset: SegmentationDataset, progress: Progress | None = None) -> Tensor:
     """ENet's weights, (C,) float32, from one pass over the training masks."""
     counts = torch.zeros(256, dtype=torch.int64)
-    bar = None if progress is None else progress.add_task("counting classes", total=len(dataset), note="")
-    for i in range(len(dataset)):
+    for i in tracked(range(len(dataset)), len(dataset), "counting classes", progress):
         counts += torch.bincount(dataset[i].mask.flatten().long(), minlength=256)
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
     counts = counts[: len(dataset.info.classes)]
     if not counts.sum():
         raise LabError(f"data set {dataset.info.name}: every training pixel is void, so classes have no frequencies.")
