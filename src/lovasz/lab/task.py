@@ -21,7 +21,7 @@ from lovasz.lab import averaging
 from lovasz.lab.config import RunConfig
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores
-from lovasz.lab.losses import TrainingLoss
+from lovasz.lab.losses import LossSpec, TrainingLoss
 from lovasz.lab.processes import ALONE, Team
 
 SHUFFLE, STEP = 1, 2  # streams of random numbers that must not coincide
@@ -71,7 +71,10 @@ class SegmentationTask(L.LightningModule):
         self.state = State()
         self.last_scores: Scores | None = None
         self.learning_rate = config.learning_rate  # of the step that ran last
-        self._average_from = max(averaging.FROM, loss.spec.starts[-1])  # weights of one loss alone
+        self._average_from = 1.0  # of the run: never
+        if config.keep == "average":
+            last_switch = LossSpec.parse(config.loss).starts[-1]  # weights of one loss alone are averaged
+            self._average_from = max(averaging.FROM, last_switch)
         self._probe_every = max(1, total_steps // PROBES)
         self._losses: list[Tensor] = []
         self._epoch_start = self._step_end = time.perf_counter()
@@ -95,9 +98,8 @@ class SegmentationTask(L.LightningModule):
             optimizer = torch.optim.SGD(
                 parameters, lr=c.learning_rate, momentum=c.momentum, weight_decay=c.weight_decay
             )
-        last = self._average_from if c.keep == "average" else 1.0
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: (1.0 - min(last, step / self.total_steps)) ** c.poly_power
+            optimizer, lambda step: (1.0 - min(self._average_from, step / self.total_steps)) ** c.poly_power
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -136,7 +138,7 @@ class SegmentationTask(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Time of the step with its data, without the probe; the weights enter their mean."""
-        if self.config.keep == "average" and self.global_step > self._average_from * self.total_steps:
+        if self.global_step > self._average_from * self.total_steps:
             self.state.mean = averaging.add(self.state.mean, self.state.mean_of, self.model)
             self.state.mean_of += 1
         if self.device.type == "cuda":
