@@ -124,7 +124,7 @@ def parts(places: Places, *, small: bool, device: str = "auto", threads: int | N
             freeze_batch_norm=small,  # few images, and crops smaller than the weights were trained on
             learning_rates=(1e-4,) if small else (1e-4, 1e-3, 1e-2),
             images=80 if small else None,
-            crf_search=10 if small else 100,
+            crf_search=0 if small else 100,
             batches=3 if small else 15,
             **machine,
         )
