@@ -218,6 +218,7 @@ def test_the_figures_of_averaged_weights_are_those_of_the_results() -> None:
         runs = json.loads(path.read_text(encoding="utf-8"))["scores"]["runs"]
         for row in rows:
             wanted = {"loss": row[0], "learning_rate": float(rate), "seed": 0, "epochs": 5, "batch_size": 10}
+            wanted["sampler"] = "shuffle"
             found = [run for run in runs if all(run[name] == value for name, value in wanted.items())]
             said = [] if row[column] == "" else [float(figure) for figure in row[column].split(" / ")]
             scores = [100 * run[split]["dataset_miou"] for run in found for split in ("test", "val")]

@@ -54,6 +54,21 @@ def kept(path, networks) -> list[int]:
     ]
 
 
+def interrupt(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the sixth of eight steps, in the middle of the third epoch."""
+    step = fitting.SegmentationTask.training_step
+
+    def interrupted(self, batch, index):
+        if self.global_step == 5:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    with monkeypatch.context() as until:
+        until.setattr(fitting.SegmentationTask, "training_step", interrupted)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            training.train(config, progress=False)
+
+
 @pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 4)])
 def test_the_epoch_that_is_asked_for_is_written_and_scored(tmp_path, networks, keep, epoch) -> None:
     path = training.train(run(tmp_path, keep=keep), progress=False)
@@ -69,17 +84,7 @@ def test_the_epoch_that_is_asked_for_is_written_and_scored(tmp_path, networks, k
 
 
 def test_the_best_epoch_survives_an_interruption_after_it(tmp_path, networks, monkeypatch) -> None:
-    step = fitting.SegmentationTask.training_step
-
-    def interrupted(self, batch, index):
-        if self.global_step == 5:  # two steps an epoch: in the middle of the third
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    with monkeypatch.context() as until:
-        until.setattr(fitting.SegmentationTask, "training_step", interrupted)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            training.train(run(tmp_path, keep="best"), progress=False)
+    interrupt(run(tmp_path, keep="best"), monkeypatch)
     assert len(networks) == 2
     path = training.train(run(tmp_path, keep="best"), resume=True, progress=False)
     assert json.loads(path.read_text())["epoch"] == 2
@@ -150,17 +155,7 @@ def test_batch_normalisation_of_the_average_is_measured_anew_unless_it_is_frozen
 
 def test_an_average_survives_an_interruption_bit_for_bit(tmp_path, networks, monkeypatch) -> None:
     whole = training.train(run(tmp_path, keep="average", out=str(tmp_path / "whole")), progress=False)
-    step = fitting.SegmentationTask.training_step
-
-    def interrupted(self, batch, index):
-        if self.global_step == 5:  # in the third of four epochs; the mean has begun in the second
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    with monkeypatch.context() as until:
-        until.setattr(fitting.SegmentationTask, "training_step", interrupted)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            training.train(run(tmp_path, keep="average"), progress=False)
+    interrupt(run(tmp_path, keep="average"), monkeypatch)  # the mean has begun in the second epoch
     path = training.train(run(tmp_path, keep="average"), resume=True, progress=False)
     one, other = (load_file(file.with_name("model.safetensors")) for file in (whole, path))
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -118,3 +118,14 @@ def test_times_of_few_steps_are_shown_and_not_compared(steps: int | None, said: 
 )
 def test_a_loss_is_named_in_words(spec: str, label: str) -> None:
     assert label_of(spec) == label
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"), [("last", ""), ("best", "at its best epoch"), ("average", "with the mean of its weights")]
+)
+def test_the_weights_that_are_scored_are_said_where_they_are_not_the_last(keep: str, said: str) -> None:
+    content = with_test_scores({"cross_entropy": [0.5], "lovasz_softmax": [0.6]})
+    content["config"]["keep"] = keep
+    _, note = headline(content)
+    assert ("Each run is scored" in note) == (keep != "last")
+    assert said in note

@@ -1,6 +1,6 @@
 """`keep="average"`: the mean of a network's weights over the later steps of a run (stochastic weight averaging).
 
-Apart from ``task.py``, which takes a step: here stands what is averaged, from when on, and what the mean still lacks.
+Apart from ``task.py``, which takes a step: here stands what is averaged, and what the mean still lacks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from lovasz.lab.processes import ALONE, Team
-
-FROM = 0.4  # of the run, or its last switch of losses: the weights after each later step are averaged, and the learning
-# rate stays as it is there: with one that falls to 0 the later weights would be all but the same.
 
 
 def add(mean: dict[str, Tensor] | None, count: int, network: nn.Module) -> dict[str, Tensor]:

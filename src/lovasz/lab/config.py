@@ -20,6 +20,9 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 LOGGERS = ("csv", "tensorboard", "none")
 SAMPLERS = ("shuffle", "equibatch")
 KEPT = ("last", "best", "average")
+# Of a run kept as "average": the weights after each later step are averaged, and the learning rate stays as it is
+# there, for with one that falls to 0 they would be all but the same. A later switch of losses is waited for.
+AVERAGE_FROM = 0.4
 MOST_SEED = 2**32 - 1  # as NumPy's and Lightning's generators take it
 MAY_DIFFER = ("out", "num_workers", "logger")  # fields that leave the resulting weights alone
 
@@ -46,8 +49,7 @@ class RunConfig:
     before the final one. out: the folder that receives the run.
     keep: the weights that are written and scored, of the "last" epoch, or of the "best": the first of those with the
     largest validation mIoU, whose score on the validation images leans upwards for that, and on the test images not; or
-    the "average" of those after each step, from two fifths of the run on, or from its last switch of losses; the
-    learning rate stays as it is there.
+    the "average" of those after each step from AVERAGE_FROM of the run on, see there.
     devices: processes, each with its device and its batch_size images of every step; threads are those of each.
     global_batch: the Lovász losses are those of the images of all processes together, not of each one's own.
     """

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lovasz.lab.config import LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
+from lovasz.lab.config import AVERAGE_FROM, KEPT, LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
 
 DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
     "Data",
@@ -251,8 +251,8 @@ Keep = Annotated[
     str,
     typer.Option(
         "--keep",
-        help="Weights to write and score: of the last epoch, of the best on validation, or the average over the steps "
-        "of the last 60 %.",
+        help=f"Weights to write and score, {_either(KEPT)}: of the last epoch, of the best on validation, or their "
+        f"mean over the last {100 * (1 - AVERAGE_FROM):.0f} % of the steps.",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lovasz.lab import averaging
-from lovasz.lab.config import RunConfig
+from lovasz.lab.config import AVERAGE_FROM, RunConfig
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores
 from lovasz.lab.losses import LossSpec, TrainingLoss
@@ -74,7 +74,7 @@ class SegmentationTask(L.LightningModule):
         self._average_from = 1.0  # of the run: never
         if config.keep == "average":
             last_switch = LossSpec.parse(config.loss).starts[-1]  # weights of one loss alone are averaged
-            self._average_from = max(averaging.FROM, last_switch)
+            self._average_from = max(AVERAGE_FROM, last_switch)
         self._probe_every = max(1, total_steps // PROBES)
         self._losses: list[Tensor] = []
         self._epoch_start = self._step_end = time.perf_counter()
