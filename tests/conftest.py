@@ -22,12 +22,20 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# In a fresh checkout Numba compiles for a minute and a half, once in each process that asks before the first is done.
+# So one of two test processes begins with the file that has most of it compiled, the other with long ones without any.
+FIRST = ("test_binned.py", "test_gpu_shared_memory.py", "test_jax.py", "test_keras.py", "test_gpu_kernel.py")
+
 # Each of these makes typer and rich colour their output, so that a test of the words would depend on where it runs.
 for name in ("FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE", "GITHUB_ACTIONS"):
     os.environ.pop(name, None)
 
 # One of several test processes (pytest-xdist) keeps to one core.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 
 @pytest.fixture(autouse=True)

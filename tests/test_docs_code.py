@@ -225,6 +225,16 @@ def test_the_figures_of_averaged_weights_are_those_of_the_results() -> None:
             assert said == pytest.approx(scores, abs=0.0501), (head, row[0])
             shown += len(found)
     assert shown >= 12
+    said = re.search(r"1e-3 has (\S+ ± \S+ / \S+ ± \S+) with its last\sweights and\s(.*?) with averaged", text)
+    assert said is not None
+    for file, figures in zip(("finetune", "finetune-average"), said.groups(), strict=True):
+        path = REPOSITORY / "docs" / "results" / "paper" / f"{file}.json"
+        runs = json.loads(path.read_text(encoding="utf-8"))["scores"]["runs"]
+        how = {"loss": "lovasz_softmax", "learning_rate": 1e-3, "epochs": 5, "batch_size": 10, "sampler": "shuffle"}
+        found = [run for run in runs if all(run[name] == value for name, value in how.items())]
+        assert [run["seed"] for run in found] == [0, 1, 2]
+        scores = [[100 * run[split]["dataset_miou"] for run in found] for split in ("test", "val")]
+        assert figures == " / ".join(f"{statistics.mean(of):.2f} ± {statistics.stdev(of):.2f}" for of in scores)
 
 
 def test_the_figures_on_voc_are_those_of_the_results() -> None:
