@@ -1,10 +1,9 @@
-// What lets a C++ compiler run softmax.cu on a CPU: the words of CUDA, and one thread of the CPU for each of a block.
-// The few lines there that are in the GPU's own language are said here in C++.
-#include <atomic>
-#include <barrier>
+// What lets a C++ compiler run softmax.cu on a CPU: the words of CUDA, and a block's threads as coroutines that take
+// turns at each barrier. The few lines there that are in the GPU's own language are said here in C++.
+#include <ucontext.h>
+
 #include <cmath>
 #include <cstring>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -17,12 +16,17 @@
 struct Index {
     unsigned x, y;
 };
-static thread_local Index threadIdx;
-static Index blockIdx, blockDim, gridDim;
+static Index threadIdx, blockIdx, blockDim, gridDim;
 static std::vector<unsigned> shared_memory;
-static std::barrier<>* meeting;
+static ucontext_t turns;  // who gives each thread its turn
+struct Thread {
+    ucontext_t state;
+    std::vector<char> stack = std::vector<char>(1 << 17);
+    bool ended = false;
+};
+static std::vector<Thread>* block_threads;
 #define SHARED(name) unsigned* name = shared_memory.data()
-static void __syncthreads() { meeting->arrive_and_wait(); }
+static void __syncthreads() { swapcontext(&(*block_threads)[threadIdx.x].state, &turns); }
 
 static unsigned atomicAdd(unsigned* at, unsigned n) { return __atomic_fetch_add(at, n, __ATOMIC_RELAXED); }
 static unsigned long long atomicAdd(unsigned long long* at, unsigned long long n) {
@@ -86,21 +90,45 @@ template <class... A, size_t... I>
 static void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
     kernel(*(A*)arguments[I]...);
 }
-// All blocks of a kernel, one after the other; the threads of each side by side.
+template <class... A>
+struct Launch {
+    static inline void (*kernel)(A...);
+    static inline void** arguments;
+    static void enter() {
+        call(kernel, arguments, std::index_sequence_for<A...>{});
+        (*block_threads)[threadIdx.x].ended = true;
+    }
+};
+// The threads of a block run to their next barrier in turn, the first one first in one round and last in the next: what
+// lacks a barrier reads what is not there yet. That two add at once, where no atomic says so, only a GPU can show.
+static void run_block(void (*enter)(), unsigned threads) {
+    std::vector<Thread> all(threads);
+    block_threads = &all;
+    for (auto& thread : all) {
+        getcontext(&thread.state);
+        thread.state.uc_stack.ss_sp = thread.stack.data();
+        thread.state.uc_stack.ss_size = thread.stack.size();
+        thread.state.uc_link = &turns;
+        makecontext(&thread.state, enter, 0);
+    }
+    bool going = true;
+    for (unsigned round = 0; going; round++) {
+        going = false;
+        for (unsigned i = 0; i < threads; i++) {
+            threadIdx = {round % 2 ? threads - 1 - i : i, 0};
+            Thread& thread = all[threadIdx.x];
+            if (!thread.ended) swapcontext(&turns, &thread.state);
+            going = going || !thread.ended;
+        }
+    }
+}
 template <class... A>
 static void start(void (*kernel)(A...), unsigned x, unsigned y, unsigned threads, unsigned bytes, void** arguments) {
     gridDim = {x, y}, blockDim = {threads, 1};
+    Launch<A...>::kernel = kernel, Launch<A...>::arguments = arguments;
     for (unsigned block = 0; block < x * y; block++) {
         blockIdx = {block % x, block / x};
         shared_memory.assign(bytes / 4 + 1, 0xdeadbeef);
-        std::barrier<> barrier(threads);
-        meeting = &barrier;
-        std::vector<std::thread> all;
-        for (unsigned i = 0; i < threads; i++)
-            all.emplace_back([=] {
-                threadIdx = {i, 0};
-                call(kernel, arguments, std::index_sequence_for<A...>{});
-            });
-        for (auto& thread : all) thread.join();
+        run_block(Launch<A...>::enter, threads);
     }
 }

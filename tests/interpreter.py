@@ -1,5 +1,6 @@
 """Runs a file of tests once more with Triton's interpreter, which Triton asks for when it is imported."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -22,13 +23,14 @@ def passes_in_the_interpreter(file: str) -> None:
 
 
 def hasten() -> None:
-    """Have the interpreter put its operations into triton.language once for each function that a launch calls, and look
-    up numpy's type of one of Triton's once.
+    """Spare the interpreter what it does over and over, and to no end: two fifths of test_gpu_shared_memory.py's time.
 
-    It does the first at every call, looking at every name of the module each time: a third of test_gpu_kernel.py's
-    time. The second it does at every operation, making a table each time: a tenth.
+    It puts its operations into triton.language at each call of a function, looking at every name of the module; once
+    a launch is enough. It makes a table of types, and words and lists of a shape, at each operation; once is enough.
+    And it computes whether integers overflow, but says so in debug mode alone.
     """
     try:
+        from triton.language import core
         from triton.runtime import interpreter
     except ImportError:
         return
@@ -42,6 +44,26 @@ def hasten() -> None:
         return known[name]
 
     interpreter._get_np_dtype = look_up_once
+    options = interpreter.interpreter_builder.options
+    interpreter.interpreter_builder.options = dataclasses.replace(options, sanitize_overflow=False)
+    block = core.block_type.__init__
+    shapes: dict[Any, Any] = {}
+    scalar = core.tuple([]), core.constexpr(1)
+
+    def block_once(self: Any, element_ty: Any, shape: Any) -> None:
+        key = element_ty.name, tuple(getattr(size, "value", size) for size in shape)
+        if key not in shapes:
+            block(self, element_ty, shape)
+            told = core.tuple([core.constexpr(size) for size in self.shape]), core.constexpr(self.numel)
+            shapes[key] = {"shape": self.shape, "numel": self.numel, "name": self.name, "told": told}
+        self.element_ty = element_ty
+        self.__dict__ |= shapes[key]
+
+    def tensor_once(self: Any, handle: Any, type: Any) -> None:
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = type.told if type.is_block() else scalar
+
+    core.block_type.__init__, core.tensor.__init__ = block_once, tensor_once
     launch, call = interpreter.GridExecutor.__call__, interpreter.InterpretedFunction.__call__
     called: set[Any] = set()
 
