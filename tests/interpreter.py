@@ -54,10 +54,10 @@ def hasten() -> None:
         key = element_ty.name, tuple(getattr(size, "value", size) for size in shape)
         if key not in shapes:
             block(self, element_ty, shape)
-            told = core.tuple([core.constexpr(size) for size in self.shape]), core.constexpr(self.numel)
-            shapes[key] = {"shape": self.shape, "numel": self.numel, "name": self.name, "told": told}
-        self.element_ty = element_ty
+            self.told = core.tuple([core.constexpr(size) for size in self.shape]), core.constexpr(self.numel)
+            shapes[key] = vars(self)
         self.__dict__ |= shapes[key]
+        self.element_ty = element_ty
 
     def tensor_once(self: Any, handle: Any, type: Any) -> None:
         self.handle, self.type, self.dtype = handle, type, type.scalar
