@@ -1,11 +1,14 @@
-"""`lovasz.jax`: the authors' cases, the table of options, and JAX's transformations."""
+"""`lovasz.jax`: the authors' cases, the table of options, and JAX's transformations.
+
+Compiled without most optimisations, which take most of the time, but for one test that has them all.
+"""
 
 import functools
-from collections.abc import Iterator
 
 import golden
 import numpy as np
 import pytest
+import xla
 from losses import CASES, Case
 
 jax = pytest.importorskip("jax", reason="jax comes with the extra jax")
@@ -21,15 +24,14 @@ def loss_of(case: Case, method: str):
     return functools.partial(function, **case.options, method=method)
 
 
-@pytest.fixture
-def quickly_compiled() -> Iterator[None]:
-    """What takes time where each case has a shape of its own is compiling it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def _quickly_compiled() -> None:
+    """For JAX alone: TensorFlow, which may follow in this process, has an XLA of its own with flags of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", xla.quick_flags())
+        jax.jit(lambda x: x + 1)(1.0)  # the flags are read here
 
 
-@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("method", ["exact", "binned"])
 @pytest.mark.parametrize("case", golden.GOLDEN, ids=[case["name"] for case in golden.GOLDEN])
 def test_value_and_gradient_are_the_authors(case: dict, method: str) -> None:
@@ -37,6 +39,16 @@ def test_value_and_gradient_are_the_authors(case: dict, method: str) -> None:
     logits, target = (golden.ARRAYS[case["name"] + what] for what in ("_logits", "_target"))
     value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits), target)
     golden.check_golden(case, float(value), np.asarray(gradient), 1e-5, 1e-5 if method == "exact" else 1e-3)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[9], CASES[14]], ids=str)
+@pytest.mark.parametrize("method", ["exact", "binned"])
+def test_optimisation_keeps_value_and_gradient(case: Case, method: str) -> None:
+    scores, target = golden.drawn(case, method)
+    thorough = {name: not value if isinstance(value, bool) else 3 for name, value in xla.known_flags().items()}
+    loss = jax.jit(jax.value_and_grad(loss_of(case, method)), compiler_options=thorough)
+    value, gradient = loss(jnp.asarray(scores), target)
+    golden.check_table(case, method, float(value), np.asarray(gradient), golden.SIZES[method])
 
 
 @pytest.mark.parametrize("case", golden.TABLE, ids=str)  # sorted, each takes a compilation more: TensorFlow's test does

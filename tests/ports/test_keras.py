@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import xla
 
 CHECKS = Path(__file__).with_name("keras_checks.py")
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -27,7 +28,7 @@ def rows(request, tmp_path_factory) -> dict[str, dict]:
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "PYTHONPATH": str(SOURCE),
             "OMP_NUM_THREADS": "1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most of its time here is compiling; test_jax.py has them
+            "XLA_FLAGS": xla.quick_flags() if request.param == "jax" else "",  # test_jax.py has what they leave out
         },
         capture_output=True,
         text=True,
