@@ -27,6 +27,7 @@ SCRIPTS = [
     if param.id not in SHOWN
     for (mark, value), script in scripts(param.values[0].read_text(encoding="utf-8")).items()  # pyright: ignore
 ]
+OF_SEVERAL = [param for param in SCRIPTS if param.values[1] == "torchrun"]
 COMMANDS = [
     pytest.param(words, id=f"{param.id}: {' '.join(words)[:60]}")
     for param in PAGES
@@ -44,11 +45,11 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 EXTRAS = {"numba", "torchmetrics", "lightning", "safetensors", "PIL", "matplotlib", "scipy"}
 
 
-def run(script: Path, mark: str, value: str, vision: dict[str, str] | None = None) -> None:
-    """Run one script as its mark says; its failure is a failure here."""
+def run(script: Path, mark: str, value: str, vision: dict[str, str] | None = None) -> str:
+    """Run one script as its mark says; its failure is a failure here. Returns what a process of its own has printed."""
     if not mark:
         runpy.run_path(str(script), run_name="__main__")
-        return
+        return ""
     command = [sys.executable, str(script)]
     if mark == "torchrun":
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", value]
@@ -67,9 +68,10 @@ def run(script: Path, mark: str, value: str, vision: dict[str, str] | None = Non
         command, cwd=script.parent, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
 
 
-@pytest.mark.parametrize(("script", "mark", "value"), SCRIPTS)
+@pytest.mark.parametrize(("script", "mark", "value"), [param for param in SCRIPTS if param not in OF_SEVERAL])
 def test_python_blocks_run_in_their_order(
     script: str, mark: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
@@ -84,6 +86,15 @@ def test_python_blocks_run_in_their_order(
         if name.partition(".")[0] not in EXTRAS:
             raise
         pytest.skip(f"{name} is not installed")
+
+
+@pytest.mark.parametrize(("script", "mark", "value"), OF_SEVERAL)
+def test_of_several_processes_one_says_the_loss_of_all(script: str, mark: str, value: str, tmp_path: Path) -> None:
+    path = tmp_path / "page.py"
+    path.write_text(script, encoding="utf-8")
+    losses = [float(loss) for loss in re.findall(r"^step \d: (.*)$", run(path, mark, value), re.MULTILINE)]
+    assert len(losses) == 3
+    assert all(0.5 < loss < 1 for loss in losses)
 
 
 def test_the_readme_and_the_front_page_show_python_code() -> None:

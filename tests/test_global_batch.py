@@ -1,9 +1,5 @@
 """``group=``: the loss of a batch spread over two processes is that of the joined batch in one, and so is training."""
 
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -279,18 +275,3 @@ def test_inputs_too_large_to_pack_count_the_same(monkeypatch: pytest.MonkeyPatch
     packed = lovasz.lovasz_softmax(scores, target, impl="torch")
     monkeypatch.setattr(portable, "_PACKED", 1)
     assert lovasz.lovasz_softmax(scores, target, impl="torch") == packed
-
-
-def test_the_example_of_the_docs_runs_under_torchrun(repository, tmp_path) -> None:
-    page = (repository / "docs" / "distributed.md").read_text(encoding="utf-8")
-    script = tmp_path / "train.py"
-    script.write_text(re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0])
-    paths = os.pathsep.join([str(repository / "src"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    line = [*launch, str(repository / "tests" / "to_its_end.py"), str(script)]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    losses = [float(value) for value in re.findall(r"^step \d: (.*)$", done.stdout, re.MULTILINE)]
-    assert len(losses) == 3  # one process speaks
-    assert all(0.5 < loss < 1 for loss in losses)

@@ -46,10 +46,10 @@ def values(held: Tensor | np.ndarray | torch.UntypedStorage) -> Tensor:
     return torch.as_tensor(held)
 
 
-@pytest.fixture
-def expected(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+@pytest.fixture(scope="module")
+def expected() -> list[Tensor]:
     """Gradients of the first seeds in memory of torch's own."""
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv(memory.VARIABLE, "0")
         return [gradient(seed) for seed in range(8)]
 
