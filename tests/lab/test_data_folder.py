@@ -254,6 +254,8 @@ def test_a_truncated_file_is_named_when_it_is_reached(tmp_path: Path, which: str
 def test_missing_folders_are_named_with_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="nowhere: there is no such folder"):
         open_dataset(f"folder:{tmp_path / 'nowhere'}", "train")
+    with pytest.raises(LabError, match="this is a file, not a folder; expected one with images/ and masks/"):
+        open_dataset(f"folder:{__file__}", "train")
     with pytest.raises(LabError, match=r"no folder of images; expected one called images, .*found no folder at all"):
         open_dataset(f"folder:{tmp_path}", "train")
     write(tmp_path / "images" / "a.png", picture())

@@ -79,7 +79,8 @@ def find_layout(root: Path, *, images: str | None = None, masks: str | None = No
     counted; every other image needs a mask.
     """
     if not root.is_dir():
-        raise LabError(f"{root}: there is no such folder; expected one with images/ and masks/ in it.")
+        what = "this is a file, not a folder" if root.exists() else "there is no such folder"
+        raise LabError(f"{root}: {what}; expected one with images/ and masks/ in it.")
     by_split = _pre_split(root, images or "", masks or "")
     if by_split is not None:
         return by_split
