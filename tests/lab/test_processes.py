@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import torch
 from image_files import labels, picture, write
 from safetensors.torch import load_file
 from tests.lab.tiny import TinyDataset
-from torch import nn
 from typer.testing import CliRunner
 
 from lovasz.lab import commands, processes
@@ -92,16 +90,12 @@ def first_process(environment, monkeypatch) -> Callable[..., str]:
     return run
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_under_torchrun_a_run_of_two_ends_as_one_with_the_joined_batches(tmp_path, environment, monkeypatch) -> None:
+def test_under_torchrun_a_run_of_two_ends_as_one_with_the_joined_batches(tmp_path, environment) -> None:
     script = tmp_path / "run.py"
     script.write_text(PARITY)
     alone = RUN | {"batch_size": 4, "out": str(tmp_path / "one")}
     shared = RUN | {"batch_size": 2, "devices": 2, "global_batch": True, "out": str(tmp_path / "two")}
-    with monkeypatch.context() as patch:  # here, where everything is imported already
-        patch.setattr(sys, "argv", [str(script), json.dumps(alone)])
-        patch.setattr(nn, "BatchNorm2d", nn.BatchNorm2d)  # the script's own goes with the others
-        runpy.run_path(str(script), run_name="__main__")
+    call(command(script, json.dumps(alone)), environment)  # not here, where layouts of networks may be kept
     said = call(command(script, json.dumps(shared), processes=2), environment)
     assert said.count("epoch 1/2") == 1  # the second process is silent
     if sys.platform == "linux":  # one that outlives the run may abort the process as the interpreter ends
