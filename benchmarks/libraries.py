@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.metadata
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -108,6 +109,8 @@ def _smp(mode: str) -> Loss:
 
 
 def _monai(**options: bool) -> Loss:
+    if "tensorflow" not in sys.modules:  # MONAI's pictures would bring it in, its threads and messages too: tensorboard
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))  # has this name for going without
     loss = importlib.import_module("monai.losses").DiceLoss(**options)
     return lambda scores, target: loss(scores, target[:, None])
 
