@@ -150,4 +150,5 @@ def test_every_page_fits_a_phone_and_has_its_pictures(browser: Chromium, address
             found.append("wider than the window")
         if found:
             faults[name] = found
+        browser.close(page)
     assert faults == {}

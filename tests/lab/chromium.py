@@ -49,6 +49,7 @@ class Page:
     """What a page did since it was opened."""
 
     session: str
+    target: str
     console: list[str] = field(default_factory=list)  # console messages, exceptions and the browser's own complaints
     requests: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -103,7 +104,7 @@ class Chromium:
         """A new tab of this size and colour scheme, loaded."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self._pages[session] = Page(session)
+        page = self._pages[session] = Page(session, target)
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable", page)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
@@ -112,6 +113,10 @@ class Chromium:
         self.call("Page.navigate", page, url=url)
         self.wait(page, "location.href !== 'about:blank' && document.readyState === 'complete'")
         return page
+
+    def close(self, page: Page) -> None:
+        """End the tab and what its scripts are still about."""
+        self.call("Target.closeTarget", targetId=page.target)
 
     def scheme(self, page: Page, scheme: str) -> None:
         """Switch between "light" and "dark"."""
