@@ -6,9 +6,10 @@ because that knows files but no network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -118,6 +119,12 @@ def _same(value: T) -> T:
     return value
 
 
+@lru_cache(maxsize=16)  # a network is built for it; a comparison asks for each of its files
+def _shapes(build: Callable[[int], nn.Module], num_classes: int) -> Mapping[str, Tensor]:
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return MappingProxyType(build(num_classes).state_dict())
+
+
 @dataclass(frozen=True)
 class Layout:
     """One way of naming the tensors of one network in a file."""
@@ -140,10 +147,9 @@ class Layout:
         ours = self.shapes(1)
         return {self.rename(key): key for key in ours if not key.endswith(COUNTER) and key not in left_out}
 
-    def shapes(self, num_classes: int) -> dict[str, Tensor]:
+    def shapes(self, num_classes: int) -> Mapping[str, Tensor]:
         """The network's tensors by name, without their content."""
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return self.build(num_classes).state_dict()
+        return _shapes(self.build, num_classes)
 
     def skeleton(self, num_classes: int, seed: int | None = None) -> nn.Module:
         """The network before its weights, drawn by `seed`; random numbers drawn later are the same as without it."""
