@@ -1,6 +1,12 @@
-"""Networks whose every parameter tells its place, for tests that compare them with another formula or file."""
+"""Networks for tests that compare them with another formula or file: every parameter tells its place; small ones."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 from torch import nn
+
+from lovasz.lab.models import deeplab, layouts
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -16,3 +22,21 @@ def randomise(model: nn.Module) -> nn.Module:
         elif getattr(module, "bias", None) is not None:
             nn.init.normal_(module.bias, std=0.3)
     return model.eval()
+
+
+@contextmanager
+def small_deeplab(widths: tuple[int, ...], blocks: tuple[int, ...]) -> Iterator[None]:
+    """DeepLab with few channels and blocks: 44 million weights would make tests slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deeplab, "WIDTHS", widths)
+        patch.setattr(deeplab, "BLOCKS", blocks)
+        _forget()
+        yield
+    _forget()
+
+
+def _forget() -> None:
+    """Layouts keep names and shapes of a network's tensors once they have been asked."""
+    layouts._shapes.cache_clear()
+    for layout in layouts.LAYOUTS:
+        layout.__dict__.pop("keys", None)

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from random_network import small_deeplab
 from safetensors.torch import load_file
 from tests.lab.tiny import INFO, use_tiny_data
 
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import open_dataset
 from lovasz.lab.errors import LabError
-from lovasz.lab.models import deeplab, save_weights
+from lovasz.lab.models import save_weights
 from lovasz.lab.models.deeplab import DeepLabV2
-from lovasz.lab.models.layouts import LAYOUTS
 from lovasz.lab.paper import binary
 from lovasz.lab.task import SegmentationTask
 from lovasz.lab.training import train
@@ -25,19 +25,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def small(monkeypatch) -> Iterator[DeepLabV2]:
-    """Few channels and blocks: 44 million weights would make these tests slow."""
-    monkeypatch.setattr(deeplab, "WIDTHS", (4, 8, 12, 16))
-    monkeypatch.setattr(deeplab, "BLOCKS", (2, 2, 2, 2))
-    _forget_names()
-    yield DeepLabV2(3)
-    _forget_names()
-
-
-def _forget_names() -> None:
-    """Layouts keep the names of a network's tensors once they have been asked."""
-    for layout in LAYOUTS:
-        layout.__dict__.pop("keys", None)
+def small() -> Iterator[DeepLabV2]:
+    with small_deeplab((4, 8, 12, 16), (2, 2, 2, 2)):
+        yield DeepLabV2(3)
 
 
 def test_every_loss_of_one_class_against_the_rest_starts_from_the_same_classifier(tmp_path, small):

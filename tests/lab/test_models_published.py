@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from random_network import randomise
+from random_network import randomise, small_deeplab
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lovasz.lab.data import IGNORE_INDEX, open_dataset
 from lovasz.lab.data.voc import VOC_INFO
 from lovasz.lab.errors import LabError
-from lovasz.lab.models import create_model, deeplab, load_weights, save_weights
+from lovasz.lab.models import create_model, load_weights, save_weights
 from lovasz.lab.models.deeplab import CAFFE_MEAN, DeepLabV2, load_deeplab
 from lovasz.lab.models.layouts import LAYOUTS
 from lovasz.lab.models.resized import AtSize
@@ -175,19 +175,9 @@ SMALL = (4, 8, 12, 16), (2, 2, 2, 2)
 
 
 @pytest.fixture
-def small(monkeypatch) -> Iterator[DeepLabV2]:
-    """The same network with few channels and blocks: 44 million weights would make these tests slow."""
-    monkeypatch.setattr(deeplab, "WIDTHS", SMALL[0])
-    monkeypatch.setattr(deeplab, "BLOCKS", SMALL[1])
-    _forget_names()
-    yield randomise(DeepLabV2(21))
-    _forget_names()
-
-
-def _forget_names() -> None:
-    """Layouts keep the names of a network's tensors once they have been asked."""
-    for layout in LAYOUTS:
-        layout.__dict__.pop("keys", None)
+def small() -> Iterator[DeepLabV2]:
+    with small_deeplab(*SMALL):
+        yield randomise(DeepLabV2(21))
 
 
 def torchvision_resnet(widths: tuple[int, ...], blocks_of: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
