@@ -109,8 +109,9 @@ def _smp(mode: str) -> Loss:
 
 
 def _monai(**options: bool) -> Loss:
-    if "tensorflow" not in sys.modules:  # MONAI's pictures would bring it in, its threads and messages too: tensorboard
-        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))  # has this name for going without
+    # MONAI imports tensorboard, and that TensorFlow with its threads and messages, unless a module of this name is there.
+    if "tensorflow" not in sys.modules:
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     loss = importlib.import_module("monai.losses").DiceLoss(**options)
     return lambda scores, target: loss(scores, target[:, None])
 
