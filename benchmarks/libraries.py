@@ -109,7 +109,7 @@ def _smp(mode: str) -> Loss:
 
 
 def _monai(**options: bool) -> Loss:
-    # MONAI imports tensorboard, and that TensorFlow with its threads and messages, unless a module of this name is there.
+    # MONAI imports tensorboard, and that TensorFlow, its threads and messages, unless a module of this name is there.
     if "tensorflow" not in sys.modules:
         sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
     loss = importlib.import_module("monai.losses").DiceLoss(**options)
