@@ -31,8 +31,10 @@ def small_deeplab(widths: tuple[int, ...], blocks: tuple[int, ...]) -> Iterator[
         patch.setattr(deeplab, "WIDTHS", widths)
         patch.setattr(deeplab, "BLOCKS", blocks)
         _forget()
-        yield
-    _forget()
+        try:
+            yield
+        finally:
+            _forget()
 
 
 def _forget() -> None:
