@@ -1,1 +1,1 @@
-"""Benchmarks: every figure of the README and the docs comes from a command of this package."""
+"""Benchmarks: every figure of speed, memory and accuracy in the README and the docs comes from here."""

@@ -1,9 +1,10 @@
-"""What the figures depend on: processor, cores, memory, versions. Nothing that names the host."""
+"""What the figures depend on: processor, cores, memory, versions, commit. Nothing that names the host."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,22 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lovasz": lovasz.__version__,
+        "commit": commit(Path(__file__).parent),
     }
+
+
+def commit(folder: Path) -> str:
+    """The commit of the checkout that ``folder`` is in, "+" behind it if the package was changed since; "" if none."""
+    try:
+        short = _git(folder, "rev-parse", "--short", "HEAD")
+        return short + ("+" if _git(folder, "status", "--porcelain", "--", ":/src") else "")
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        return ""
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    asked = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return asked.stdout.strip()
 
 
 def _vectors() -> str:

@@ -31,9 +31,7 @@ NO_GPU = [
 OTHER = "another CPU"
 ON_ANOTHER = [
     "Some parts once more on a slower machine (with `--out`; its results are `results-another-cpu.json`), whose load",
-    "by others changes: medians beside slow contestants differ much from one run to the next. They are of the kernel",
-    "as it is; the times above are older than one change to it: LLVM stored the running maximum of the logits under a",
-    "mask, which is slow on AMD's processors without AVX-512 (`kernels/cpu/arithmetic.py`).",
+    "by others changes: medians beside slow contestants differ much from one run to the next.",
 ]
 
 
@@ -63,6 +61,9 @@ def page(results: dict[str, Part]) -> str:
         "milliseconds depend on the load of the machine and on memory that other contestants have just given back.",
         'Tables "beside slow ones" also hold contestants that take seconds a call and empty the caches; beside one of',
         "more than two seconds, those of less than half a second are called three times a round.",
+        "",
+        "Each section names the commit it was measured at; `git log COMMIT.. src/lovasz/kernels src/lovasz/ports`",
+        "lists what has changed since. Measure again before you quote a figure.",
         "",
         "## Where ours loses",
         "",
@@ -105,6 +106,8 @@ def where(part: Part) -> str:
     if m.get("memory_gib"):
         facts.append(f"{m['memory_gib']} GiB")
     facts += [f"{m['threads']} threads", f"torch {m['torch']}", f"Python {m['python']}", f"lovasz {m['lovasz']}"]
+    if m.get("commit"):
+        facts.append(f"commit {m['commit']}")
     return ", ".join(facts) + "."
 
 

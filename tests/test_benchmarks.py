@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import children, formulas, inputs, libraries, memory, page, ports, sweeps
+from benchmarks import children, formulas, inputs, libraries, machine, memory, page, ports, sweeps
 from benchmarks.checks import both_passes, check, fault
 from benchmarks.contestants import Contestant
 from benchmarks.defeats import defeats
@@ -163,8 +163,29 @@ def test_the_page_is_written_from_json_alone() -> None:
         assert (REPOSITORY / "docs" / picture).is_file(), picture
 
 
+def test_a_part_notes_the_commit_it_measured_and_whether_the_package_was_changed_since(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert machine.commit(tmp_path) == ""  # no checkout
+    git("init", "--quiet")
+    assert machine.commit(tmp_path) == ""  # no commit
+    (tmp_path / "src").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "src" / "loss.py").write_text("1")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "first")
+    assert git("rev-parse", "HEAD").startswith(machine.commit(tmp_path / "benchmarks"))
+    (tmp_path / "benchmarks" / "results.json").write_text("{}")
+    assert not machine.commit(tmp_path).endswith("+")
+    (tmp_path / "src" / "loss.py").write_text("2")
+    assert machine.commit(tmp_path) == git("rev-parse", "--short", "HEAD") + "+"
+
+
 def test_every_defeat_is_listed_and_nothing_else() -> None:
-    machine = {"processor": "p", "threads": 1, "torch": "t", "python": "y", "lovasz": "l"}
+    where = {"processor": "p", "threads": 1, "torch": "t", "python": "y", "lovasz": "l"}
     rows = [
         {"name": "F.cross_entropy", "median": 1.0, "low": 1.0, "high": 1.0, "ratio": 1.0},
         {"name": "lovasz_softmax", "median": 1.2, "low": 1.0, "high": 1.4, "ratio": 1.2},
@@ -175,9 +196,9 @@ def test_every_defeat_is_listed_and_nothing_else() -> None:
     exact |= {"ours, gradient": 1e-5, "authors' float32, gradient": 1e-3}
     coarse = exact | {"input": "coarse input", "ours, gradient": 1e-2}
     results = {
-        "speed": {"machine": machine, "tables": [losing, winning]},
-        "step": {"machine": machine, "tables": [losing | {"input": "network"}]},
-        "accuracy": {"machine": machine, "rows": [exact, coarse]},
+        "speed": {"machine": where, "tables": [losing, winning]},
+        "step": {"machine": where, "tables": [losing | {"input": "network"}]},
+        "accuracy": {"machine": where, "rows": [exact, coarse]},
     }
     found = defeats(results)
     assert len(found) == 3

@@ -259,7 +259,7 @@ def test_the_figures_on_voc_are_those_of_the_results() -> None:
     assert (results["config"]["images"], results["config"]["size"]) == (80, [384, 384])
     whole = [training["start"]["val"], *(run["val"] for run in runs)]
     few = [answers[name]["ways"] for name in ("start", *(f"{loss}, shuffle" for loss in losses))]
-    expected = [[ways[way]["dataset_miou"] for ways in few] for way in ("single", "crf")]
+    expected = [[ways[way]["dataset_miou"] for ways in few] for way in ("single", "multi", "crf")]
     expected += [[scores[name] for scores in whole] for name in ("dataset_miou", "image_miou")]
     text = (REPOSITORY / "docs" / "which-loss.md").read_text(encoding="utf-8")
     table = re.search(r"<!-- voc -->\n(.*?)<!-- end of voc -->", text, re.DOTALL)
@@ -306,8 +306,8 @@ def test_the_readmes_figures_of_the_demo_and_of_speed_are_those_of_the_results()
     assert [float(figure) for figure in demo] == pytest.approx(
         [100 * score["test"]["dataset_miou"] for score in scores], abs=0.0501
     )
-    pattern = r"backward: ([\d.]+) times the time of `F.cross_entropy`; .* ([\d.]+) times, and (\d+) times faster than"
-    other = r" .*; on a slower CPU ([\d.]+) and ([\d.]+) times, and (\d+) times faster \|"
+    pattern = r"backward: ([\d.]+) times the time of `F.cross_entropy`; ([\d.]+) times when .* (\d+) times faster than"
+    other = r" .*\. On a slower CPU ([\d.]+) times, ([\d.]+) times, and (\d+) times faster \|"
     (found,) = re.findall(pattern + other, text)
     for file, (ratio, beside, times) in (("results", found[:3]), ("results-another-cpu", found[3:])):
         measured = json.loads((REPOSITORY / "benchmarks" / f"{file}.json").read_text(encoding="utf-8"))
