@@ -238,8 +238,17 @@ def test_the_modules_are_the_functions():
     probabilities = logits.softmax(1)
     module = SoftJaccardLoss(**arguments)
     assert module(probabilities, target) == soft_jaccard_loss(probabilities, target, **arguments)
-    assert "classes=[1, 2]" in repr(module)
+    assert "classes=(1, 2)" in repr(module)
     assert "ignore_index=255" in repr(HingeLoss(ignore_index=255))
+
+
+@pytest.mark.parametrize("module", [HingeLoss, SoftJaccardLoss])
+def test_the_modules_refuse_what_has_no_meaning_before_any_data_are_loaded(module):
+    with pytest.raises(TypeError, match="ignore_index must be an integer or None, got 'x'"):
+        module(ignore_index="x")
+    if module is SoftJaccardLoss:
+        with pytest.raises(ValueError, match="'presnt'"):
+            module(classes="presnt")
 
 
 ZEROS = torch.zeros(2, 3, 3, dtype=torch.long)

@@ -248,6 +248,8 @@ def test_no_valid_pixel_at_all_is_an_error(metric_class):
     metric.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.full((1, 2, 2), 255))
     with pytest.raises(ValueError, match=r"no valid pixel.*ignore_index=255"):
         metric.compute()
+    with pytest.raises(ValueError, match=r"no valid pixel.*ignore_index=255"):
+        metric.per_class()  # with absent="one" each class would seem perfect
 
 
 @pytest.mark.parametrize("metric_class", [DatasetIoU, ImageIoU])

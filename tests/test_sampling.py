@@ -205,9 +205,22 @@ def test_a_wrong_argument_is_named(arguments, message):
         EquibatchSampler(held, **keywords)
 
 
+@pytest.mark.parametrize("unique", [np.unique, lambda mask: torch.unique(torch.from_numpy(mask)), list])
+def test_the_classes_of_a_mask_are_taken_as_numpy_torch_and_python_give_them(unique):
+    masks = [np.array([0, 0, 2]), np.array([1, 2, 2]), np.array([0])]
+    sampler = EquibatchSampler([unique(mask) for mask in masks], classes=unique(np.array([0, 2])))
+    plain = EquibatchSampler([[0, 2], [1, 2], [0]], classes=[0, 2])
+    assert list(sampler) == list(plain)
+    assert json.loads(json.dumps(sampler.state_dict())) == plain.state_dict()
+
+
 def test_classes_that_are_no_integers_are_refused():
-    with pytest.raises(TypeError, match=r"classes holds .*expected class indices as plain int"):
-        EquibatchSampler([[0], [1]], classes=torch.arange(2))
+    with pytest.raises(TypeError, match=r"^classes holds .*True.*; expected class indices, integers such as"):
+        EquibatchSampler([[0], [1]], classes=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"^classes holds 1\.0; expected class indices"):
+        EquibatchSampler([[0], [1]], classes=[0, 1.0])
+    with pytest.raises(TypeError, match=r"image_classes\[0\] holds np\.True_"):
+        EquibatchSampler([np.array([True])])
     with pytest.raises(TypeError, match=r"image_classes\[1\] holds 'cat'"):
         EquibatchSampler([[0], ["cat"]])
     with pytest.raises(TypeError, match=r"image_classes\[0\] is 3; expected the classes of one image, such as"):

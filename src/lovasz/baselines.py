@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lovasz import validation
-from lovasz.choices import Classes, resolve_classes
+from lovasz.choices import Classes, plain_classes, resolve_classes
 
 
 def hinge_loss(input: Tensor, target: Tensor, *, per_image: bool = False, ignore_index: int | None = None) -> Tensor:
@@ -138,7 +138,7 @@ class HingeLoss(nn.Module):
     def __init__(self, *, per_image: bool = False, ignore_index: int | None = None) -> None:
         super().__init__()
         self.per_image = validation.flag("per_image", per_image)
-        self.ignore_index = ignore_index
+        self.ignore_index = validation.void_label(ignore_index)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of the scores ``input`` against ``target``."""
@@ -166,9 +166,9 @@ class SoftJaccardLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.from_logits = validation.flag("from_logits", from_logits)
-        self.classes = classes
+        self.classes = plain_classes(classes)
         self.per_image = validation.flag("per_image", per_image)
-        self.ignore_index = ignore_index
+        self.ignore_index = validation.void_label(ignore_index)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of ``input`` against ``target``."""

@@ -234,12 +234,20 @@ class DatasetIoU(_ConfusionIoU):
         return self._class_iou(self.confusion).nanmean()
 
     def per_class(self) -> Tensor:
-        """IoU of every class, float64 (C,), NaN where a class is left out. All processes must call it together."""
+        """IoU of every class, float64 (C,), NaN where a class is left out. All processes must call it together.
+
+        Raises ValueError where there was no valid pixel, as compute() does.
+        """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
+            if not self.confusion.any():
+                return self._no_pixels()
             return self._class_iou(self.confusion)
 
     def pixel_accuracy(self) -> Tensor:
-        """Share of the valid pixels predicted right, float64 scalar. All processes must call it together."""
+        """Share of the valid pixels predicted right, float64 scalar. All processes must call it together.
+
+        Raises ValueError where there was no valid pixel, as compute() does.
+        """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             if not self.confusion.any():
                 return self._no_pixels()
@@ -319,9 +327,11 @@ class ImageIoU(_ConfusionIoU):
     def per_class(self) -> Tensor:
         """Mean over the images of each class's IoU, float64 (C,), NaN for a class left out of every image.
 
-        All processes must call it together.
+        All processes must call it together. Raises ValueError where there was no valid pixel, as compute() does.
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
+            if self.valid_images == 0:
+                return self._no_pixels()
             return self.class_steps.double() / self.class_count.double() / _STEPS
 
 

@@ -83,17 +83,11 @@ class EquibatchSampler(DistributedSampler[int]):
                     f"image_classes[{index}] is {held!r}; expected the classes of one image, such as [0, 7]."
                 )
             for label in held:
-                if not isinstance(label, int) or isinstance(label, bool):
-                    raise TypeError(
-                        f"image_classes[{index}] holds {label!r}; expected class indices as plain int, such as [0, 7]."
-                    )
+                label = _label(f"image_classes[{index}]", label)
                 members = images.setdefault(label, [])
                 if not members or members[-1] != index:
                     members.append(index)
-        chosen = sorted(images) if classes is None else list(classes)
-        for label in chosen:
-            if not isinstance(label, int) or isinstance(label, bool):
-                raise TypeError(f"classes holds {label!r}; expected class indices as plain int, such as [0, 7].")
+        chosen = sorted(images) if classes is None else [_label("classes", label) for label in classes]
         if not chosen:
             raise ValueError(
                 "image_classes names no class for any image; expected class indices, such as [[0, 7], [0]]."
@@ -302,6 +296,17 @@ def _permutation(length: int, *numbers: int) -> list[int]:
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {name: (theirs.get(name), value) for name, value in ours.items() if theirs.get(name) != value}
+
+
+def _label(name: str, value: Any) -> int:
+    """A class index as an int: a plain one, NumPy's or torch's, but no truth value."""
+    dtype = str(getattr(value, "dtype", type(value).__name__))
+    try:
+        if "bool" not in dtype:
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} holds {value!r}; expected class indices, integers such as [0, 7].")
 
 
 def _whole(name: str, value: Any, least: int) -> int:
