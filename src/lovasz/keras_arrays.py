@@ -12,6 +12,8 @@ import keras
 # Not public, but where Keras's own losses look for a mask: arrays of JAX cannot bear marks.
 from keras.src.backend import get_keras_mask
 
+from lovasz.ports import arguments
+
 __all__ = ["ARRAYS", "integer_labels", "mask_of", "ops", "sizes"]
 
 ops: Any = keras.ops
@@ -27,7 +29,7 @@ def sizes(x: Any) -> tuple[int | None, ...]:
 
 def integer_labels(y_true: Any) -> Any:
     """The target as integers. Keras's data adapters hand out floating labels; a fraction is no class."""
-    y_true = ops.convert_to_tensor(y_true)
+    y_true = ARRAYS.array(y_true)
     if not keras.backend.is_float_dtype(y_true.dtype):
         return y_true
     stray = ops.cast(-(2**31), "int32")
@@ -37,7 +39,7 @@ def integer_labels(y_true: Any) -> Any:
 class KerasArrays:
     """`lovasz.ports.arrays.Arrays` in keras.ops."""
 
-    array = constant = staticmethod(ops.convert_to_tensor)
+    constant = staticmethod(ops.convert_to_tensor)
     cast = staticmethod(ops.cast)
     where = staticmethod(ops.where)
     minimum = staticmethod(ops.minimum)
@@ -55,6 +57,10 @@ class KerasArrays:
     shift_right = staticmethod(ops.right_shift)
     take = staticmethod(ops.take)
     constant_of = staticmethod(ops.stop_gradient)
+
+    def array(self, value: Any) -> Any:
+        narrow = keras.backend.backend() == "jax"  # 64 bits there only where JAX's user has asked for them
+        return ops.convert_to_tensor(arguments.within_32_bits(value) if narrow else value)
 
     def dtype(self, x: Any) -> str:
         return keras.backend.standardize_dtype(x.dtype)

@@ -199,6 +199,7 @@ def faults() -> None:
     labels, scores = np.zeros((1, 2, 2), np.int32), np.zeros((1, 2, 2, 3), np.float32)
     for name, call in {
         "stray label": lambda: port.lovasz_softmax(labels + 3, scores),
+        "64 bits": lambda: port.lovasz_softmax(labels.astype(np.int64) + 2**32, scores),
         "fraction": lambda: port.lovasz_softmax(labels + 0.5, scores),
         "reduction": lambda: port.LovaszSoftmaxLoss(reduction="median"),
         "classes": lambda: port.LovaszSoftmaxLoss(classes="presnt"),

@@ -116,7 +116,21 @@ FAULTS = {
     "one-hot": (lambda z, t: port.lovasz_softmax(z, z.astype(np.int32)), ValueError, r"argmax\(axis=-1\)"),
     "empty": (lambda z, t: port.lovasz_softmax(z[:0], t[:0]), ValueError, "empty.*skip empty batches"),
     "one class": (lambda z, t: port.lovasz_softmax(z[..., :1], t), ValueError, "one channel.*lovasz_sigmoid"),
-    "label": (lambda z, t: port.lovasz_softmax(z, t + 3), ValueError, "beyond its 3 classes.*ignore_index"),
+    "label": (
+        lambda z, t: port.lovasz_softmax(z, 0 * t + 3),
+        ValueError,
+        "label 3, beyond its 3 classes.*ignore_index",
+    ),
+    "a label of 64 bits does not wrap": (
+        lambda z, t: port.lovasz_softmax(z, t.astype(np.int64) + 2**32),
+        ValueError,
+        "a label, beyond its 3 classes",
+    ),
+    "nor an unsigned one": (
+        lambda z, t: port.lovasz_softmax(z, t.astype(np.uint64) + 2**63),
+        ValueError,
+        "a label, beyond its 3 classes",
+    ),
     "uint8 does not wrap": (
         lambda z, t: port.lovasz_softmax(z, (t + 255).astype(np.uint8), ignore_index=-1),
         ValueError,

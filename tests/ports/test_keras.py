@@ -94,7 +94,8 @@ def test_a_model_trains_and_comes_back_with_its_loss(rows: dict[str, dict]) -> N
 
 
 def test_bad_input_is_named(rows: dict[str, dict]) -> None:
-    assert "beyond its 3 classes" in rows["stray label"]["message"]
+    assert "holds label 3, beyond its 3 classes" in rows["stray label"]["message"]
+    assert "beyond its 3 classes" in rows["64 bits"]["message"]
     assert "ignore_class" in rows["stray label"]["message"]
     assert "beyond its 3 classes" in rows["fraction"]["message"]
     assert "reduction must be one of" in rows["reduction"]["message"]

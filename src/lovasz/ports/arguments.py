@@ -197,11 +197,22 @@ def plain_weight(weight: Any) -> tuple[float, ...] | None:
     return values
 
 
-def label_message(num_classes: int, void: str) -> str:
+def within_32_bits(value: Any) -> Any:
+    """NumPy's integers of 64 bits within what 32 hold; anything else as it is.
+
+    Frameworks without 64 bits cut the upper ones off, and label 2**32 would be class 0. A clipped label is still none.
+    """
+    if isinstance(value, np.ndarray | np.integer) and value.dtype.kind in "iu" and value.dtype.itemsize == 8:
+        return np.clip(value, -(2**31) * (value.dtype.kind == "i"), 2**31 - 1)
+    return value
+
+
+def label_message(label: int, num_classes: int, void: str) -> str:
     """The message for a label beyond the classes."""
     what = "0 or 1" if num_classes == 2 else f"0 to {num_classes - 1}"
+    found = "a label" if label in (-(2**31), 2**31 - 1) else f"label {label}"  # clipped, or what a fraction became
     foreground = "; where it is a way to write the foreground give target > 0" if num_classes == 2 else ""
     return (
-        f"target holds a label beyond its {num_classes} classes (labels {what}); "
+        f"target holds {found}, beyond its {num_classes} classes (labels {what}); "
         f"if it marks void pixels pass it as {void}{foreground}"
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lovasz.choices import ACTIVATIONS, METHODS, SMALL, require_choice, resolve_classes
 from lovasz.ports import arguments
 from lovasz.ports.arrays import Arrays
@@ -200,7 +202,8 @@ def _check_labels(arrays: Arrays, target: Any, classes: int, void: int | None, v
     if void is not None:
         stray = stray & (target != void)
     if arrays.holds(arrays.any(stray)):
-        raise ValueError(arguments.label_message(classes, void_name))
+        label = int(np.asarray(target)[np.asarray(stray)][0])
+        raise ValueError(arguments.label_message(label, classes, void_name))
 
 
 def _check_probabilities(arrays: Arrays, input: Any, target: Any, void: int | None) -> None:
