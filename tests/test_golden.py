@@ -1,4 +1,4 @@
-"""All 48 cases of the authors' own code: values and gradients in float64, through every kernel."""
+"""All 48 cases of the authors' own code: values and gradients in float64, through every kernel that runs on a CPU."""
 
 import json
 from pathlib import Path

@@ -165,7 +165,8 @@ def test_two_outputs_of_different_sizes_find_their_own_memory_again() -> None:
 def test_a_gradient_can_be_copied_sent_and_saved(expected: list[Tensor], tmp_path: Path) -> None:
     got = gradient(0)
     torch.save(got, tmp_path / "gradient.pt")
-    for copied in (copy.deepcopy(got), pickle.loads(pickle.dumps(got)), torch.load(tmp_path / "gradient.pt")):  # noqa: S301 - made here
+    loaded = torch.load(tmp_path / "gradient.pt", weights_only=True)
+    for copied in (copy.deepcopy(got), pickle.loads(pickle.dumps(got)), loaded):  # noqa: S301 - made here
         assert torch.equal(copied, expected[0])
     got.share_memory_()
     assert torch.equal(got, expected[0])

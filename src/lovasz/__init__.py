@@ -30,7 +30,7 @@ __all__ = [
     "release_memory",
 ]
 
-# Found as attributes too, as README's table writes them: ``import lovasz; lovasz.metrics.DatasetIoU``.
+# Found as attributes too, without an import of their own: ``import lovasz; lovasz.metrics.DatasetIoU``.
 _MODULES = ("baselines", "compat", "functional", "modules", "sampling", "set_functions")
 _MODULES_OF_EXTRAS = {  # with the package that each needs
     **dict.fromkeys(("cityscapes", "metrics"), "torchmetrics"),

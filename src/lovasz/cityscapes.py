@@ -114,10 +114,13 @@ class CityscapesScores(Metric):
         iIoU_c = iTP / (iTP + FP + iFN)   iTP, iFN: right and wrong pixels of each true object of class c, each pixel
                                           weighted by (mean size of the class's objects) / (size of its object)
 
-    and likewise for a category, whose labels are taken as one. iIoU keeps large objects from deciding alone; it is
-    defined for the 8 classes (2 categories) whose objects are told apart. Pixels of a group (the bare label id in
-    instanceIds.png) belong to no object: they are in none of iTP, iFN and, predicted right, FP. A class that is nowhere
-    has no score and is left out of the means.
+    and likewise for a category, whose labels are taken as one. iIoU (Cordts et al., CVPR 2016, Section 4.1; mean sizes
+    as in cityscapesScripts) keeps large objects from deciding alone; it is defined for the 8 classes (2 categories)
+    whose objects are told apart. Pixels of a group (the bare label id in instanceIds.png) belong to no object: they are
+    in none of iTP, iFN and, predicted right, FP. A class that is nowhere has no score and is left out of the means.
+
+    Args:
+        kwargs: those of torchmetrics.Metric.
 
     `compute()` gives the four means as float64 scalars under "class_iou", "class_iiou", "category_iou" and
     "category_iiou"; `per_class()` and `per_category()` give (IoU, iIoU) by name, NaN where there is none.
@@ -233,13 +236,13 @@ class CityscapesScores(Metric):
         }
 
     def per_class(self) -> dict[str, tuple[float, float]]:
-        """IoU and iIoU of the 19 classes by name. All processes must call it together."""
+        """IoU and iIoU of the 19 classes by name, as Python floats. All processes must call it together."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             rows = self._class_scores().tolist()
         return {NAMES[label]: (row[0], row[1]) for label, row in zip(EVALUATED, rows, strict=True)}
 
     def per_category(self) -> dict[str, tuple[float, float]]:
-        """IoU and iIoU of the 7 categories by name. All processes must call it together."""
+        """IoU and iIoU of the 7 categories by name, as Python floats. All processes must call it together."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             rows = self._category_scores().tolist()
         return {name: (row[0], row[1]) for name, row in zip(CATEGORIES, rows, strict=True)}

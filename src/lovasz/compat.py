@@ -56,7 +56,7 @@ def lovasz_grad(gt_sorted: Tensor) -> Tensor:
 
 
 def iou_binary(preds: Any, labels: Any, EMPTY: float = 1.0, ignore: int | None = None, per_image: bool = True) -> float:
-    """IoU of the foreground (label 1), in percent.
+    """IoU of the foreground (label 1), ``100 |truth & found| / |truth | found|`` over the pixels not void (Eq. 3).
 
     Args:
         preds, labels: (B, H, W) tensors or arrays of 0 and 1, and `ignore` in labels.
@@ -77,7 +77,7 @@ def iou_binary(preds: Any, labels: Any, EMPTY: float = 1.0, ignore: int | None =
 def iou(
     preds: Any, labels: Any, C: int, EMPTY: float = 1.0, ignore: int | None = None, per_image: bool = False
 ) -> np.ndarray:
-    """IoU of each class, in percent: an array over the C classes without `ignore`, if that is one of them.
+    """IoU of each class in percent (Eq. 3): an array over the C classes without `ignore`, if that is one of them.
 
     Args:
         preds, labels: (B, H, W) tensors or arrays of class labels.
@@ -114,7 +114,7 @@ def _class_iou(pred: Any, label: Any, c: int, empty: float, ignore: int | None) 
 
 
 def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore: int | None = None) -> Tensor:
-    """Binary Lovász hinge loss.
+    """Binary Lovász hinge loss: the Lovász extension of the Jaccard loss at the hinge errors (Eq. 7, 8).
 
     Args:
         logits: (B, H, W) scores (or (B, 1, H, W)), positive for foreground; float16, bfloat16, float32 or float64.
@@ -123,7 +123,10 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
         ignore: void label.
 
     Returns:
-        A scalar; errors as in `lovasz.functional.lovasz_hinge`.
+        A scalar, float64 for float64 logits, else float32.
+
+    Raises:
+        TypeError, ValueError: as `lovasz.functional.lovasz_hinge`; ValueError also for labels that are fractions.
     """
     labels = _shaped(_whole(labels), logits.shape)
     if logits.dim() > 1 and logits.shape == labels.shape:
@@ -147,7 +150,7 @@ def lovasz_hinge_flat(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def flatten_binary_scores(scores: Tensor, labels: Tensor, ignore: int | None = None) -> tuple[Tensor, Tensor]:
-    """Scores and labels as (P,) vectors, without the pixels whose label is `ignore`."""
+    """Scores and labels of one shape as (P,) vectors, without the pixels labelled `ignore`; no fractions with that."""
     scores, labels = scores.reshape(-1), labels.reshape(-1)
     if ignore is None:
         return scores, labels
@@ -156,7 +159,10 @@ def flatten_binary_scores(scores: Tensor, labels: Tensor, ignore: int | None = N
 
 
 class StableBCELoss(nn.Module):
-    """Binary cross-entropy of logits, averaged; 0 for empty input."""
+    """Binary cross-entropy of logits, averaged, float64 for float64 input, else float32; 0 for empty input.
+
+    Input and target of any shapes that broadcast against each other; the target is 0 and 1, or between.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +177,7 @@ class StableBCELoss(nn.Module):
 
 
 def binary_xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
-    """Binary cross-entropy of (B, H, W) logits and labels 0 and 1, averaged over the pixels that are not `ignore`.
+    """`StableBCELoss` of (B, H, W) logits and labels 0 and 1, averaged over the pixels that are not `ignore`.
 
     Returns:
         A scalar, float64 for float64 logits, else float32; 0, of the logits' own dtype, if all pixels are void.
@@ -194,7 +200,9 @@ def lovasz_softmax(
     per_image: bool = False,
     ignore: int | None = None,
 ) -> Tensor:
-    """Multi-class Lovász-Softmax loss of probabilities.
+    """Multi-class Lovász-Softmax loss of probabilities p (Eq. 11 to 13).
+
+    The mean over `classes` of each one's Jaccard loss, extended to the errors 1 - p on its pixels and p elsewhere.
 
     Args:
         probas: (B, C, H, W) class probabilities; or (B, H, W), also (B, 1, H, W), the sigmoid output for the one class
@@ -205,10 +213,11 @@ def lovasz_softmax(
         ignore: void label.
 
     Returns:
-        A scalar; errors as in `lovasz.functional.lovasz_softmax`.
+        A scalar in [0, 1], float64 for float64 probabilities, else float32.
 
     Raises:
-        ValueError: a sigmoid output without exactly one class in `classes`.
+        TypeError, ValueError: as `lovasz.functional.lovasz_softmax`; ValueError also for labels that are fractions, and
+            for a sigmoid output without exactly one class in `classes`.
     """
     labels = _whole(labels)
     if probas.dim() == 3 or (probas.dim() > 3 and probas.shape[1] == 1):
@@ -252,7 +261,10 @@ def lovasz_softmax_flat(probas: Tensor, labels: Tensor, classes: str | Sequence[
 
 
 def flatten_probas(probas: Tensor, labels: Tensor, ignore: int | None = None) -> tuple[Tensor, Tensor]:
-    """Probabilities (B, C, H, W), or (B, H, W) of a sigmoid, as (P, C), and labels as (P,), without `ignore` pixels."""
+    """Probabilities (B, C, H, W), or (B, H, W) of a sigmoid, as (P, C), and labels as (P,), without `ignore` pixels.
+
+    Raises ValueError for probabilities of fewer dimensions and, with `ignore`, for labels that are fractions.
+    """
     if probas.dim() == 3:
         probas = probas.unsqueeze(1)  # (B, 1, H, W)
     if probas.dim() < 3:
@@ -268,7 +280,8 @@ def flatten_probas(probas: Tensor, labels: Tensor, ignore: int | None = None) ->
 def xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
     """Cross-entropy of (B, C, H, W) logits and (B, H, W) labels, averaged over the pixels that are not void.
 
-    The void label is `ignore`; without one it is 255, which the authors have fixed whatever `ignore` says.
+    The mean of ``-log softmax(logits)[label]``. The void label is `ignore`; without one it is 255, which the authors
+    have fixed whatever `ignore` says.
 
     Returns:
         A scalar, float64 for float64 logits, else float32; 0 if all pixels are void.
@@ -298,6 +311,9 @@ def mean(l: Iterable[Any], ignore_nan: bool = False, empty: Any = 0) -> Any:  # 
         l: the values; a generator is fine.
         ignore_nan: leave NaN out.
         empty: result if nothing is there; "raise" raises ValueError instead.
+
+    Returns:
+        Their sum over their number, of the values' own type; the only value itself.
     """
     values: Iterator[Any] = filterfalse(isnan, l) if ignore_nan else iter(l)
     count, total = 0, empty

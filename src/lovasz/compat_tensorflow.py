@@ -27,7 +27,7 @@ def lovasz_grad(gt_sorted: Any) -> Any:
     """Gradient of the Lovász extension of the Jaccard loss in the sorted errors (Algorithm 1 of the paper).
 
     Args:
-        gt_sorted: (P,) 0/1 ground truth in the order of decreasing errors; of any dtype.
+        gt_sorted: (P,) 0/1 ground truth in the order of decreasing errors; of any dtype. All but 1 is background.
 
     Returns:
         (P,) weights, float64 for a float64 argument, else float32.
@@ -53,7 +53,7 @@ def lovasz_grad(gt_sorted: Any) -> Any:
 
 
 def lovasz_hinge(logits: Any, labels: Any, per_image: bool = True, ignore: int | None = None) -> Any:
-    """Binary Lovász hinge loss.
+    """Binary Lovász hinge loss: the Lovász extension of the Jaccard loss at the hinge errors (Eq. 7, 8).
 
     Args:
         logits: (B, H, W) scores, positive for foreground; any floating dtype.
@@ -62,7 +62,7 @@ def lovasz_hinge(logits: Any, labels: Any, per_image: bool = True, ignore: int |
         ignore: void label.
 
     Returns:
-        A scalar; errors as in `lovasz.tensorflow.lovasz_hinge`.
+        A scalar, float64 for float64 logits, else float32; errors as in `lovasz.tensorflow.lovasz_hinge`.
     """
     logits = tf.convert_to_tensor(logits)
     labels = _shaped(_whole(labels), logits.shape)
@@ -85,7 +85,7 @@ def lovasz_hinge_flat(logits: Any, labels: Any) -> Any:
 
 
 def flatten_binary_scores(scores: Any, labels: Any, ignore: int | None = None) -> tuple[Any, Any]:
-    """Scores and labels as (P,) vectors, without the pixels whose label is `ignore`.
+    """Scores and labels, of one shape, as (P,) vectors of their own dtypes, without the pixels labelled `ignore`.
 
     With `ignore` the size depends on the values: not for ``jit_compile=True``.
     """
@@ -107,7 +107,9 @@ def lovasz_softmax(
     ignore: int | None = None,
     order: str = "BHWC",
 ) -> Any:
-    """Multi-class Lovász-Softmax loss of probabilities.
+    """Multi-class Lovász-Softmax loss of probabilities p (Eq. 11 to 13).
+
+    The mean over `classes` of each one's Jaccard loss, extended to the errors 1 - p on its pixels and p elsewhere.
 
     Args:
         probas: (B, H, W, C) class probabilities, or (B, C, H, W) with ``order="BCHW"``; or (B, H, W), also with a
@@ -119,7 +121,8 @@ def lovasz_softmax(
         order: "BHWC" or "BCHW".
 
     Returns:
-        A scalar; errors as in `lovasz.tensorflow.lovasz_softmax`.
+        A scalar in [0, 1], float64 for float64 probabilities, else float32; errors as in
+        `lovasz.tensorflow.lovasz_softmax`.
 
     Raises:
         NotImplementedError: another order.

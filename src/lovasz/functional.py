@@ -304,7 +304,7 @@ def lovasz_extension(
             given by name.
 
     Returns:
-        (...) one value per row; differentiable in ``errors``.
+        (...) one value per row, float64 for float64 errors, else float32; differentiable in ``errors``.
 
     Raises:
         TypeError, ValueError: dtypes or shapes that do not match, a foreground of other values than 0 and 1, an unknown

@@ -130,7 +130,11 @@ class _LovaszLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="lovasz")
 class LovaszSoftmaxLoss(_LovaszLoss):
-    """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes (the paper's Eq. 11 to 13).
+    """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes.
+
+    With p the softmax of the logits over classes, the errors of class c are (Eq. 11) ``m_i(c) = 1 - p_i(c)`` where the
+    target is c and ``p_i(c)`` elsewhere, and the loss is (Eq. 12, 13) ``sum_c w_c Δ_c(m(c)) / sum_c w_c``, where Δ_c is
+    the Lovász extension of the Jaccard loss of class c over all pixels of the batch.
 
     ``y_true`` is (N, *spatial), (N, *spatial, 1) or (P,): class indices, integers or whole floating numbers. ``y_pred``
     is (N, *spatial, C) or (P, C) of any floating dtype.
@@ -200,10 +204,13 @@ class LovaszSoftmaxLoss(_LovaszLoss):
 
 @keras.saving.register_keras_serializable(package="lovasz")
 class LovaszHingeLoss(_LovaszLoss):
-    """Lovász hinge loss for foreground against background: the surrogate of one minus the foreground's IoU (Eq. 7, 8).
+    """Lovász hinge loss for foreground against background: the surrogate of one minus the IoU of the foreground.
 
-    ``y_true`` is 1 for foreground and 0 for background, ``y_pred`` holds scores, positive for foreground; both are
-    (N, *spatial), (N, *spatial, 1) or (P,).
+    With scores F and labels y in {-1, 1} the errors are ``m_i = max(0, 1 - F_i y_i)`` (Eq. 7), and the loss is the
+    Lovász extension of the Jaccard loss at m (Eq. 8), per image and averaged, or over the whole batch.
+
+    ``y_true`` is 1 for foreground and 0 for background, ``y_pred`` holds scores of any floating dtype, positive for
+    foreground; both are (N, *spatial), (N, *spatial, 1) or (P,).
 
     Args:
         per_image: average over images (a flat (P,) input is one image), else the batch is one set of pixels.
@@ -242,8 +249,11 @@ class LovaszHingeLoss(_LovaszLoss):
 class LovaszSigmoidLoss(_LovaszLoss):
     """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
 
-    ``y_true`` is 1 for foreground and 0 for background. Binary: both are (N, *spatial), (N, *spatial, 1) or (P,).
-    Multi-label: both are (N, *spatial, C) or (P, C).
+    With ``p = sigmoid(y_pred)`` the errors are ``m_i = 1 - p_i`` on foreground and ``p_i`` elsewhere (Eq. 11 with one
+    class); the loss is their Lovász extension; with ``multilabel=True`` the (weighted) mean of those of the channels.
+
+    ``y_true`` is 1 for foreground and 0 for background, ``y_pred`` of any floating dtype. Binary: both are
+    (N, *spatial), (N, *spatial, 1) or (P,). Multi-label: both are (N, *spatial, C) or (P, C).
 
     Args:
         from_logits: whether the sigmoid is still to be taken; True where Keras's own losses have False.

@@ -22,10 +22,10 @@ _idle: deque[Tensor] = deque(maxlen=2)
 def release_memory() -> None:
     """Give the memory that the CPU kernel keeps between calls back to the system.
 
-    The kernel keeps the blocks of at most the last two gradients that are gone, and writes the next ones into them: in
-    training, what the loss needs within each step stays with the process between steps. All of it is freed when a
-    gradient comes that fits none of them. Call this after a training whose process lives on, or set the environment
-    variable LOVASZ_KEEP_MEMORY=0 and nothing is kept.
+    The kernel keeps the blocks of at most the last two gradients that are gone, and writes the next ones into them, so
+    the process keeps, between steps, the memory that the gradient needs within a step. All of it is freed when a
+    gradient comes that fits none of the blocks. Call this after a training whose process lives on, or set the
+    environment variable LOVASZ_KEEP_MEMORY=0 and nothing is kept.
     """
     _idle.clear()
 

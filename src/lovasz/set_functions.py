@@ -155,5 +155,12 @@ def _violation_on(function: SetFunction, foreground: int, background: int, toler
 
 
 def is_submodular(set_function: str | SetFunction, *, max_pixels: int = 8) -> bool:
-    """Whether :func:`find_violation`, whose arguments and errors these are, finds no violation of submodularity."""
+    """Whether no ground set of up to ``max_pixels`` pixels violates submodularity; only then is the extension convex.
+
+    Args:
+        set_function, max_pixels: as :func:`find_violation`, which names the violation, and so are the errors.
+
+    Returns:
+        True if :func:`find_violation` finds none.
+    """
     return find_violation(set_function, max_pixels=max_pixels) is None

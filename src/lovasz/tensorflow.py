@@ -29,7 +29,11 @@ def lovasz_softmax(
     axis: int = -1,
     method: str = "binned",
 ) -> Any:
-    """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes (the paper's Eq. 11 to 13).
+    """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes.
+
+    With p the softmax of the logits over classes, the errors of class c are (Eq. 11) ``m_i(c) = 1 - p_i(c)`` where the
+    target is c and ``p_i(c)`` elsewhere, and the loss is (Eq. 12, 13) ``sum_c w_c Δ_c(m(c)) / sum_c w_c``, where Δ_c is
+    the Lovász extension of the Jaccard loss of class c over all pixels of the batch.
 
     Args:
         input: (N, *spatial, C) or (P, C) logits, or probabilities if ``from_logits=False``; any floating dtype. Only
@@ -82,7 +86,10 @@ def lovasz_hinge(
     axis: int = -1,
     method: str = "binned",
 ) -> Any:
-    """Lovász hinge loss for foreground against background: the surrogate of one minus the foreground's IoU (Eq. 7, 8).
+    """Lovász hinge loss for foreground against background: the surrogate of one minus the IoU of the foreground.
+
+    With scores F and labels y in {-1, 1} the errors are ``m_i = max(0, 1 - F_i y_i)`` (Eq. 7), and the loss is the
+    Lovász extension of the Jaccard loss at m (Eq. 8), per image and averaged, or over the whole batch.
 
     Args:
         input: (N, *spatial), (N, *spatial, 1) or (P,) scores, positive for foreground; any floating dtype.
@@ -131,6 +138,9 @@ def lovasz_sigmoid(
     method: str = "binned",
 ) -> Any:
     """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
+
+    With ``p = sigmoid(input)`` the errors are ``m_i = 1 - p_i`` on foreground and ``p_i`` elsewhere (Eq. 11 with one
+    class); the loss is their Lovász extension; with ``multilabel=True`` the (weighted) mean of those of the channels.
 
     Args:
         input: binary: (N, *spatial), (N, *spatial, 1) or (P,); multi-label: (N, *spatial, C) or (P, C). Logits, or

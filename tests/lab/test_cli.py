@@ -358,12 +358,12 @@ def test_an_error_is_one_paragraph_on_stderr_with_exit_code_2(monkeypatch):
     from lovasz.lab import comparison
 
     def fail(config):
-        raise LabError("folder[red] is not there: /tmp/[bold]x[/bold]")
+        raise LabError("folder[red] is not there: data/[bold]x[/bold]")
 
     monkeypatch.setattr(comparison, "compare", fail)
     result = invoke("compare", "--data", "shapes", "--epochs", "1")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1] == "Error: folder[red] is not there: /tmp/[bold]x[/bold]"
+    assert result.stderr.splitlines()[-1] == "Error: folder[red] is not there: data/[bold]x[/bold]"
     assert result.stdout == ""
 
 

@@ -23,7 +23,10 @@ def keep_freed_memory() -> None:
 
 
 def main() -> None:
-    """Run the `lovasz` command line with `sys.argv`; ends by SystemExit: 0 done, 2 bad input, 130 interrupted."""
+    """Run the `lovasz` command line with `sys.argv`; ends by SystemExit.
+
+    0 done, 1 doctor found a faulty kernel, 2 bad input, 130 interrupted.
+    """
     if len(sys.argv) > 2 and sys.argv[1] in LONG_WORK:
         keep_freed_memory()
     try:

@@ -170,7 +170,7 @@ def _draw(rng: np.random.Generator, canvas: Array, labels: Array, shape: ShapeCl
     width = float(rng.uniform(*shape.width)) * unit
     centre_y, centre_x = rng.uniform(0.04, 0.96, 2) * size
     angle = rng.uniform(0, 2 * np.pi)
-    # The usual hue of the class half of the time, any hue otherwise: a hint, never an answer.
+    # The usual hue of the class three times in four, any hue otherwise: a hint, never an answer.
     hue = rng.normal(shape.hue, 0.04) if rng.random() < 0.75 else rng.random()
     colour = _rgb(hue, rng.uniform(0.45, 0.9), rng.uniform(0.6, 1.0))
     opacity = float(rng.uniform(*shape.opacity))
