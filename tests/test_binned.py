@@ -139,6 +139,17 @@ def test_a_logit_that_is_not_finite_is_never_a_silent_number(impl: str, bad: flo
 
 
 @pytest.mark.parametrize("per_image", [False, True])
+@pytest.mark.parametrize("impl", [*IMPLS, "auto", "exact"])
+def test_a_nan_logit_is_never_a_silent_number_even_where_no_class_has_a_weight(impl: str, per_image: bool) -> None:
+    kernel = {"method": impl} if impl == "exact" else {"impl": impl}
+    logits = torch.randn(2, 3, 40, 40)
+    logits[0, 0, 5, 5] = torch.nan
+    target = torch.zeros(2, 40, 40, dtype=torch.long)  # background alone
+    assert lovasz_softmax(logits, target, weight=[0, 1, 1], per_image=per_image, **kernel).isnan()
+    assert lovasz_softmax(logits[1:], target[1:], weight=[0, 1, 1], per_image=per_image, **kernel) == 0
+
+
+@pytest.mark.parametrize("per_image", [False, True])
 @pytest.mark.parametrize("impl", [*IMPLS, "auto"])
 def test_nan_in_a_channel_that_does_not_count_spoils_nothing(impl: str, per_image: bool) -> None:
     scores = torch.randn(2, 3, 100, 100, generator=torch.Generator().manual_seed(0))

@@ -126,8 +126,9 @@ def loss(
     losses = extension(errors, foreground, valid, activation=activation).view(images, classes)
     present = (foreground if valid is None else foreground & valid).sum(-1).view(images, classes)
     shares = problem.shares(present, weight).to(losses.dtype)
-    # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
-    value = (torch.where(shares > 0, losses, 0) * shares).sum()
+    if problem.errors != "softmax":  # whose classes share a NaN; of others, one left out must not spoil: 0 * NaN is NaN
+        losses = torch.where(shares > 0, losses, 0)
+    value = (losses * shares).sum()
     return value.to(torch.promote_types(input.dtype, torch.float32))
 
 

@@ -56,8 +56,8 @@ def loss(
         table = torch.stack([offset, rise / 2**bins.FRACTION_BITS], -1) * shares.view(-1, 1, 1, 1)  # (G, 2, K, 2)
         table = torch.cat([table.view(-1, 2), table.new_zeros(1, 2)]).to(errors.dtype)
         slopes = table[:, 0][slot] + table[:, 1][slot] * (fraction + 0.5)  # (N, C, S)
-        # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
-        counted = valid & (shares > 0)[of]
+        # Classes of a softmax share a NaN; of others, one left out must not spoil the sum: 0 * NaN is NaN.
+        counted = valid if problem.errors == "softmax" else valid & (shares > 0)[of]
     total = (errors.masked_fill(~counted, 0) * slopes).sum(dtype=shares.dtype)
     return loss_of_all(total, group).to(torch.promote_types(input.dtype, torch.float32))
 

@@ -306,7 +306,9 @@ def weigh_bins(
     counts = share > 0
     loss = tl.where(counts, loss * share, 0.0)
     strange = tl.load(status + (class_ if STATUS_OF_CLASS else 0)) > 0
-    tl.store(losses + group * chunks + chunk, tl.where(counts & strange, float("nan"), loss))
+    # Classes of a softmax share a NaN; of others, one left out must not spoil the sum.
+    spoilt = (counts & strange) if STATUS_OF_CLASS else strange
+    tl.store(losses + group * chunks + chunk, tl.where(spoilt, float("nan"), loss))
     scale = share * processes
     out = table + (group * 2).to(tl.int64) * size + bin_
     tl.store(out, _packed(offset_b, rise_b, scale), mask=bin_ < size)
