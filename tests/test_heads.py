@@ -1,8 +1,14 @@
 """What the CPU kernel keeps of the largest errors of a class, against a sort of all of them."""
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from lovasz import lovasz_hinge, lovasz_sigmoid
 from lovasz.kernels import numba_problem
 
 pytestmark = pytest.mark.skipif(bool(numba_problem()), reason="numba is missing")
@@ -65,3 +71,37 @@ def test_the_middle_is_that_of_a_sort(length: int) -> None:
     ends = np.array([LEAST] * length + [MOST] * (length - 1), np.int32)
     assert heads._middle(ends) == LEAST
     assert heads._middle(-1 - ends) == MOST
+
+
+LOSSES = {"sigmoid": lovasz_sigmoid, "hinge": functools.partial(lovasz_hinge, per_image=False)}
+
+
+@pytest.mark.parametrize("foreground", [300, 3000])
+@pytest.mark.parametrize("spread", [1e-7, 1e-6, 1e-4])
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_add_up_to_one_wherever_those_weighed_one_by_one_end(name: str, spread: float, foreground: int) -> None:
+    random = torch.Generator().manual_seed(foreground)
+    scores = spread * torch.randn(1, 500_000, generator=random)
+    target = (torch.arange(500_000) < foreground).long()[None]
+    slope = 4 if name == "sigmoid" else 1  # the sigmoid's own is 1/4 at scores near 0
+    found, expected = (weights(LOSSES[name], scores, target, how) * slope for how in ("binned", "exact"))
+    assert expected.sum() == pytest.approx(1, rel=1e-5)
+    assert found.sum() == pytest.approx(1, rel=2e-4)
+
+
+def test_they_do_so_among_probabilities_that_take_few_values() -> None:
+    random = torch.Generator().manual_seed(0)
+    values = torch.rand(20, generator=random)
+    probabilities = values[torch.randint(20, (1, 30_000), generator=random)]
+    target = (torch.arange(30_000) < 1500).long()[None]
+    loss = functools.partial(lovasz_sigmoid, from_logits=False)
+    found, expected = (weights(loss, probabilities, target, how) for how in ("binned", "exact"))
+    assert expected.sum() == pytest.approx(1, rel=1e-5)
+    assert found.sum() == pytest.approx(1, rel=2e-4)
+
+
+def weights(loss: Callable[..., Tensor], scores: Tensor, target: Tensor, method: str) -> Tensor:
+    """How much each error weighs: the gradient without its sign, where the error's slope is one."""
+    leaf = scores.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(leaf, target, method=method), leaf)
+    return gradient.double().abs()

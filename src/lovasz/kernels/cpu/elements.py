@@ -10,6 +10,7 @@ from lovasz.kernels.cpu.arithmetic import (
     above_floor,
     bits_of,
     exp,
+    from_bits,
     inlined,
     load,
     mirrored_place,
@@ -111,6 +112,24 @@ def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
     bits = score.astype(np.float32).view(np.int32)
     keys = bits ^ (bits >> 31 & 0x7FFFFFFF)
     return np.where(places == 0, np.iinfo(np.int32).min, np.where(places == NOTHING, NOTHING, keys)).astype(np.int32)
+
+
+def places_of(mode: int, work: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """The places of errors by their keys: those of ``_order``, or in mode -1 those of ``softmax.py``."""
+    if mode in (-1, MODE_PROBABILITY):  # keys are places
+        return keys
+    return _places_of(mode, work, keys.astype(np.int32))
+
+
+@compiled
+def _places_of(mode, work, keys):
+    count = len(keys)
+    z, slope = np.empty(count, work.dtype), np.empty(count, work.dtype)
+    place, kind = np.empty(count, np.int32), np.zeros(count, np.int32)
+    for i in range(count):
+        z[i] = from_bits(keys[i] ^ ((keys[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    _treat(mode, z, kind, count, place, slope)
+    return place
 
 
 @inlined

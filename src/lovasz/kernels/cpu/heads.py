@@ -6,6 +6,7 @@ and the second pass takes these weights in place of those of the bins.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from lovasz.kernels.bins import CELL_BITS
 from lovasz.kernels.cpu.arithmetic import inlined
-from lovasz.kernels.cpu.tables import slope_terms
+from lovasz.kernels.cpu.tables import slope_terms, weigh_rest
 from lovasz.loops import compiled, in_threads
 
 MOST, LEAST, TOGETHER = 4096, 1024, 1 << 16  # errors of one class, and of all classes together
@@ -243,12 +244,23 @@ def _weigh(keys, owners, n, share, weights):
         end = begin
 
 
-def weigh(kept: Kept, totals: np.ndarray, shares: np.ndarray, dtype: np.dtype) -> Head:
+def weigh(
+    kept: Kept,
+    lut: np.ndarray,
+    hist: np.ndarray,
+    surplus: np.ndarray,
+    totals: np.ndarray,
+    shares: np.ndarray,
+    weights_of_bins: np.ndarray,
+    places_of: Callable[[np.ndarray], np.ndarray],
+    dtype: np.dtype,
+) -> Head:
     """Exact weights, times the shares, of what all threads have kept; owners still tell the kind.
 
-    totals, shares: (C,) foreground pixels and shares in the average.
+    lut, hist, surplus, totals, shares, weights_of_bins: as in ``tables.weigh``; the last are written anew where
+    a part of a bin is weighed here. places_of: from keys to places.
     """
-    classes = len(shares)
+    classes = len(lut)
     limits, counts = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     if not kept.keys.size:
         return Head(np.zeros(classes + 1, np.int64), np.empty(0, np.int64), np.empty(0, dtype))
@@ -265,8 +277,11 @@ def weigh(kept: Kept, totals: np.ndarray, shares: np.ndarray, dtype: np.dtype) -
             mine = slice(starts[c], starts[c + 1])
             keys = np.empty(counts[c], np.int64)
             _gather(kept, c, limits[c], keys, owners[mine])
+            places = places_of(np.append(keys >> 32, limits[c]))  # before the sort: in the order of the owners
             keys.sort()
             _weigh(keys, owners[mine], totals[c], shares[c], weights[mine])
+            rest = lut[c], hist, surplus[c], totals[c], shares[c], places[:-1], owners[mine], places[-1]
+            weigh_rest(*rest, weights_of_bins)
 
     in_threads(run, parts)
     return Head(starts, owners, weights)

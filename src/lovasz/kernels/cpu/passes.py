@@ -5,6 +5,7 @@ Here are layouts and autograd; beside it the loops and the tables that they fill
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,8 +61,8 @@ class _Binned(torch.autograd.Function):
         ctx: Any, input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None
     ) -> Tensor:
         value, ctx.tables = _Passes(input, target, problem, group).value(weight)
-        ctx.save_for_backward(input, target)
         ctx.problem, ctx.group = problem, group
+        ctx.save_for_backward(input, target)
         return value
 
     @staticmethod
@@ -154,13 +155,13 @@ class _Passes:
             own = torch.tensor([cross_entropy, float(nan)], dtype=torch.float64, device="cpu")
             cross_entropy, unfit = sum_over(self.process_group, own).tolist()
             nan = unfit > 0
-        weights = np.zeros((2, hist.shape[-1], 2), np.float32)
-        losses = np.empty(self.groups)
+        weights, losses = np.zeros((2, hist.shape[-1], 2), np.float32), np.empty(self.groups)
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
-        known = (self.mirrored, lut, hist, dropped, surplus, totals, shares)
-        in_threads(lambda i: tables.weigh(*known, bounds[i], bounds[i + 1], weights, losses), parts)
-        head = heads.weigh(counts.kept, totals[: self.classes], shares[: self.classes], self.work.dtype)
+        known = (lut, hist, dropped, surplus, totals, shares)
+        in_threads(lambda i: tables.weigh(self.mirrored, *known, bounds[i], bounds[i + 1], weights, losses), parts)
+        where = partial(elements.places_of, self.mode, self.work)
+        head = heads.weigh(counts.kept, lut, hist, surplus, totals, shares, weights, where, self.work.dtype)
         value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale + cross_entropy
         dtype = torch.promote_types(self.input.dtype, torch.float32)
         return torch.tensor(value, dtype=dtype, device="cpu"), _Tables(lut, weights, head, shares, entropy)

@@ -112,6 +112,28 @@ def _errors_of(place, mirrored):
     return (np.float64(from_bits(bits)) if place > 0 else 0.0), unit  # most errors below 2^-30 are 0
 
 
+@inlined
+def _mean_weights(a, remaining, f, b):
+    """Of a bin's foreground and background, and how far they fall over it; see ``bins.weights``. Not without truth."""
+    if b == 0:
+        return 1.0 / a, remaining / (a * (a + 1.0)), 0.0, _fall(a, remaining, f, b)
+    log, rest = slope_terms(b / a)
+    background = remaining / (a * (a + b)) - f * rest / (b * b)
+    return log / b, background, b / (a * (a + b)), _fall(a, remaining, f, b)
+
+
+@inlined
+def _fall(a, remaining, f, b):
+    return remaining / (a * (a + 1.0)) - (remaining - f) / ((a + b) * (a + b + 1.0))
+
+
+@inlined
+def _rise(q, fall, middle, width):
+    """Of the line through the mean weight at the mean place, which falls below 0 nowhere."""
+    rise = fall / width
+    return q / middle if rise * middle > q else rise
+
+
 @compiled
 def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, weights, losses):
     """Lines of the bins of groups ``begin`` to ``end``, and the loss of each group, from counts; see ``bins.weights``.
@@ -166,21 +188,9 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, wei
                 if bc | fc:
                     b = np.float64(bc)
                     f = np.float64(fc)
-                    fall_f = 0.0
-                    fall_b = 0.0
-                    if n == 0:
-                        q_f = 0.0
-                        q_b = 1.0 / b if a == 0 else 0.0
-                    else:
-                        if bc == 0:
-                            q_f = 1.0 / a
-                            q_b = remaining / (a * (a + 1.0))
-                        else:
-                            log, rest = slope_terms(b / a)
-                            q_f = log / b
-                            q_b = remaining / (a * (a + b)) - f * rest / (b * b)
-                            fall_f = b / (a * (a + b))
-                        fall_b = remaining / (a * (a + 1.0)) - (remaining - f) / ((a + b) * (a + b + 1.0))
+                    q_f, q_b, fall_f, fall_b = 0.0, 1.0 / b if a == 0 else 0.0, 0.0, 0.0
+                    if n > 0:
+                        q_f, q_b, fall_f, fall_b = _mean_weights(a, remaining, f, b)
                     place = np.int64(cell) << CELL_BITS | np.int64(sub) << shift
                     error, unit = _errors_of(place, mirrored)
                     width = np.float64(np.int64(1) << shift)
@@ -190,9 +200,7 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, wei
                             (q_f, fall_f, f, np.float64(fs)) if kind else (q_b, fall_b, b, np.float64(bs))
                         )
                         middle = total / count if count > 0 else 0.0
-                        rise = fall / width if count > 0 else 0.0
-                        if rise * middle > q:
-                            rise = q / middle
+                        rise = _rise(q, fall, middle, width) if count > 0 else 0.0
                         # Larger errors weigh more also inside the bin: the covariance, for errors spread evenly, or
                         # nearer to one another where their mean is at an end of the bin.
                         variance = min(width * width / 12.0, middle * (width - middle))
@@ -214,3 +222,44 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, wei
                     weights[1, k, 0] = empty_foreground
                     weights[1, k, 1] = 0
         losses[g] = loss
+
+
+@compiled
+def weigh_rest(entries, hist, surplus, n, share, places, owners, limit, weights):
+    """Weigh anew what is left of the bin in which the errors that were weighed one by one end: the others lie behind.
+
+    entries: (cells,) of the class; hist: as in ``weigh``, packed; surplus, n, share: of the class; places, owners: of
+    its errors weighed one by one, owners odd for foreground; limit: the place that they lie beyond.
+    """
+    entry = entries[limit >> CELL_BITS]
+    shift = entry & 31
+    low = limit >> shift << shift
+    k = (entry >> 5) + ((limit & ((1 << CELL_BITS) - 1)) >> shift)
+    counts = np.zeros(2, np.int64)
+    sums = np.zeros(2, np.int64)
+    for kind in range(2):
+        for r in range(hist.shape[0]):
+            counts[kind] += hist[r, kind, k] >> SUM_BITS
+            sums[kind] += hist[r, kind, k] & SUM_MASK
+    if low == 0:
+        counts[0] -= surplus
+    a = np.float64(n)
+    remaining = np.float64(n)
+    for i in range(len(owners)):
+        kind = owners[i] & 1
+        a += 1 - kind
+        remaining -= kind
+        if places[i] >> shift << shift == low:
+            counts[kind] -= 1
+            sums[kind] -= places[i] - low
+    f, b = np.float64(max(counts[1], 0)), np.float64(max(counts[0], 0))
+    if f + b == 0:
+        return
+    q_f, q_b, fall_f, fall_b = _mean_weights(a, remaining, f, b)
+    width = np.float64(limit - low + 1)
+    for kind in range(2):
+        q, fall, count = (q_f, fall_f, f) if kind else (q_b, fall_b, b)
+        middle = min(max(sums[kind] / count, 0.0), width) if count > 0 else 0.0
+        rise = _rise(q, fall, middle, width) if count > 0 else 0.0
+        weights[kind, k, 0] = (q - rise * middle) * share
+        weights[kind, k, 1] = rise * share
