@@ -459,6 +459,24 @@ def test_a_threshold_that_would_not_be_used_is_refused(preds):
         DatasetIoU(2, threshold=0.7).update(preds, ZEROS)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_threshold_is_not_rounded_to_the_precision_of_the_scores(dtype):
+    score = torch.tensor([[0.3]], dtype=torch.float32).to(dtype)  # a little above 0.3
+    assert score.double().item() > 0.3
+    assert DatasetIoU(2, threshold=0.3, classes=[1])(score, torch.tensor([[1]])) == 1
+
+
+@pytest.mark.parametrize("metric_class", [DatasetIoU, ImageIoU])
+def test_equal_thresholds_are_the_same_setting_whatever_type_wrote_them(metric_class):
+    metric = metric_class(2, threshold=0.0)
+    metric.update(torch.ones(1, 2, 2), torch.ones(1, 2, 2).long())
+    for zero in (0, -0.0, np.float64(0)):
+        other = metric_class(2, threshold=zero)
+        other.update(torch.ones(1, 2, 2), torch.ones(1, 2, 2).long())
+        metric.merge_state(other)
+    assert metric.compute() == 1
+
+
 @pytest.mark.parametrize("metric_class", [DatasetIoU, ImageIoU])
 def test_states_of_other_settings_are_neither_merged_nor_loaded(metric_class):
     one, other, same = metric_class(3), metric_class(3, absent="one"), metric_class(3)

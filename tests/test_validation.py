@@ -42,6 +42,16 @@ FAULTS = {
         ValueError,
         r"input\.movedim\(-1, 1\)",
     ),
+    "one image without a batch": (
+        lambda: lovasz_softmax(LOGITS[0], LABELS[0]),
+        ValueError,
+        r"without a batch give input\[None\] and target\[None\]",
+    ),
+    "one mask without a batch": (
+        lambda: lovasz_hinge(SCORES[:1], LABELS[0]),
+        ValueError,
+        r"without a batch give target\[None\]",
+    ),
     "one-hot target, channels last": (
         lambda: lovasz_softmax(LOGITS, LOGITS.long().movedim(1, -1)),
         ValueError,

@@ -106,7 +106,8 @@ def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: 
             )
         if (torch.isnan(preds.reshape(target.shape)) & ~void).any():
             raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
-        return (preds > threshold).reshape(target.shape).long()
+        wide = preds.float() if preds.itemsize == 2 else preds  # else torch would round the threshold to half precision
+        return (wide > threshold).reshape(target.shape).long()
     if not scores_of_all:
         raise ValueError(
             f"preds must be scores {_scores_shape(target, num_classes)} or labels {_shape(target)} "

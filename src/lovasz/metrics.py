@@ -85,6 +85,8 @@ class _ConfusionIoU(Metric):
             )
         if threshold is not None and not (isinstance(threshold, int | float | np.number) and math.isfinite(threshold)):
             raise ValueError(f"threshold must be a finite number (0.0 for logits), got {threshold!r}.")
+        if threshold is not None:
+            threshold = float(threshold) + 0.0  # of one type and without -0: equal ones are the same setting
         ignore_index = void_label(ignore_index)
         self.num_classes = num_classes
         self.ignore_index = ignore_index

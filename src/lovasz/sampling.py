@@ -34,8 +34,8 @@ class EquibatchSampler(DistributedSampler[int]):
 
         sample g  =  the next image of class o[g mod |C|]                                    g = 0, 1, 2, ...
 
-    so every |C| consecutive samples hold an image of each class, also across the ends of epochs, and within one class
-    no image comes again before all others of the class came. Images of several classes come more often than in a plain
+    so every |C| consecutive samples hold an image of each class, also across the ends of epochs, and of each class
+    all images come before a new order of them begins. Images of several classes come more often than in a plain
     shuffle, images without any class never. The guarantee is about whole images: a random crop may miss the class.
 
     Sample g is a function of (seed, g) alone. So an epoch is given by its number, resuming by a position, and several

@@ -74,6 +74,8 @@ def check_multiclass_shapes(input: Tensor, target: Tensor, per_image: bool) -> N
             hint = "; class indices are expected, not one-hot: use target.argmax(-1)"
         elif input.dim() > 2 and given == tuple(input.shape[:-1]):
             hint = "; input looks channels-last, bring classes to dimension 1 with input.movedim(-1, 1)"
+        elif input.dim() > 2 and given == tuple(input.shape[1:]):
+            hint = "; of one image without a batch give input[None] and target[None]"
         else:
             hint = hints.of_sizes("input", input, target) if target.dim() == input.dim() - 1 else ""
         raise ValueError(
@@ -101,6 +103,8 @@ def check_binary_shapes(input: Tensor, target: Tensor, per_image: bool) -> None:
             )
         expected = " or ".join(str(s) for s in sorted(shapes, key=len))
         hint = hints.of_sizes("input", input, target) if channels == 1 and input.dim() > 3 else ""
+        if input.dim() == 3 and input.shape[0] == 1 and tuple(target.shape) == tuple(input.shape[1:]):
+            hint = "; of one image without a batch give target[None]"
         raise ValueError(f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}{hint}")
     if per_image and input.dim() == 2 and input.shape[0] > 1 and input.shape[1] == 1:
         raise ValueError(
