@@ -204,7 +204,8 @@ class _JaxArrays:
     constant_of = staticmethod(jax.lax.stop_gradient)
 
     def array(self, value: Any) -> Any:
-        return jnp.asarray(value if jax.config.jax_enable_x64 else arguments.within_32_bits(value))
+        wide = jax.dtypes.canonicalize_dtype("int64") == "int64"  # where the user has asked for 64 bits
+        return jnp.asarray(value if wide else arguments.within_32_bits(value))
 
     def constant(self, values: Any, dtype: str) -> Any:
         return jnp.array(values, dtype)

@@ -1,5 +1,7 @@
 """Scores that do not depend on one another (sigmoid, hinge, probabilities) on the CPU: count, write the gradient."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from lovasz.kernels.bins import CELL_BITS, UNBOUNDED_CELLS
@@ -114,11 +116,11 @@ def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
     return np.where(places == 0, np.iinfo(np.int32).min, np.where(places == NOTHING, NOTHING, keys)).astype(np.int32)
 
 
-def places_of(mode: int, work: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """The places of errors by their keys: those of ``_order``, or in mode -1 those of ``softmax.py``."""
+def places_of(mode: int, work: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """From errors' keys to their places: the keys are those of ``_order``, or in mode -1 those of ``softmax.py``."""
     if mode in (-1, MODE_PROBABILITY):  # keys are places
-        return keys
-    return _places_of(mode, work, keys.astype(np.int32))
+        return lambda keys: keys
+    return lambda keys: _places_of(mode, work, keys.astype(np.int32))
 
 
 @compiled

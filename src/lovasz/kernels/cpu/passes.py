@@ -5,7 +5,6 @@ Here are layouts and autograd; beside it the loops and the tables that they fill
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,7 +159,7 @@ class _Passes:
         bounds = [self.groups * i // parts for i in range(parts + 1)]
         known = (lut, hist, dropped, surplus, totals, shares)
         in_threads(lambda i: tables.weigh(self.mirrored, *known, bounds[i], bounds[i + 1], weights, losses), parts)
-        where = partial(elements.places_of, self.mode, self.work)
+        where = elements.places_of(self.mode, self.work)
         head = heads.weigh(counts.kept, lut, hist, surplus, totals, shares, weights, where, self.work.dtype)
         value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale + cross_entropy
         dtype = torch.promote_types(self.input.dtype, torch.float32)
