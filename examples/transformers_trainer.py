@@ -34,25 +34,29 @@ class Squares(Dataset):
         return {"pixel_values": self.images[index], "labels": self.masks[index]}
 
 
-def upsampled(outputs, size):
+def upsampled(logits, size):
     """SegFormer's logits have a quarter of the resolution: bring them to the mask's, never the mask to theirs."""
-    return F.interpolate(outputs.logits, size, mode="bilinear", align_corners=False)
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 criterion = LovaszCrossEntropyLoss(ignore_index=255)  # cross-entropy too: this network starts from random weights
 
 
 def compute_loss(outputs, labels, num_items_in_batch=None):
-    loss = criterion(upsampled(outputs, labels.shape[1:]), labels)
+    loss = criterion(upsampled(outputs.logits, labels.shape[1:]), labels)
     # A Trainer with a loss function from outside leaves this division to it (it means sums over num_items_in_batch).
     # It knows how many batches this step has, the last one too; while evaluating there is nothing to accumulate.
     return loss / trainer.current_gradient_accumulation_steps if torch.is_grad_enabled() else loss
 
 
+def class_indices(logits, labels):
+    """Of one batch: the Trainer keeps these until the end, and all logits at this size would not fit."""
+    return upsampled(logits, labels.shape[1:]).argmax(1)
+
+
 def compute_metrics(prediction):
-    logits, labels = torch.from_numpy(prediction.predictions), torch.from_numpy(prediction.label_ids)
     metric = DatasetIoU(num_classes=3, ignore_index=255)
-    metric.update(F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False), labels)
+    metric.update(torch.from_numpy(prediction.predictions), torch.from_numpy(prediction.label_ids))
     return {"miou": float(metric.compute())}
 
 
@@ -65,6 +69,7 @@ with tempfile.TemporaryDirectory() as folder:
         num_train_epochs=10,
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
+        average_tokens_across_devices=False,  # else the loss is multiplied by the number of GPUs
         learning_rate=5e-3,
         report_to="none",
         save_strategy="no",
@@ -76,6 +81,7 @@ with tempfile.TemporaryDirectory() as folder:
         train_dataset=Squares(32),
         eval_dataset=Squares(8),
         compute_loss_func=compute_loss,
+        preprocess_logits_for_metrics=class_indices,
         compute_metrics=compute_metrics,
     )
     before = trainer.evaluate()["eval_miou"]

@@ -128,6 +128,35 @@ def test_segformer_learns_from_our_loss_in_the_trainer() -> None:
     assert found["before"] < 0.4 < 0.8 < found["after"]
 
 
+@pytest.mark.filterwarnings("ignore:.*'pin_memory' argument is set as true")
+def test_the_trainer_does_not_multiply_the_loss_by_the_number_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("transformers")
+    accelerate = pytest.importorskip("accelerate")
+    found = ran("transformers_trainer")
+    model, image = found["trainer"].model.eval(), found["Squares"](1)[0]
+    inputs = {name: value.unsqueeze(0) for name, value in image.items()}
+    with torch.no_grad():
+        expected = found["criterion"](
+            found["upsampled"](model(inputs["pixel_values"]).logits, (64, 64)), inputs["labels"]
+        )
+        monkeypatch.setattr(accelerate.Accelerator, "num_processes", 4)
+        loss = found["trainer"].compute_loss(model, inputs, num_items_in_batch=torch.tensor(64 * 64))
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*'pin_memory' argument is set as true")
+def test_the_trainer_keeps_class_indices_for_the_metric_not_logits() -> None:
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    found = ran("transformers_trainer")
+    with contextlib.redirect_stdout(None):
+        predictions = found["trainer"].predict(found["Squares"](3)).predictions
+    assert predictions.shape == (3, 64, 64)
+    assert predictions.dtype == "int64"
+
+
 class _Linear(torch.nn.Module):
     """The least network that the Trainer takes."""
 
@@ -167,7 +196,7 @@ def test_the_trainer_descends_the_mean_of_the_accumulated_batches(tmp_path: Path
     found["compute_loss"].__globals__["trainer"] = trainer
     with contextlib.redirect_stdout(None):
         trainer.train()
-    logits = found["upsampled"](same(torch.stack([image["pixel_values"]] * 2)), (64, 64))
+    logits = found["upsampled"](same(torch.stack([image["pixel_values"]] * 2)).logits, (64, 64))
     found["criterion"](logits, torch.stack([image["labels"]] * 2)).backward()
     for moved, old in zip(model.parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(old - moved, old.grad, rtol=1e-4, atol=1e-6)
