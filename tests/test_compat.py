@@ -170,6 +170,16 @@ def test_lovasz_hinge_is_the_formula(per_image, ignore):
     assert volume.item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("ignore", [None, 255])
+def test_each_of_flat_pixels_is_an_image_as_the_authors_take_them(ignore):
+    scores, labels = torch.randn(9, dtype=torch.float64), torch.randint(0, 2, (9,))
+    if ignore is not None:
+        labels[3] = ignore
+    for per_image in (True, False):
+        expected = formula_hinge(scores.numpy(), labels.numpy(), per_image, ignore)
+        assert compat.lovasz_hinge(scores, labels, per_image, ignore).item() == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("foreground", [0, 1, 5, 40])
 def test_lovasz_grad_is_the_difference_of_the_jaccard_loss(foreground):
     gt = torch.zeros(40, dtype=torch.long)

@@ -119,7 +119,7 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
     Args:
         logits: (B, H, W) scores (or (B, 1, H, W)), positive for foreground; float16, bfloat16, float32 or float64.
         labels: same shape (a channel of size 1 may be there or not), 0 and 1, and `ignore`.
-        per_image: mean of the losses of the images, else one loss of all pixels.
+        per_image: mean of the losses of the images, else one loss of all pixels. Of (P,) logits each pixel is an image.
         ignore: void label.
 
     Returns:
@@ -129,9 +129,9 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
         TypeError, ValueError: as `lovasz.functional.lovasz_hinge`; ValueError also for labels that are fractions.
     """
     labels = _shaped(_whole(labels), logits.shape)
-    if logits.dim() > 1 and logits.shape == labels.shape:
+    if logits.dim() and logits.shape == labels.shape:
         # Volumes too, as the authors' flattening takes them, and images of one pixel.
-        logits, labels = logits.flatten(1).unsqueeze(1), labels.flatten(1).unsqueeze(1)  # (B, 1, S)
+        logits, labels = (x.unsqueeze(-1).flatten(1).unsqueeze(1) for x in (logits, labels))  # (B, 1, S)
     return functional.lovasz_hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore, method="exact")
 
 

@@ -56,16 +56,19 @@ def lovasz_hinge(logits: Any, labels: Any, per_image: bool = True, ignore: int |
     """Binary Lovász hinge loss: the Lovász extension of the Jaccard loss at the hinge errors (Eq. 7, 8).
 
     Args:
-        logits: (B, H, W) scores, positive for foreground; any floating dtype.
-        labels: (B, H, W) or (B, H, W, 1), 0 and 1, and `ignore`.
-        per_image: mean of the losses of the images, else one loss of all pixels.
+        logits: (B, H, W) scores, or any (B, ...), positive for foreground; any floating dtype.
+        labels: same shape (a channel of size 1 may be there or not), 0 and 1, and `ignore`.
+        per_image: mean of the losses of the images, else one loss of all pixels. Of (P,) logits each pixel is an image.
         ignore: void label.
 
     Returns:
         A scalar, float64 for float64 logits, else float32; errors as in `lovasz.tensorflow.lovasz_hinge`.
     """
-    logits = tf.convert_to_tensor(logits)
-    labels = _shaped(_whole(labels), logits.shape)
+    logits, labels = tf.convert_to_tensor(logits), _whole(labels)
+    logits, labels = _shaped(logits, labels.shape), _shaped(labels, logits.shape)
+    if logits.shape.rank and logits.shape.is_compatible_with(labels.shape):
+        # Volumes too, as the authors' flattening takes them, and images of one pixel: the port wants a channel then.
+        logits, labels = logits[..., tf.newaxis, tf.newaxis], labels[..., tf.newaxis, tf.newaxis]
     return port.lovasz_hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore, method="exact")
 
 
@@ -204,14 +207,14 @@ def _axis(order: str) -> int:
     return _AXES[order]
 
 
-def _shaped(labels: Any, shape: Any) -> Any:
-    """Labels without a channel of size 1 that such a shape does not have: the authors flatten whatever comes."""
-    if labels.shape.rank is None or shape.rank is None or labels.shape.rank != shape.rank + 1:
-        return labels
+def _shaped(x: Any, shape: Any) -> Any:
+    """A tensor without a channel of size 1 that such a shape does not have: the authors flatten whatever comes."""
+    if x.shape.rank is None or shape.rank is None or x.shape.rank != shape.rank + 1:
+        return x
     for axis in (-1, 1):
-        if labels.shape[axis] == 1:
-            return tf.squeeze(labels, axis)
-    return labels
+        if x.shape[axis] == 1 and tf.squeeze(x, axis).shape.is_compatible_with(shape):
+            return tf.squeeze(x, axis)
+    return x
 
 
 def _whole(labels: Any) -> Any:

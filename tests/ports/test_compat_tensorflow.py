@@ -93,6 +93,42 @@ def test_labels_may_have_a_channel_as_the_authors_flatten_them() -> None:
     assert float(compat.lovasz_hinge(scores, labels[..., None])) == float(compat.lovasz_hinge(scores, labels))
 
 
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [
+        ((3, 1, 4, 5), (3, 1, 4, 5)),
+        ((3, 1, 4, 5), (3, 4, 5)),
+        ((3, 4, 5, 1), (3, 4, 5)),
+        ((3, 4, 5), (3, 1, 4, 5)),
+        ((3, 1, 4, 1), (3, 4, 1)),
+        ((3, 2, 4, 5), (3, 2, 4, 5)),
+        ((3, 1), (3, 1)),
+        ((6,), (6,)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("per_image", [True, False])
+def test_the_hinge_takes_all_shapes_that_the_authors_flatten(
+    scores: tuple[int, ...], labels: tuple[int, ...], per_image: bool
+) -> None:
+    generator = np.random.default_rng(0)
+    logits, masks = generator.standard_normal(scores).astype(np.float32), generator.integers(0, 2, labels)
+    masks.flat[1] = 255
+    flat = [torch.tensor(x).reshape(scores[0], 1, -1) for x in (logits, masks)]
+    expected = oracle.loss("hinge", *flat, labelled=False, per_image=per_image, ignore_index=255)
+    assert float(compat.lovasz_hinge(logits, masks, per_image, 255)) == pytest.approx(expected, rel=1e-5)
+    if len(scores) == len(labels):
+        unknown = [tf.TensorSpec([None] * len(scores), dtype) for dtype in (tf.float32, tf.int64)]
+        traced = tf.function(lambda x, y: compat.lovasz_hinge(x, y, per_image, 255), input_signature=unknown)
+        assert float(traced(logits, masks)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sizes_that_only_the_graph_knows_are_compared() -> None:
+    signature = [tf.TensorSpec([None] * 4, dtype) for dtype in (tf.float32, tf.int64)]
+    loss = tf.function(compat.lovasz_hinge, input_signature=signature)
+    assert np.isnan(loss(np.zeros((2, 1, 4, 6), np.float32), np.zeros((2, 1, 6, 4), np.int64)))
+
+
 def test_compiles_with_xla() -> None:
     scores, labels = np.float32([[[2.0, -0.5, -3.0]]]), np.int32([[[1, 255, 0]]])
     compiled = tf.function(compat.lovasz_hinge, jit_compile=True)
