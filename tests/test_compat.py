@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -447,7 +448,7 @@ def test_labels_may_have_a_channel_as_the_authors_flatten_them():
 
 
 def test_labels_in_another_order_are_still_refused():
-    with pytest.raises(ValueError, match="target must have shape"):
+    with pytest.raises(ValueError, match="labels must have shape"):
         compat.lovasz_softmax(torch.rand(2, 3, 4, 5).softmax(1), torch.zeros(2, 5, 4, dtype=torch.long))
 
 
@@ -483,9 +484,43 @@ def test_what_the_authors_take_silently_is_named():
     probas, labels = draw(255)
     with pytest.raises(ValueError, match="label 255"):
         compat.lovasz_softmax(probas, labels)
-    with pytest.raises(ValueError, match=r"promises probabilities in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"no probabilities in \[0, 1\]"):
         compat.lovasz_softmax(3 * probas, labels, ignore=255)
     with pytest.raises(ValueError, match="labels must be whole numbers"):
         compat.lovasz_hinge(torch.zeros(1, 2, 2), torch.full((1, 2, 2), 0.5))
     with pytest.raises(ValueError, match="label 255"):
         compat.binary_xloss(torch.ones(1, 2, 2), torch.tensor([[[0, 1], [255, 255]]]))
+
+
+def test_errors_speak_of_arguments_that_these_functions_have():
+    probas, labels, masks = torch.rand(2, 3, 4, 4).softmax(1), torch.full((2, 4, 4), 255), torch.zeros(2, 4, 4).long()
+    said = []
+    for loss, error in [
+        (lambda: compat.lovasz_softmax(probas, labels), ValueError),
+        (lambda: compat.lovasz_softmax(3 * probas, masks), ValueError),
+        (lambda: compat.lovasz_softmax(3 * probas[:, 0], masks, [1]), ValueError),
+        (lambda: compat.lovasz_softmax_flat(probas[0, :, 0].T, labels[0, 0]), ValueError),
+        (lambda: compat.lovasz_softmax(probas, masks, ignore=255.0), TypeError),
+        (lambda: compat.lovasz_hinge(probas[:, 0], labels), ValueError),
+        (lambda: compat.lovasz_hinge(probas[:, 0], masks[:, :2]), ValueError),
+        (lambda: compat.lovasz_hinge(probas[:, 0], masks, ignore=255.0), TypeError),
+        (lambda: compat.binary_xloss(probas[:, 0], labels), ValueError),
+    ]:
+        with pytest.raises(error) as raised:
+            loss()
+        said.append(str(raised.value))
+        assert not re.search(r"ignore_index|from_logits|\binput\b|\btarget\b", said[-1]), said[-1]
+    assert "labels holds the label 255" in said[0]
+    assert "pass ignore=255" in said[0]
+    assert said[1].startswith("probas holds")
+    assert said[1].endswith("no probabilities in [0, 1]; apply softmax or sigmoid first")
+    assert said[4] == "ignore must be an integer or None, got 255.0"
+    assert said[6].startswith("labels must have shape (2, 4, 4) to match logits (2, 4, 4)")
+
+
+@pytest.mark.parametrize(("only_present", "remedy"), [(True, "present"), (False, "all")])
+def test_only_present_of_the_authors_first_version_is_known(only_present, remedy):
+    with pytest.raises(TypeError, match=f'only_present.*classes="{remedy}"'):
+        compat.lovasz_softmax(torch.rand(2, 3, 4, 4).softmax(1), torch.zeros(2, 4, 4).long(), only_present)
+    with pytest.raises(ValueError, match=rf"name it, classes=\[1\]; got {only_present}"):
+        compat.lovasz_softmax(torch.rand(2, 4, 4), torch.zeros(2, 4, 4).long(), only_present)

@@ -25,9 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lovasz import functional, validation
+from lovasz.authors import in_their_names
 from lovasz.kernels.exact import jaccard_weights
 
 # The authors' names of arguments are kept as they are: EMPTY, C, l.
+_hinge = in_their_names("logits", functional.lovasz_hinge, method="exact")
+_softmax = in_their_names("probas", functional.lovasz_softmax, from_logits=False, method="exact")
+_sigmoid = in_their_names("probas", functional.lovasz_sigmoid, from_logits=False, method="exact")
+_check_labels = in_their_names("logits", validation.check_labels)
 
 
 def lovasz_grad(gt_sorted: Tensor) -> Tensor:
@@ -132,7 +137,7 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
     if logits.dim() and logits.shape == labels.shape:
         # Volumes too, as the authors' flattening takes them, and images of one pixel.
         logits, labels = (x.unsqueeze(-1).flatten(1).unsqueeze(1) for x in (logits, labels))  # (B, 1, S)
-    return functional.lovasz_hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore, method="exact")
+    return _hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore)
 
 
 def lovasz_hinge_flat(logits: Tensor, labels: Tensor) -> Tensor:
@@ -146,7 +151,7 @@ def lovasz_hinge_flat(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if labels.numel() == 0:
         return logits.sum() * 0.0
-    return functional.lovasz_hinge(logits, _whole(labels), per_image=False, method="exact")
+    return _hinge(logits, _whole(labels), per_image=False)
 
 
 def flatten_binary_scores(scores: Tensor, labels: Tensor, ignore: int | None = None) -> tuple[Tensor, Tensor]:
@@ -186,7 +191,7 @@ def binary_xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> T
         ValueError: a label other than 0, 1 and `ignore`.
     """
     logits, labels = flatten_binary_scores(logits, labels, ignore)
-    validation.check_labels(_whole(labels), 2, None)
+    _check_labels(_whole(labels), 2, None)
     return StableBCELoss()(logits, labels)
 
 
@@ -222,23 +227,10 @@ def lovasz_softmax(
     labels = _whole(labels)
     if probas.dim() == 3 or (probas.dim() > 3 and probas.shape[1] == 1):
         labels = _shaped(labels, probas.shape)
-        return functional.lovasz_sigmoid(
-            probas,
-            _foreground(labels, classes, ignore),
-            from_logits=False,
-            per_image=bool(per_image),
-            ignore_index=None if ignore is None else -1,
-            method="exact",
-        )
-    return functional.lovasz_softmax(
-        probas,
-        _shaped(labels, probas.shape[:1] + probas.shape[2:]),
-        from_logits=False,
-        classes=classes,
-        per_image=bool(per_image),
-        ignore_index=ignore,
-        method="exact",
-    )
+        foreground, void = _foreground(labels, classes, ignore), None if ignore is None else -1
+        return _sigmoid(probas, foreground, per_image=bool(per_image), ignore_index=void)
+    labels = _shaped(labels, probas.shape[:1] + probas.shape[2:])
+    return _softmax(probas, labels, classes=classes, per_image=bool(per_image), ignore_index=ignore)
 
 
 def lovasz_softmax_flat(probas: Tensor, labels: Tensor, classes: str | Sequence[int] = "present") -> Tensor:
@@ -255,9 +247,8 @@ def lovasz_softmax_flat(probas: Tensor, labels: Tensor, classes: str | Sequence[
         return probas.sum() * 0.0
     labels = _whole(labels)
     if probas.shape[1] == 1:
-        foreground = _foreground(labels, classes, None)
-        return functional.lovasz_sigmoid(probas[:, 0], foreground, from_logits=False, method="exact")
-    return functional.lovasz_softmax(probas, labels, from_logits=False, classes=classes, method="exact")
+        return _sigmoid(probas[:, 0], _foreground(labels, classes, None))
+    return _softmax(probas, labels, classes=classes)
 
 
 def flatten_probas(probas: Tensor, labels: Tensor, ignore: int | None = None) -> tuple[Tensor, Tensor]:
@@ -344,7 +335,7 @@ def _shaped(labels: Tensor, shape: torch.Size) -> Tensor:
 
 def _foreground(labels: Tensor, classes: str | Sequence[int], ignore: int | None) -> Tensor:
     """1 where the one class of a sigmoid output is true, 0 elsewhere, -1 at void pixels."""
-    if isinstance(classes, str) or len(classes) != 1:
+    if isinstance(classes, str | bool) or len(classes) != 1:
         raise ValueError(f"a sigmoid output, probas (B, H, W), is one class: name it, classes=[1]; got {classes!r}")
     foreground = (labels == classes[0]).long()
     return foreground if ignore is None else foreground.masked_fill(labels == ignore, -1)

@@ -18,9 +18,13 @@ from typing import Any
 import tensorflow as tf
 
 from lovasz import tensorflow as port
+from lovasz.authors import in_their_names
 
 # The authors' names of arguments and orders are kept as they are.
 _AXES = {"BHWC": -1, "BCHW": 1}
+_hinge = in_their_names("logits", port.lovasz_hinge, method="exact")
+_softmax = in_their_names("probas", port.lovasz_softmax, from_logits=False, method="exact")
+_sigmoid = in_their_names("probas", port.lovasz_sigmoid, from_logits=False, method="exact")
 
 
 def lovasz_grad(gt_sorted: Any) -> Any:
@@ -69,7 +73,7 @@ def lovasz_hinge(logits: Any, labels: Any, per_image: bool = True, ignore: int |
     if logits.shape.rank and logits.shape.is_compatible_with(labels.shape):
         # Volumes too, as the authors' flattening takes them, and images of one pixel: the port wants a channel then.
         logits, labels = logits[..., tf.newaxis, tf.newaxis], labels[..., tf.newaxis, tf.newaxis]
-    return port.lovasz_hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore, method="exact")
+    return _hinge(logits, labels, per_image=bool(per_image), ignore_index=ignore)
 
 
 def lovasz_hinge_flat(logits: Any, labels: Any) -> Any:
@@ -84,7 +88,7 @@ def lovasz_hinge_flat(logits: Any, labels: Any) -> Any:
     logits = tf.convert_to_tensor(logits)
     if logits.shape.num_elements() == 0:
         return tf.reduce_sum(logits) * 0.0
-    return port.lovasz_hinge(logits, _whole(labels), per_image=False, method="exact")
+    return _hinge(logits, _whole(labels), per_image=False)
 
 
 def flatten_binary_scores(scores: Any, labels: Any, ignore: int | None = None) -> tuple[Any, Any]:
@@ -133,26 +137,12 @@ def lovasz_softmax(
     """
     probas, axis = tf.convert_to_tensor(probas), _axis(order)
     if probas.shape.rank == 3 or (probas.shape.rank == 4 and probas.shape[axis] == 1):
-        return port.lovasz_sigmoid(
-            probas,
-            _foreground(_shaped(_whole(labels), probas.shape), classes, ignore),
-            from_logits=False,
-            per_image=bool(per_image),
-            ignore_index=None if ignore is None else -1,
-            axis=axis,
-            method="exact",
-        )
+        foreground = _foreground(_shaped(_whole(labels), probas.shape), classes, ignore)
+        void = None if ignore is None else -1
+        return _sigmoid(probas, foreground, per_image=bool(per_image), ignore_index=void, axis=axis)
     of_pixels = probas.shape[:-1] if axis == -1 else probas.shape[:1].concatenate(probas.shape[2:])
-    return port.lovasz_softmax(
-        probas,
-        _shaped(_whole(labels), of_pixels),
-        from_logits=False,
-        classes=classes,
-        per_image=bool(per_image),
-        ignore_index=ignore,
-        axis=axis,
-        method="exact",
-    )
+    labels = _shaped(_whole(labels), of_pixels)
+    return _softmax(probas, labels, classes=classes, per_image=bool(per_image), ignore_index=ignore, axis=axis)
 
 
 def lovasz_softmax_flat(probas: Any, labels: Any, classes: str | Sequence[int] = "all") -> Any:
@@ -168,9 +158,8 @@ def lovasz_softmax_flat(probas: Any, labels: Any, classes: str | Sequence[int] =
     if probas.shape.num_elements() == 0:
         return tf.reduce_sum(probas) * 0.0
     if probas.shape[1] == 1:
-        foreground = _foreground(_whole(labels), classes, None)
-        return port.lovasz_sigmoid(probas[:, 0], foreground, from_logits=False, method="exact")
-    return port.lovasz_softmax(probas, _whole(labels), from_logits=False, classes=classes, method="exact")
+        return _sigmoid(probas[:, 0], _foreground(_whole(labels), classes, None))
+    return _softmax(probas, _whole(labels), classes=classes)
 
 
 def flatten_probas(probas: Any, labels: Any, ignore: int | None = None, order: str = "BHWC") -> tuple[Any, Any]:
@@ -193,7 +182,7 @@ def flatten_probas(probas: Any, labels: Any, ignore: int | None = None, order: s
 
 def _foreground(labels: Any, classes: str | Sequence[int], ignore: int | None) -> Any:
     """1 where the one class of a sigmoid is, 0 elsewhere, -1 where void."""
-    if isinstance(classes, str) or len(classes) != 1:
+    if isinstance(classes, str | bool) or len(classes) != 1:
         raise ValueError(f"a sigmoid output, probas (B, H, W), is one class: name it, classes=[1]; got {classes!r}")
     foreground = tf.cast(tf.equal(labels, classes[0]), tf.int32)
     if ignore is None:

@@ -1,6 +1,7 @@
 """`lovasz.compat_tensorflow`: the authors' signatures, their values, and an oracle that shares no code with it."""
 
 import inspect
+import re
 
 import golden
 import numpy as np
@@ -173,3 +174,28 @@ def test_a_void_label_is_no_label_of_a_narrow_type() -> None:
         assert here == there
         for flatten in (compat.flatten_probas, compat.flatten_binary_scores):
             assert len(flatten(scores, labels, ignore=ignore)[1]) == (2 if ignore < 0 else 1)
+
+
+def test_errors_speak_of_arguments_that_these_functions_have() -> None:
+    probas = tf.nn.softmax(tf.random.stateless_uniform((2, 4, 5, 3), (1, 2)))
+    labels, masks = np.full((2, 4, 5), 255), np.zeros((2, 4, 5), int)
+    said = []
+    for loss, error in [
+        (lambda: compat.lovasz_softmax(probas, labels), ValueError),
+        (lambda: compat.lovasz_softmax(3 * probas, masks), ValueError),
+        (lambda: compat.lovasz_softmax(tf.transpose(probas, (0, 3, 1, 2)), masks), ValueError),
+        (lambda: compat.lovasz_softmax(probas, masks, order="BCHW"), ValueError),
+        (lambda: compat.lovasz_softmax(probas, masks, ignore=255.0), TypeError),
+        (lambda: compat.lovasz_softmax(probas, masks, True), TypeError),
+        (lambda: compat.lovasz_hinge(probas[..., 0], labels), ValueError),
+        (lambda: tf.function(compat.lovasz_hinge)(probas[..., 0], masks[:, :2]), ValueError),
+    ]:
+        with pytest.raises(error) as raised:
+            loss()
+        said.append(str(raised.value).rstrip().rpartition("\n")[2])  # a graph's error begins with the lines of code
+        assert not re.search(r"ignore_index|from_logits|\binput\b|\btarget\b|axis=", said[-1]), said[-1]
+    assert "pass it as ignore" in said[0]
+    assert said[1] == "probas holds values outside [0, 1], no probabilities; apply softmax or sigmoid first"
+    assert said[2].endswith('probas looks channels-first, pass order="BCHW"')
+    assert said[3].endswith('probas looks channels-last, pass order="BHWC"')
+    assert 'classes="present"' in said[5]
