@@ -1,5 +1,6 @@
 """The modules keep their arguments and equal the functions; weights move with the module."""
 
+import copy
 import inspect
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import distributed
 from torch._subclasses import FakeTensorMode
+from torch.optim.swa_utils import AveragedModel
 
 from lovasz import (
     LovaszCrossEntropyLoss,
@@ -101,6 +103,20 @@ def test_class_weights_are_a_buffer() -> None:
         LovaszSoftmaxLoss(weight=[1.0, 2.0, 4.0])(logits, target),
         lovasz_softmax(logits, target, weight=torch.tensor([1.0, 2.0, 4.0])),
     )
+
+
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_copy_shares_the_group_and_nothing_else(module, function, grouped, alone) -> None:
+    criterion = module(per_image=False, ignore_index=7, group=alone if grouped else None)
+    criterion.register_buffer("weight", torch.ones(3))
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), criterion).eval()
+    for copied in (copy.deepcopy(network)[1], AveragedModel(network).module[1]):
+        assert type(copied) is module
+        assert copied.group is criterion.group
+        assert (copied.ignore_index, copied.training, repr(copied)) == (7, False, repr(criterion))
+        assert copied.weight.tolist() == [1, 1, 1]
+        assert copied.weight.data_ptr() != criterion.weight.data_ptr()
 
 
 def test_weights_given_as_a_tensor_keep_its_digits() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,19 @@ def _as_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
     return values
 
 
-class LovaszSoftmaxLoss(nn.Module):
+class _Loss(nn.Module):
+    """A loss with its options. A copy shares the process group, which cannot be copied and need not be."""
+
+    group: ProcessGroup | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo[id(self.group)] = self.group
+        memo[id(self)] = copied = self.__new__(type(self))
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
+
+
+class LovaszSoftmaxLoss(_Loss):
     """Lovász-Softmax loss: :func:`lovasz.functional.lovasz_softmax`, which has the formula, with its options kept.
 
     Args:
@@ -101,7 +115,7 @@ class LovaszSoftmaxLoss(nn.Module):
         )
 
 
-class LovaszCrossEntropyLoss(nn.Module):
+class LovaszCrossEntropyLoss(_Loss):
     """Cross-entropy and Lovász-Softmax loss together: :func:`lovasz.functional.lovasz_cross_entropy`, options kept.
 
     Args:
@@ -180,7 +194,7 @@ class LovaszCrossEntropyLoss(nn.Module):
         )
 
 
-class LovaszHingeLoss(nn.Module):
+class LovaszHingeLoss(_Loss):
     """Lovász hinge loss, foreground against background: :func:`lovasz.functional.lovasz_hinge`, options kept.
 
     Args:
@@ -242,7 +256,7 @@ class LovaszHingeLoss(nn.Module):
         )
 
 
-class LovaszSigmoidLoss(nn.Module):
+class LovaszSigmoidLoss(_Loss):
     """Lovász loss on sigmoid probabilities, binary or multi-label: :func:`lovasz.functional.lovasz_sigmoid`.
 
     Args:
