@@ -26,7 +26,7 @@ class LovaszSoftmax(LovaszSoftmaxLoss):
 
 
 if importlib.util.find_spec("mmseg"):
-    from mmseg.registry import MODELS
+    from mmseg.registry import MODELS  # of 1.x; in 0.x: from mmseg.models.builder import LOSSES as MODELS
 
     MODELS.register_module(module=LovaszSoftmax)
 

@@ -170,7 +170,8 @@ def _binary(
 def _where_sizes_agree(arrays: Arrays, target: Any, sizes: tuple[Any, ...], void: int | None) -> Any:
     """The target, or labels of no class where sizes that only the compiled function knows are not the input's.
 
-    Such labels make the loss NaN. Compiled code cannot raise, and a target of other sizes may fit all the same.
+    Such labels make the loss NaN. Compiled code cannot raise, and a target of other sizes may fit all the same; where
+    it does not, TensorFlow may raise before the loss has a value.
     """
     agree = None
     for own, wanted in zip(arrays.shape(target), sizes, strict=True):
