@@ -122,6 +122,46 @@ def test_a_weights_file_is_the_start_and_is_scored_once(tmp_path, monkeypatch) -
     assert len(scored) == 2
 
 
+def start_weights(path, seed: int) -> dict:
+    """A file of random weights; what a run from it is told."""
+    torch.manual_seed(seed)
+    save_weights(create_model("unet", 3), path, model_name="unet", classes=INFO.classes, palette=None)
+    return {"model": "unet", "weights": str(path)}
+
+
+def test_losses_are_not_added_to_a_comparison_whose_start_weights_have_changed(tmp_path) -> None:
+    run = start_weights(tmp_path / "start.safetensors", 0)
+    first = compare(config(tmp_path, run=run, losses=LOSSES[:1], examples=0), progress=False)
+    before = read(first.parent / "config.json")
+    start_weights(tmp_path / "start.safetensors", 1)
+    more = config(tmp_path, run=run, losses=LOSSES, examples=0, resume=True)
+    with pytest.raises(
+        LabError, match=r"config\.json: cannot resume with other weights.*start\.safetensors has changed"
+    ):
+        compare(more, progress=False)
+    assert read(first.parent / "config.json") == before
+    start_weights(tmp_path / "start.safetensors", 0)
+    assert len(read(compare(more, progress=False))["runs"]) == 2
+    earlier = {name: value for name, value in before.items() if name != "weights"}  # versions that noted no hash
+    (first.parent / "config.json").write_text(json.dumps(earlier))
+    compare(more, progress=False)
+    assert read(first.parent / "config.json")["weights"] == before["weights"]
+
+
+def test_start_weights_that_change_between_two_runs_stop_the_second(tmp_path, monkeypatch) -> None:
+    run = start_weights(tmp_path / "start.safetensors", 0)
+    whole = comparison.run_once
+
+    def then_changed(*arguments, **options):
+        record = whole(*arguments, **options)
+        start_weights(tmp_path / "start.safetensors", 1)
+        return record
+
+    monkeypatch.setattr(comparison, "run_once", then_changed)
+    with pytest.raises(LabError, match=r"start\.safetensors: has changed since this command began"):
+        compare(config(tmp_path, run=run, losses=LOSSES[:1], seeds=(0, 1), examples=0), progress=False)
+
+
 class Stopped(Exception):
     """Stands for a kill between two runs or in the middle of one."""
 

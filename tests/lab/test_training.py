@@ -196,6 +196,26 @@ def test_resuming_with_another_configuration_names_the_field(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_an_unfinished_run_does_not_go_on_with_other_start_weights(tmp_path) -> None:
+    path = tmp_path / "start.safetensors"
+    asked = config(tmp_path, model="unet", weights=str(path))
+
+    def start(seed: int) -> None:
+        torch.manual_seed(seed)
+        network = create_model("unet", 3)
+        save_weights(network, path, model_name="unet", classes=TinyDataset("val").info.classes, palette=None)
+
+    start(0)
+    finished = train(asked, progress=False)
+    finished.unlink()
+    start(1)
+    with pytest.raises(LabError, match=r"other weights.*start\.safetensors has changed"):
+        train(asked, resume=True, progress=False)
+    start(0)
+    assert train(asked, resume=True, progress=False).is_file()
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_damaged_checkpoint_is_named(tmp_path) -> None:
     path = train(config(tmp_path), progress=False)
     path.unlink()

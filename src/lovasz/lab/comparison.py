@@ -35,6 +35,7 @@ from lovasz.lab.training import (
     check_run,
     check_shareable,
     find_start,
+    hash_of_start,
     run_once,
     training_class_weights,
 )
@@ -59,8 +60,8 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
     check_shareable(config.run, specs)
     check_machine(config.run)
     run = config.run
-    known = config.to_json()
-    work = known | {"task": "compare", "out": config.out, "resume": config.resume}
+    known = config.to_json() | hash_of_start(run)
+    work = config.to_json() | {"task": "compare", "out": config.out, "resume": config.resume}
     with together(run.devices, run.device, run.threads, work) as team:
         device = team.device(run.device)
         team.let_first(lambda: check_folder(out, known, resume=config.resume))  # before the data are read
@@ -72,7 +73,7 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
             team.meet()  # all have read the earlier configuration, and found the input usable
             team.let_first(lambda: held.enter_context(claimed(out, known, resume=config.resume)))
             data = data.for_sampler(run, out, shown, team)
-            return _Comparison(config, out, specs, device, data, shown, team).run()
+            return _Comparison(config, out, known, specs, device, data, shown, team).run()
 
 
 class _Comparison:
@@ -82,13 +83,14 @@ class _Comparison:
         self,
         config: ComparisonConfig,
         out: Path,
+        known: dict[str, Any],
         specs: list[LossSpec],
         device: torch.device,
         data: Data,
         progress: Progress | None,
         team: Team,
     ) -> None:
-        self.config, self.out, self.specs, self.device = config, out, specs, device
+        self.config, self.out, self.known, self.specs, self.device = config, out, known, specs, device
         self.data, self.progress, self.team = data, progress, team
         self.path = out / "comparison.json"
         earlier = read_json(self.path) if self.path.is_file() else {}
@@ -123,6 +125,7 @@ class _Comparison:
                 shared,
                 self.data,
                 self.out,
+                self.known,
                 device=self.device,
                 resume=self.config.resume,
                 progress=self.progress,

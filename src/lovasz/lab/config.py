@@ -5,6 +5,7 @@ Apart from the code that acts on them, so that a folder can be read, and a resum
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -236,6 +237,14 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise LabError(f"{path}: cannot be read as JSON ({error}).") from error
+
+
+def hash_of(path: Path) -> str | None:
+    """SHA-256 of a file; None where there is none, which is for those to say who need it."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_text(name: str, value: object) -> None:

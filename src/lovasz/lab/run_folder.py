@@ -36,7 +36,7 @@ def claimed(folder: Path, configuration: dict[str, Any], *, resume: bool) -> Ite
 def open_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -> None:
     """Make the output folder and write config.json, where `check_folder` allows it.
 
-    configuration: "run", and "data" as `Data.contents` gives it.
+    configuration: "run", "data" as `Data.contents` gives it, and "weights", the hash of the file that runs start from.
     """
     before, same = check_folder(folder, configuration, resume=resume)
     if before is not None and not same:
@@ -49,9 +49,9 @@ def check_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -
     """The configuration that is there, if any, and whether it is this one; writes nothing.
 
     Raises LabError when the folder holds something and `resume` is off, and when it belongs to another configuration or
-    to data that have changed since: its runs and new ones would not be comparable. Where a run was begun and nothing
-    trained there are none, so the folder may begin anew, whatever it is told to be. While no run is finished, files of
-    val and test may be of another size: one that stopped the scoring has been repaired.
+    to data or start weights that have changed since: its runs and new ones would not be comparable. Where a run was
+    begun and nothing trained there are none, so the folder may begin anew, whatever it is told to be. While no run is
+    finished, files of val and test may be of another size: one that stopped the scoring has been repaired.
     """
     path = folder / "config.json"
     if folder.exists() and not folder.is_dir():
@@ -74,19 +74,26 @@ def check_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -
         same = noted is None or contents_difference(noted, now) is None
         repaired = () if any(folder.rglob("run.json")) else ("val", "test")
         changed = None if noted is None else contents_difference(noted, now, repaired)
+        hashes = {one for one in (before.get("weights"), configuration.get("weights")) if one}  # earlier had none
     except (KeyError, TypeError, AttributeError) as error:
         raise LabError(f"{path}: not the configuration of a run ({error!r}). Choose another --out.") from error
     difference = old.difference(RunConfig.from_json(configuration["run"]))
-    if (difference or changed) and _trained(folder):
+    others = len(hashes) > 1
+    if (difference or changed or others) and _trained(folder):
         if difference:
             raise LabError(
                 f"{path}: cannot resume with another configuration, {difference}. Use the old value or another --out."
+            )
+        if others:
+            raise LabError(
+                f"{path}: cannot resume with other weights, the file {configuration['run']['weights']} has changed. "
+                "Put the one back that was there, or choose another --out."
             )
         raise LabError(
             f"{path}: cannot resume with other data, {changed}. Runs on both could not be compared: put the images "
             "and masks back as they were, or choose another --out."
         )
-    return before, same and not difference
+    return before, same and not (difference or others)
 
 
 def _trained(folder: Path) -> bool:

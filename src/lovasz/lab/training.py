@@ -5,10 +5,9 @@ Apart from `fitting`, which is the loop itself: here stands what is opened befor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from lovasz.lab.budget import budget, fewer_images, never_switches
-from lovasz.lab.config import RunConfig, read_json, write_json
+from lovasz.lab.config import RunConfig, hash_of, read_json, write_json
 from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.data.check import check_files
 from lovasz.lab.environment import describe_environment, resolve_device
@@ -82,7 +81,7 @@ def _train(
 ) -> Path:
     device = team.device(config.device)
     finished = folder / "run.json"
-    known: dict[str, Any] = {"run": config.to_json()}
+    known: dict[str, Any] = {"run": config.to_json()} | hash_of_start(config)
     team.let_first(lambda: check_folder(folder, known, resume=resume))  # before the data are read, which may take long
     if team.tell(finished.is_file()):
         return finished
@@ -93,7 +92,7 @@ def _train(
         check_run(config, [spec], data, folder, known, resume=resume, progress=shown, team=team)
         team.let_first(lambda: held.enter_context(claimed(folder, known, resume=resume)))
         data = data.for_sampler(config, folder, shown, team)
-        start = find_start(config, data, folder, device=device, resume=resume, progress=shown, team=team)
+        start = find_start(config, data, folder, known, device=device, resume=resume, progress=shown, team=team)
         weights = training_class_weights(data.train, shown) if spec.needs_class_weights else None
         record = run_once(
             config,
@@ -152,7 +151,7 @@ def check_run(
     """
     frozen = config.freeze_batch_norm and not config.pretrain_epochs  # the first phase learns what is frozen after it
     direct = config.replace(pretrain_epochs=0, freeze_batch_norm=frozen)
-    find_start(direct, data, folder, device=torch.device("cpu"), resume=False, progress=None).build()
+    find_start(direct, data, folder, known, device=torch.device("cpu"), resume=False, progress=None).build()
     images = len(data.train)
     steps = budget(config, images).steps
     for told in filter(None, (never_switches(spec, steps) for spec in specs)):
@@ -171,10 +170,17 @@ def check_run(
     team.let_first(files)
 
 
+def hash_of_start(config: RunConfig) -> dict[str, str]:
+    """{"weights": the hash of the file that runs start from}, for config.json; {} where there is none."""
+    found = None if config.weights is None else hash_of(Path(config.weights))
+    return {} if found is None else {"weights": found}
+
+
 def find_start(
     config: RunConfig,
     data: Data,
     folder: Path,
+    known: Mapping[str, Any],
     *,
     device: torch.device,
     resume: bool,
@@ -183,11 +189,16 @@ def find_start(
 ) -> Start:
     """The start of all losses of one seed: a weights file, a first phase of cross-entropy (trained here), or random.
 
-    Outputs for classes that a weights file lacks are drawn by the seed.
+    Outputs for classes that a weights file lacks are drawn by the seed. known: of the folder, with the file's hash.
     """
     if config.weights is not None:
         path = Path(config.weights)
-        build = partial(load_weights, config.model, path, data.classes, draw_missing=config.seed)
+
+        def build() -> nn.Module:
+            if "weights" in known and hash_of(path) != known["weights"]:
+                raise LabError(f"{path}: has changed since this command began. Put the file back, then use --resume.")
+            return load_weights(config.model, path, data.classes, draw_missing=config.seed)
+
         drawn = ", ".join(new_classes(path, data.classes))
         if not drawn:
             return Start("weights", path.name, build)

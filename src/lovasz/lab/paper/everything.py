@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from lovasz.lab.config import read_json
+from lovasz.lab.config import hash_of, read_json
 from lovasz.lab.data import available_splits, open_dataset
 from lovasz.lab.environment import use_machine
 from lovasz.lab.errors import LabError
 from lovasz.lab.paper import batches, binary, finetune, multiclass, networks, surfaces, synthetic
 from lovasz.lab.paper.earlier import data_name
 from lovasz.lab.paper.page import duration
-from lovasz.lab.paper.result import RESULT, STATE, hash_of, read_result, same_inputs
+from lovasz.lab.paper.result import RESULT, STATE, read_result, same_inputs
 from lovasz.lab.progress import say
 from lovasz.lab.splits import contents_of
 

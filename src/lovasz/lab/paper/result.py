@@ -6,7 +6,6 @@ every section of the page too.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from urllib.parse import unquote
 
 import torch
 
-from lovasz.lab.config import read_json, write_json
+from lovasz.lab.config import hash_of, read_json, write_json
 from lovasz.lab.data import PUBLISHED
 from lovasz.lab.environment import describe_environment
 from lovasz.lab.errors import LabError
@@ -171,14 +170,6 @@ def _untouched(folder: Path) -> bool:
         )
     except (LabError, KeyError, TypeError):
         return False
-
-
-def hash_of(path: Path) -> str | None:
-    """SHA-256 of a file; None where there is none, which is for those to say who need it."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
