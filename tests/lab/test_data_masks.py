@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,30 @@ def test_a_turned_tiff_is_an_upright_image_and_no_mask(tmp_path: Path, orientati
     for read in (read_mask, mask_size):
         with pytest.raises(LabError, match=rf"a TIFF mask with the orientation {orientation}; save it upright"):
             read(path)
+
+
+@pytest.mark.parametrize(("ending", "options"), [(".png", {}), (".webp", {"lossless": True})])
+def test_a_mask_of_any_format_that_would_be_turned_is_refused(tmp_path: Path, ending: str, options: dict) -> None:
+    exif = Image.Exif()
+    for orientation in (1, 6):
+        exif[0x0112] = orientation
+        path = write(tmp_path / f"{orientation}{ending}", labels(0, 1), exif=exif, **options)
+        for read in (read_mask, mask_size):
+            with (
+                nullcontext()
+                if orientation == 1
+                else pytest.raises(
+                    LabError, match=rf"a {ending[1:].upper()} mask with the orientation 6; save it upright"
+                )
+            ):
+                read(path)
+    if ending == ".png":  # with the tag behind the pixels
+        whole = path.read_bytes()
+        start = whole.index(b"eXIf") - 4
+        size = 12 + int.from_bytes(whole[start : start + 4], "big")
+        path.write_bytes(whole[:start] + whole[start + size : -12] + whole[start : start + size] + whole[-12:])
+        with pytest.raises(LabError, match="a PNG mask with the orientation 6"):
+            read_mask(path)
 
 
 def test_an_image_of_16_bits_is_refused_and_not_clipped(tmp_path: Path) -> None:

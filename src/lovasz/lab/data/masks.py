@@ -117,6 +117,7 @@ def read_mask(path: Path) -> RawMask:
             values = np.array(image.convert("RGB"))
         else:
             raise LabError(f"{path}: a mask of mode {image.mode}; expected grey, palette or RGB.")
+        _refuse_turned(image, path, read=True)
         return RawMask(values, palette)
 
 
@@ -136,11 +137,18 @@ def _refuse_lossy(image: Image.Image, path: Path) -> None:
         )
 
 
-def _refuse_turned(image: Image.Image, path: Path) -> None:
-    """Pillow turns a TIFF when it loads it; whether its labels are meant turned, as its image is, nobody has said."""
-    orientation = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+def _refuse_turned(image: Image.Image, path: Path, *, read: bool = False) -> None:
+    """An image with this tag is turned; whether its labels are meant turned too, nobody has said.
+
+    read: the pixels are, behind which a PNG may have the tag too; Pillow would read them all to look there.
+    """
+    if image.format == "PNG" and not read and not image.info.keys() & {"exif", "Raw profile type exif"}:
+        return
+    orientation = image.getexif().get(_ORIENTATION, 1)
     if orientation != 1:
-        raise LabError(f"{path}: a TIFF mask with the orientation {orientation}; save it upright, without this tag.")
+        raise LabError(
+            f"{path}: a {image.format} mask with the orientation {orientation}; save it upright, without this tag."
+        )
 
 
 def _decoding(image: Image.Image) -> tuple[Any, ...]:
