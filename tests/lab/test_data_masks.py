@@ -103,6 +103,16 @@ def test_a_mask_of_any_format_that_would_be_turned_is_refused(tmp_path: Path, en
             read_mask(path)
 
 
+@pytest.mark.parametrize("mask", [labels(0, 1), labels(0, 1) > 0])
+def test_a_tiff_mask_whose_labels_would_be_inverted_is_refused(tmp_path: Path, mask: np.ndarray) -> None:
+    kept = write(tmp_path / "kept.tif", mask, tiffinfo={262: 1})
+    assert np.array_equal(read_mask(kept).values, labels(0, 1))
+    inverted = write(tmp_path / "inverted.tif", mask, tiffinfo={262: 0})
+    for read in (read_mask, mask_size):
+        with pytest.raises(LabError, match=r"inverted\.tif: a TIFF mask stored white-is-zero.*save it black-is-zero"):
+            read(inverted)
+
+
 def test_an_image_of_16_bits_is_refused_and_not_clipped(tmp_path: Path) -> None:
     path = write(tmp_path / "deep.png", np.full((4, 4), 3000, np.uint16))
     with pytest.raises(LabError, match=r"deep\.png.*8 bits"):

@@ -71,14 +71,13 @@ def image_size(path: Path) -> tuple[int, int]:
         return (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
 
 
-_ORIENTATION = 0x0112  # the EXIF tag
+_ORIENTATION, _PHOTOMETRIC = 0x0112, 262  # tags of EXIF and of TIFF
 
 
 def mask_size(path: Path) -> tuple[int, int]:
     """(height, width) that `read_mask` gives, from the file's head, which must be of a lossless picture."""
     with _opened(path, "mask") as image:
-        _refuse_lossy(image, path)
-        _refuse_turned(image, path)
+        _refuse_unclear(image, path)
         return image.height, image.width
 
 
@@ -89,8 +88,7 @@ def read_mask(path: Path) -> RawMask:
     no whole numbers from 0 to 65535.
     """
     with _opened(path, "mask") as image:
-        _refuse_lossy(image, path)
-        _refuse_turned(image, path)
+        _refuse_unclear(image, path)
         palette, stored = None, _stored_mode(image)
         if _cut_to_eight_bits(image):
             raise LabError(
@@ -126,6 +124,16 @@ def _refuse_deep(image: Image.Image, path: Path) -> None:
         raise LabError(
             f"{path}: the image has more than 8 bits a channel (mode {_stored_mode(image)}); expected 8. "
             "Save it as 8-bit grey or RGB, stretched as you want the network to see it."
+        )
+
+
+def _refuse_unclear(image: Image.Image, path: Path) -> None:
+    """What the head tells of a mask whose pixels would not be the labels in its file."""
+    _refuse_lossy(image, path)
+    _refuse_turned(image, path)
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+        raise LabError(
+            f"{path}: a TIFF mask stored white-is-zero, whose labels would be inverted; save it black-is-zero."
         )
 
 
