@@ -111,6 +111,24 @@ def test_the_first_difference_of_the_data_is_named(images) -> None:
     assert named == f"classes: {before['classes']} there, ['a', 'b', 'c'] now"
 
 
+@pytest.mark.parametrize(
+    "said", [{"void_index": 254}, {"void_rgb": [3, 3, 3]}, {"palette_rgb": [[9, 9, 9], [1, 1, 1], [2, 2, 2]]}]
+)
+def test_classes_json_that_gives_masks_another_meaning_is_noticed(tmp_path, images, said) -> None:
+    names = {"classes": ["a", "b", "c"], "void_index": 255, "palette_rgb": [[0, 0, 0], [1, 1, 1], [2, 2, 2]]}
+    (images / "classes.json").write_text(json.dumps(names))
+    before = Data.open(run(images)).contents()
+    (images / "classes.json").write_text(json.dumps(names | said))
+    now = Data.open(run(images)).contents()
+    difference = contents_difference(before, now)
+    assert difference is not None
+    assert "whose mask values or colours mean other classes" in difference
+    earlier = json.loads(json.dumps(before))
+    for split in earlier["splits"].values():
+        del split["coding"]
+    assert contents_difference(earlier, now) is None
+
+
 def test_a_damaged_note_of_the_data_is_told(tmp_path, images) -> None:
     asked = run(images)
     (tmp_path / "out").mkdir()

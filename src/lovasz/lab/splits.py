@@ -93,11 +93,19 @@ class Data:
 
 
 def contents_of(splits: Sequence[SegmentationDataset]) -> dict[str, Any]:
-    """The class names, and of each split the number of images and a hash of their names and of their files' sizes."""
+    """The class names, and of each split the number of images and hashes of their names, of their files' sizes and of
+    what mask values mean."""
     return {
         "classes": list(splits[0].info.classes),
         "splits": {split.split: {"images": len(split), **_hashes(split)} for split in splits},
     }
+
+
+_CHANGED = {  # by the hash that differs
+    "names": ", of other names or in another order",
+    "coding": ", whose mask values or colours mean other classes or void",
+    "sizes": ", in files of other sizes",
+}
 
 
 def contents_difference(
@@ -106,7 +114,7 @@ def contents_difference(
     """The first difference between two `contents_of`, in words; None where there is none.
 
     repaired: splits whose files may be of other sizes. Hashes that only one of them has are not compared: earlier
-    versions had no sizes.
+    versions had no sizes, or no coding.
     """
     if before["classes"] != now["classes"]:
         return f"classes: {before['classes']} there, {now['classes']} now"
@@ -115,10 +123,8 @@ def contents_difference(
         compared = ((old or {}).keys() & (new or {})) - ({"sizes"} if name in repaired else set())
         if bool(old) != bool(new) or any(old[key] != new[key] for key in compared):
             counts = old["images"] if old else 0, new["images"] if new else 0
-            others = ""
-            if counts[0] == counts[1]:
-                others = ", of other names or in another order"
-                others = ", in files of other sizes" if old["names"] == new["names"] else others
+            changed = [_CHANGED[key] for key in _CHANGED if key in compared and old[key] != new[key]]
+            others = changed[0] if changed and counts[0] == counts[1] else ""
             return f"split {name!r}: {counts[0]} images there, {counts[1]} now{others}"
     return None
 
@@ -152,6 +158,10 @@ def _hashes(dataset: SegmentationDataset) -> dict[str, str]:
     names = "\n".join(pair.stem for pair in pairs)
     sizes = "\n".join(f"{pair.image.stat().st_size} {pair.mask.stat().st_size}" for pair in pairs)
     found = {"names": names, "sizes": sizes}
+    if isinstance(dataset, PairDataset):
+        coding = dataset.coding
+        meaning = [coding.values, sorted(coding.void), coding.colours, coding.void_colour, coding.by]
+        found["coding"] = json.dumps(meaning)
     return {  # a file's name may be no text
         key: hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] for key, text in found.items()
     }
