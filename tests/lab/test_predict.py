@@ -229,6 +229,23 @@ def test_a_bad_image_is_named_and_the_others_are_done(tmp_path, weights):
     assert [path.name for path in done.other_files] == ["notes.txt"]
 
 
+def test_an_image_too_large_for_the_memory_is_named_and_the_others_are_done(tmp_path, weights, monkeypatch, capsys):
+    forward = ByColour.forward
+
+    def full(self, images):
+        if images.shape[-1] == 9:
+            torch.empty(1 << 60)
+        return forward(self, images)
+
+    monkeypatch.setattr(ByColour, "forward", full)
+    for name, width in (("a", 7), ("b", 9), ("c", 7)):
+        save(tmp_path / "in" / f"{name}.png", picture(width=width)[0])
+    done = run(tmp_path / "in", weights, tmp_path / "out")
+    assert [path.name for path in done.masks] == ["a.png", "c.png"]
+    with pytest.raises(LabError, match=r"1 image has no mask.*\n.*b\.png: too large for this memory, 9 x 5.*--size"):
+        print_predictions(done)
+
+
 def test_an_image_that_claims_a_monstrous_size_is_refused_before_it_is_decoded(tmp_path, weights):
     good = save(tmp_path / "in" / "good.png")
     data = bytearray(good.read_bytes())

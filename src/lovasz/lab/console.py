@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lovasz.lab.errors import LabError
+from lovasz.lab.errors import LabError, memory_full
 from lovasz.lab.summary import Spread, best_cells, losses_of, start_spread
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ def message_of(error: Exception) -> str | None:
         return f"{where}{os.strerror(number)}: a file could not be written. Free space or lift the limit{rest}."
     if isinstance(error, OSError) and name is not None:  # without a file to name it tells a person nothing
         return f"{name}: {error.strerror}."
-    # Out of memory: on a GPU torch has a class of its own for that, on the CPU only a text.
-    if type(error).__name__ == "OutOfMemoryError" or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    ):
+    if memory_full(error):
         return "The memory is full. Take smaller steps (--batch-size), smaller crops (--crop) or smaller images."
     return None
 
@@ -170,7 +167,7 @@ def print_predictions(done: Predictions) -> None:
     if done.unreadable:
         reasons = "\n".join(f"  {reason}" for reason in done.unreadable.values())  # each names its file
         many = "1 image has" if len(done.unreadable) == 1 else f"{len(done.unreadable)} images have"
-        raise LabError(f"{many} no mask, because the file could not be read:\n{reasons}")
+        raise LabError(f"{many} no mask, because the file could not be used:\n{reasons}")
 
 
 def _count(things: Sequence[object], name: str) -> str:

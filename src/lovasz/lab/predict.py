@@ -20,7 +20,7 @@ from lovasz.lab.data import DatasetInfo
 from lovasz.lab.data.colours import overlay, voc_palette
 from lovasz.lab.data.masks import IMAGE_SUFFIXES, read_image
 from lovasz.lab.data.walk import files_below, require_utf8
-from lovasz.lab.errors import LabError
+from lovasz.lab.errors import LabError, memory_full
 from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import load_exported
 from lovasz.lab.models.resized import ask_as
@@ -63,8 +63,9 @@ def predict_images(
     colours. `out`/classes.json lists names and colours, as the data set `folder:` reads them. Sub-folders are kept.
     A file's ending is replaced by .png; in a folder where two images would then have one name, all keep their ending
     (a.jpg.png, a.tif.png).
-    Images are read one by one; one that cannot be read is passed over and stands in `unreadable`. size, scales, crf:
-    how the network is asked, see `ask_as`; a mask has the size of its image all the same.
+    Images are read one by one; one that cannot be read, or is too large for the memory, is passed over and stands in
+    `unreadable`. size, scales, crf: how the network is asked, see `ask_as`; a mask has the size of its image all the
+    same.
     Raises LabError before anything is written when there is no image, when a file to write is there already and
     `overwrite` is off, when `out`/masks or `out`/classes.json are not of an earlier call, and when masks of one would
     stay under other classes.
@@ -85,6 +86,7 @@ def predict_images(
     for path, name in zip(files, names, strict=True):
         try:
             pixels = read_image(path)
+            labels = _labels_of(pixels, path, network, device, info)
         except LabError as error:
             result.unreadable[path] = str(error)
             result.stale += [file for folder in WRITTEN if (file := out / folder / name).is_file()]
@@ -92,8 +94,6 @@ def predict_images(
         finally:
             if progress and task is not None:
                 progress.advance(task)
-        image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W)
-        labels = predict_labels(network, image, device, info.num_classes)[0].to(torch.uint8).numpy()
         result.masks.append(_save(_palette_image(labels, info), out / "masks" / name))
         if overlays:
             drawn = Image.fromarray(overlay(pixels, labels, info, alpha=opacity))
@@ -101,6 +101,22 @@ def predict_images(
         elif (out / "overlays" / name).is_file():
             result.stale.append(out / "overlays" / name)
     return result
+
+
+def _labels_of(
+    pixels: np.ndarray, path: Path, network: torch.nn.Module, device: torch.device | str, info: DatasetInfo
+) -> np.ndarray:
+    """uint8 (H, W). Raises LabError, which names the file, where the memory is too small for it."""
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W)
+    try:
+        return predict_labels(network, image, device, info.num_classes)[0].to(torch.uint8).numpy()
+    except (RuntimeError, MemoryError) as error:
+        if not memory_full(error):
+            raise
+        height, width = pixels.shape[:2]
+        raise LabError(
+            f"{path}: too large for this memory, {width} x {height} pixels; give a smaller --size."
+        ) from error
 
 
 def find_images(images: Path, out: Path) -> tuple[list[Path], list[Path]]:
