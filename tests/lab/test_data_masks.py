@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import warnings
 import zlib
@@ -140,6 +141,16 @@ def test_bytes_that_are_no_picture_are_an_error_with_the_file_name(tmp_path: Pat
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabError, match=r"gone\.png: there is no such image file"):
         read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
+@pytest.mark.parametrize("read", [read_image, read_mask, image_size, mask_size])
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path, read) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "folder.png"):
+        with pytest.raises(LabError, match=rf"{name}: not a regular file"):
+            read(tmp_path / name)
 
 
 def png(path: Path, width: int, height: int, pixels: bytes, *, bits: int = 8, colours: int = 0) -> Path:

@@ -207,6 +207,8 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if path.exists() and not path.is_file():
+                raise LabError(f"{path}: not a regular file; expected a picture. Take it away.")  # a pipe would hang
             # By a file: of a path Pillow may map the memory, and mixes up the sides of a TIFF that is turned.
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 # A phone's JPEG may carry a preview as a second frame (MPO); anything else with several is unclear.
