@@ -216,6 +216,23 @@ def test_every_name_that_can_be_written_is_written(tmp_path, weights):
     assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == [f"{longest}.png"]
 
 
+def test_a_name_that_is_too_long_for_its_mask_is_told_before_anything_is_written(tmp_path, weights):
+    longest = "z" * 251
+    save(tmp_path / "in" / "a.png")
+    for ending in ("png", "jpg"):
+        save(tmp_path / "in" / f"{longest}.{ending}")
+    with pytest.raises(LabError, match=r"z\.jpg: its mask would have a name of more than 255 bytes.*shorter name"):
+        run(tmp_path / "in", weights, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_cannot_be_put_in_place_is_named_and_not_its_partial(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(OSError, match="directory") as caught:
+        predict._save(Image.new("L", (1, 1)), tmp_path / "a.png")
+    assert caught.value.filename == str(tmp_path / "a.png")
+
+
 def test_a_bad_image_is_named_and_the_others_are_done(tmp_path, weights):
     save(tmp_path / "in" / "good.png")
     whole = save(tmp_path / "in" / "cut.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))

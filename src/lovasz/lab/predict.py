@@ -26,6 +26,7 @@ from lovasz.lab.models import load_exported
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.models.weights import describe_export, json_path
 
+LONGEST_NAME = 255  # of a file, in bytes, on the usual file systems
 WRITTEN = ("masks", "overlays")
 MADE_BY = "lovasz predict"  # in classes.json: the masks beside it are no truth that a person drew
 
@@ -66,13 +67,14 @@ def predict_images(
     Images are read one by one; one that cannot be read, or is too large for the memory, is passed over and stands in
     `unreadable`. size, scales, crf: how the network is asked, see `ask_as`; a mask has the size of its image all the
     same.
-    Raises LabError before anything is written when there is no image, when a file to write is there already and
-    `overwrite` is off, when `out`/masks or `out`/classes.json are not of an earlier call, and when masks of one would
-    stay under other classes.
+    Raises LabError before anything is written when there is no image, when the name of a mask would be too long, when
+    a file to write is there already and `overwrite` is off, when `out`/masks or `out`/classes.json are not of an
+    earlier call, and when masks of one would stay under other classes.
     """
     files, other_files = find_images(images, out)
     root = images if images.is_dir() else images.parent
     names = output_names([path.relative_to(root) for path in files])
+    _refuse_long(files, names)
     folders = WRITTEN if overlays else WRITTEN[:1]
     _refuse_masks_of_others(out)
     if not overwrite:
@@ -210,6 +212,15 @@ def _refuse_masks_of_others(out: Path) -> None:
         raise LabError(f"{masks}: holds masks that are not from {MADE_BY}; choose another --out.")
 
 
+def _refuse_long(files: Sequence[Path], names: Sequence[Path]) -> None:
+    for path, name in zip(files, names, strict=True):
+        if len(os.fsencode(name.name)) > LONGEST_NAME:
+            raise LabError(
+                f"{path}: its mask would have a name of more than {LONGEST_NAME} bytes, {name.name}; give the image a "
+                "shorter name, or one that no other image there has with another ending."
+            )
+
+
 def _refuse_existing(paths: Sequence[Path]) -> None:
     existing = [path for path in paths if path.exists()]
     if existing:
@@ -226,6 +237,6 @@ def _save(image: Image.Image, path: Path) -> Path:
         partial.replace(path)
     except OSError as error:  # a full disk
         partial.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)
+        error.filename = str(path)  # not that of the partial one
         raise
     return path
