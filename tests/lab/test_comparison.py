@@ -1,6 +1,7 @@
 """A comparison is fair and survives a kill: one start, one order of data, finished runs kept, missing ones added."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,6 +161,33 @@ def test_start_weights_that_change_between_two_runs_stop_the_second(tmp_path, mo
     monkeypatch.setattr(comparison, "run_once", then_changed)
     with pytest.raises(LabError, match=r"start\.safetensors: has changed since this command began"):
         compare(config(tmp_path, run=run, losses=LOSSES[:1], seeds=(0, 1), examples=0), progress=False)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_a_damaged_comparison_json_is_made_anew_from_the_records_of_its_runs(tmp_path, capsys, content) -> None:
+    asked = config(tmp_path, run={"model": "unet"}, losses=LOSSES[:1], examples=0)
+    path = compare(asked, progress=False)
+    before = read(path)
+    path.write_text(content)
+    document = read(compare(replace(asked, resume=True)))
+    assert document | {name: before[name] for name in ("created", "command")} == before
+    assert "comparison.json: is damaged, and is made anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"history": 1}'])
+def test_a_damaged_record_of_a_run_is_told_with_the_remedy(tmp_path, content) -> None:
+    asked = config(tmp_path, run={"model": "unet", "pretrain_epochs": 1}, losses=LOSSES[:1], examples=0)
+    path = compare(asked, progress=False)
+    before = read(path)
+    for record in path.parent.rglob("run.json"):
+        whole = record.read_text()
+        record.write_text(content)
+        with pytest.raises(LabError, match=r"run\.json: .*Delete it, and the run is scored again from its checkpoint"):
+            compare(replace(asked, resume=True), progress=False)
+        record.write_text(whole)
+    record.unlink()
+    again = read(compare(replace(asked, resume=True), progress=False))
+    assert again["runs"][0]["scores"] == before["runs"][0]["scores"]
 
 
 class Stopped(Exception):

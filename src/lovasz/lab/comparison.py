@@ -27,7 +27,7 @@ from lovasz.lab.models import load_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import Team, together
 from lovasz.lab.progress import display, say
-from lovasz.lab.run_folder import check_folder, claimed
+from lovasz.lab.run_folder import check_folder, claimed, read_record
 from lovasz.lab.training import (
     Data,
     Start,
@@ -93,7 +93,7 @@ class _Comparison:
         self.config, self.out, self.known, self.specs, self.device = config, out, known, specs, device
         self.data, self.progress, self.team = data, progress, team
         self.path = out / "comparison.json"
-        earlier = read_json(self.path) if self.path.is_file() else {}
+        earlier = _read_earlier(self.path, progress)
         self.created = earlier.get("created") or datetime.now(UTC).isoformat(timespec="seconds")
         self.initial = earlier.get("initial")
         self.examples: list[dict[str, Any]] = earlier.get("examples", [])
@@ -105,7 +105,7 @@ class _Comparison:
             for seed in config.seeds:
                 finished = self._folder(spec, seed) / "run.json"
                 if finished.is_file():
-                    self.records[str(spec), seed] = read_json(finished)
+                    self.records[str(spec), seed] = read_record(finished)
         team.meet()  # before anything is written
 
     def run(self) -> Path:
@@ -237,6 +237,20 @@ class _Comparison:
             network = load_weights(self.config.run.model, path, self.data.classes)
             models[str(spec)] = (spec.slug, ask_as(network, size=self.config.run.size, scales=None, crf=False))
         return draw_examples(chosen, models, images, self.data.val, self.out, self.device)
+
+
+def _read_earlier(path: Path, progress: Progress | None) -> dict[str, Any]:
+    """comparison.json as it stands; {} where it is damaged, for nearly all of it is in the records of the runs too."""
+    if not path.is_file():
+        return {}
+    try:
+        earlier = read_json(path)
+    except LabError:
+        earlier = None
+    if not isinstance(earlier, dict):
+        say(progress, f"{path}: is damaged, and is made anew.")
+        return {}
+    return earlier
 
 
 def _parse_losses(losses: tuple[str, ...]) -> list[LossSpec]:

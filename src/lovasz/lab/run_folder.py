@@ -96,6 +96,20 @@ def check_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -
     return before, same and not (difference or others)
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """A run.json that `run_once` wrote. Raises LabError with the remedy for a damaged one."""
+    remedy = "Delete it, and the run is scored again from its checkpoint."
+    try:
+        record = read_json(path)
+    except LabError as error:
+        raise LabError(f"{error} {remedy}") from error
+    kinds = {"history": list, "scores": dict, "seconds": int | float, "weights": str, "images": dict}
+    for name, kind in kinds.items():
+        if not isinstance(record, dict) or not isinstance(record.get(name), kind):
+            raise LabError(f"{path}: not the record of a finished run, {name} is missing or wrong. {remedy}")
+    return record
+
+
 def _trained(folder: Path) -> bool:
     """Whether a folder holds what a person could miss."""
     if any(path.name in TRAINED for path in folder.rglob("*")):

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from lovasz.lab.budget import budget, fewer_images, never_switches
-from lovasz.lab.config import RunConfig, hash_of, read_json, write_json
+from lovasz.lab.config import RunConfig, hash_of, write_json
 from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.data.check import check_files
 from lovasz.lab.environment import describe_environment, resolve_device
@@ -28,7 +28,7 @@ from lovasz.lab.models import brings_weights, create_model, load_weights, new_cl
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import ALONE, Team, launched, together
 from lovasz.lab.progress import display, say, tracked
-from lovasz.lab.run_folder import check_folder, claimed
+from lovasz.lab.run_folder import check_folder, claimed, read_record
 from lovasz.lab.seen import training_images
 from lovasz.lab.splits import Data
 
@@ -221,7 +221,7 @@ def find_start(
     place = folder / "pretraining" / f"seed-{config.seed}"
     finished = place / "run.json"
     if team.tell(finished.is_file()):
-        record = read_json(finished)
+        record = read_record(finished)
     else:
         name = f"pretraining, seed {config.seed}"
         record = run_once(
