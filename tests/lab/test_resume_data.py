@@ -18,6 +18,7 @@ from lovasz.lab import training
 from lovasz.lab.comparison import compare
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.errors import LabError
+from lovasz.lab.models import create_model, save_weights
 from lovasz.lab.run_folder import check_folder, claimed, open_folder
 from lovasz.lab.splits import Data, contents_difference
 from lovasz.lab.training import train
@@ -127,6 +128,35 @@ def test_classes_json_that_gives_masks_another_meaning_is_noticed(tmp_path, imag
     for split in earlier["splits"].values():
         del split["coding"]
     assert contents_difference(earlier, now) is None
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_data_and_weights_that_moved_are_told_by_what_is_in_them(tmp_path, images, finished) -> None:
+    start = tmp_path / "start.safetensors"
+    torch.manual_seed(0)
+    classes = [f"class {label}" for label in range(3)]
+    save_weights(create_model("unet", 3), start, model_name="unet", classes=classes, palette=None)
+    asked = run(images, weights=str(start), out=str(tmp_path / "out"))
+    done = train(asked, progress=False)
+    if not finished:
+        done.unlink()
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in (images, start, start.with_suffix(".json")):
+        path.rename(moved / path.name)
+    there = asked.replace(data=f"folder:{moved / images.name}", weights=str(moved / start.name))
+    with pytest.raises(LabError, match="another configuration, data"):
+        train(there.replace(data=f"{there.data}?coding=index"), resume=True, progress=False)
+    files = remove(moved / images.name, "im3")
+    with pytest.raises(LabError, match="cannot resume with other data"):
+        train(there, resume=True, progress=False)
+    for path, content in files.items():
+        path.write_bytes(content)
+    assert train(there, resume=True, progress=False).is_file()
+    config = kept(tmp_path / "out")
+    (tmp_path / "out" / "config.json").write_text(json.dumps({"run": config["run"]}))  # of an earlier version
+    with pytest.raises(LabError, match="another configuration, data"):
+        train(there.replace(data=asked.data if not finished else "folder:x"), resume=True, progress=False)
 
 
 def test_a_damaged_note_of_the_data_is_told(tmp_path, images) -> None:

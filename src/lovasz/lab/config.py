@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -161,11 +161,15 @@ class RunConfig:
         _check_fields("run", values, {f.name for f in fields(cls)}, {"data"})
         return cls(**values)
 
-    def difference(self, other: RunConfig) -> str | None:
-        """The first field that differs and changes the weights, "name: mine there, theirs now"; None if none does."""
+    def difference(self, other: RunConfig, moved: Collection[str] = ()) -> str | None:
+        """The first field that differs and changes the weights, "name: mine there, theirs now"; None if none does.
+
+        moved: of "data" and "weights" those that may lie elsewhere, as what is in them is compared by other means.
+        """
         mine, theirs = self.to_json(), other.to_json()
         for name in mine:
-            if name not in MAY_DIFFER and mine[name] != theirs[name]:
+            elsewhere = name in moved and _without_place(name, mine[name]) == _without_place(name, theirs[name])
+            if name not in MAY_DIFFER and mine[name] != theirs[name] and not elsewhere:
                 return f"{name}: {mine[name]!r} there, {theirs[name]!r} now"
         return None
 
@@ -245,6 +249,14 @@ def hash_of(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _without_place(name: str, value: str | None) -> object:
+    """Of a data set its kind and options, of another file whether there is one."""
+    if name != "data" or value is None:
+        return value is None
+    head, mark, query = value.rpartition("?")
+    return (head if mark else value).partition(":")[0], sorted(filter(None, query.split("&"))) if mark else []
 
 
 def _check_text(name: str, value: object) -> None:

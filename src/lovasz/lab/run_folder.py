@@ -49,9 +49,10 @@ def check_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -
     """The configuration that is there, if any, and whether it is this one; writes nothing.
 
     Raises LabError when the folder holds something and `resume` is off, and when it belongs to another configuration or
-    to data or start weights that have changed since: its runs and new ones would not be comparable. Where a run was
-    begun and nothing trained there are none, so the folder may begin anew, whatever it is told to be. While no run is
-    finished, files of val and test may be of another size: one that stopped the scoring has been repaired.
+    to data or start weights that have changed since, wherever these lie now: its runs and new ones would not be
+    comparable. Where a run was begun and nothing trained there are none, so the folder may begin anew, whatever it is
+    told to be. While no run is finished, files of val and test may be of another size: one that stopped the scoring has
+    been repaired.
     """
     path = folder / "config.json"
     if folder.exists() and not folder.is_dir():
@@ -74,11 +75,13 @@ def check_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -
         same = noted is None or contents_difference(noted, now) is None
         repaired = () if any(folder.rglob("run.json")) else ("val", "test")
         changed = None if noted is None else contents_difference(noted, now, repaired)
-        hashes = {one for one in (before.get("weights"), configuration.get("weights")) if one}  # earlier had none
+        hashes = before.get("weights"), configuration.get("weights")
+        both = all(hashes)  # earlier versions noted none
     except (KeyError, TypeError, AttributeError) as error:
         raise LabError(f"{path}: not the configuration of a run ({error!r}). Choose another --out.") from error
-    difference = old.difference(RunConfig.from_json(configuration["run"]))
-    others = len(hashes) > 1
+    moved = [*([] if noted is None else ["data"]), *(["weights"] if both else [])]
+    difference = old.difference(RunConfig.from_json(configuration["run"]), moved)
+    others = both and hashes[0] != hashes[1]
     if (difference or changed or others) and _trained(folder):
         if difference:
             raise LabError(

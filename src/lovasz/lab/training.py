@@ -67,7 +67,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | bool 
     folder = Path(config.out)
     finished = folder / "run.json"
     if resume and finished.is_file() and launched() is None:
-        check_folder(folder, {"run": config.to_json()}, resume=True)
+        _check_finished(config, folder)
         with display(progress) as shown:
             say(shown, f"{finished} is there: the run is finished.")
         return finished
@@ -84,6 +84,7 @@ def _train(
     known: dict[str, Any] = {"run": config.to_json()} | hash_of_start(config)
     team.let_first(lambda: check_folder(folder, known, resume=resume))  # before the data are read, which may take long
     if team.tell(finished.is_file()):
+        team.let_first(lambda: _check_finished(config, folder))
         return finished
     data = Data.open(config)  # it may show a bar of its own, for scanning masks
     known["data"] = data.contents()
@@ -114,6 +115,14 @@ def _train(
         if team.first:
             write_json(finished, record)
     return finished
+
+
+def _check_finished(config: RunConfig, folder: Path) -> None:
+    """LabError where a finished run is of another configuration; data are opened only where they lie elsewhere now."""
+    known = {"run": config.to_json()} | hash_of_start(config)
+    before, _ = check_folder(folder, known, resume=True)
+    if before is not None and before["run"]["data"] != config.data:
+        check_folder(folder, known | {"data": Data.open(config).contents()}, resume=True)
 
 
 def check_shareable(config: RunConfig, specs: list[LossSpec]) -> None:
