@@ -130,6 +130,22 @@ main()
     assert "Traceback" not in done.stderr
 
 
+def test_an_interrupt_while_packages_are_imported_leaves_no_traceback():
+    code = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("torch"):
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["lovasz", "doctor"]
+from lovasz.lab.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
 # --- reading the options
 
 

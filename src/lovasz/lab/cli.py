@@ -33,6 +33,9 @@ def main() -> None:
         from lovasz.lab.commands import app
 
         app(prog_name="lovasz")
+    except KeyboardInterrupt:  # in the first seconds, while packages are imported; the commands catch their own
+        sys.stderr.write("Interrupted.\n")
+        raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "lovasz"):  # a fault of ours, not a missing package
