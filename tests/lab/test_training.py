@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.lab.tiny import TinyDataset, use_tiny_data
 
 from lovasz.lab import training
-from lovasz.lab.config import RunConfig
+from lovasz.lab.config import RunConfig, read_json
 from lovasz.lab.data import IGNORE_INDEX, Augmentation, TrainingView
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import evaluate
@@ -344,6 +344,13 @@ def test_a_wrong_setting_is_named(changes, message) -> None:
     with pytest.raises(LabError) as error:
         RunConfig(**({"data": "tiny"} | changes))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"1" * 5000, b"[" * 100_000])
+def test_a_file_that_is_no_json_is_named(tmp_path, content) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(LabError, match=r"a\.json: cannot be read as JSON"):
+        read_json(tmp_path / "a.json")
 
 
 def test_a_configuration_survives_json() -> None:

@@ -239,7 +239,7 @@ def read_json(path: Path) -> Any:
     """Read JSON; LabError naming the file when it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # of a long number too; nested deep
         raise LabError(f"{path}: cannot be read as JSON ({error}).") from error
 
 
