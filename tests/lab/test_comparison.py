@@ -190,6 +190,14 @@ def test_a_damaged_record_of_a_run_is_told_with_the_remedy(tmp_path, content) ->
     assert again["runs"][0]["scores"] == before["runs"][0]["scores"]
 
 
+def test_a_configuration_with_losses_that_are_no_texts_is_told(tmp_path) -> None:
+    asked = config(tmp_path, run={"model": "unet"}, losses=LOSSES[:1], examples=0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text(json.dumps(asked.to_json() | {"losses": [5]}))
+    with pytest.raises(LabError, match=r"config\.json: not the configuration of a comparison"):
+        compare(replace(asked, resume=True), progress=False)
+
+
 class Stopped(Exception):
     """Stands for a kill between two runs or in the middle of one."""
 

@@ -160,6 +160,31 @@ def test_a_start_that_fails_leaves_no_folder_that_keeps_the_next_from_running(st
     Experiment.open("multiclass", out, {"epochs": 5}, resume=False)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"seconds": "x"},
+        {"seconds": None},
+        {"seconds": float("nan")},
+        {"inputs": [1]},
+        {"inputs": {"weights": {"a": 1}}},
+    ],
+)
+def test_a_damaged_state_is_told(start, tmp_path, damage):
+    Experiment.open("batches", tmp_path / "out", {}, resume=False, weights=start[1]).finish({}, {})
+    path = tmp_path / "out" / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(LabError, match=r"state\.json: (seconds is|its inputs are) .*hoose another --out"):
+        Experiment.open("batches", tmp_path / "out", {}, resume=True, weights=start[1])
+
+
+def test_a_result_whose_time_is_no_number_is_told(tmp_path):
+    path = Experiment.open("batches", tmp_path / "out", {}, resume=False).finish({}, {})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": float("nan")}))
+    with pytest.raises(LabError, match=r"result\.json: seconds is nan; run the experiment again"):
+        read_result(path)
+
+
 def test_rates_that_look_alike_have_folders_of_their_own():
     setting = finetune.Setting(data="camvid:PATH", weights="w", learning_rates=(0.001, 0.0010000004), seeds=(0,))
     names = {finetune._name(one) for one in setting.searched()}

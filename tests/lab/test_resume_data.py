@@ -168,6 +168,22 @@ def test_a_damaged_note_of_the_data_is_told(tmp_path, images) -> None:
         open_folder(tmp_path / "out", {"run": asked.to_json(), "data": contents}, resume=True)
 
 
+@pytest.mark.parametrize("options", [[1], "ab", 1])
+def test_options_of_data_that_are_none_are_refused(images, options) -> None:
+    with pytest.raises(LabError, match=r"data_options: got .*expected options by name"):
+        run(images, data_options=options)
+
+
+def test_a_damaged_field_of_a_configuration_is_told(tmp_path, images) -> None:
+    asked = run(images)
+    (tmp_path / "out").mkdir()
+    for field, value in (("data_options", [1]), ("device", 5), ("crop", [1, "x"])):
+        damaged = {"run": asked.to_json() | {field: value}}
+        (tmp_path / "out" / "config.json").write_text(json.dumps(damaged))
+        with pytest.raises(LabError):
+            open_folder(tmp_path / "out", {"run": asked.to_json()}, resume=True)
+
+
 @pytest.fixture
 def scoring(monkeypatch):
     """Scores of the test images fail until `mended` is set."""

@@ -226,6 +226,37 @@ def test_a_damaged_checkpoint_is_named(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_checkpoint_of_something_else_is_named_with_the_remedy(tmp_path) -> None:
+    asked = config(tmp_path, model="unet")
+    path = train(asked, progress=False)
+    path.unlink()
+    checkpoint = path.parent / "checkpoints" / "last.ckpt"
+    whole = torch.load(checkpoint, weights_only=True)
+    for changed in (
+        whole | {"lovasz": whole["lovasz"] | {"more": 1}},
+        whole | {"state_dict": {}},
+        whole | {"state_dict": {name: tensor.ravel() for name, tensor in whole["state_dict"].items()}},
+        {name: value for name, value in whole.items() if name != "state_dict"},
+        {name: value for name, value in whole.items() if name != "pytorch-lightning_version"},
+    ):
+        torch.save(changed, checkpoint)
+        with pytest.raises(LabError, match=r"last\.ckpt: not a checkpoint.*Delete it to start the run anew"):
+            train(asked, resume=True, progress=False)
+    torch.save(whole, checkpoint)
+    assert train(asked, resume=True, progress=False).is_file()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_finished_run_whose_record_is_damaged_is_told(tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    asked = config(tmp_path)
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"run": asked.to_json()}))
+    (tmp_path / "run" / "run.json").write_text("[]")
+    with pytest.raises(LabError, match=r"run\.json: not the record of a finished run"):
+        train(asked, resume=True, progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_at_which_step(tmp_path) -> None:
     with pytest.raises(LabError, match=r"loss cross_entropy: (nan|inf) at step \d+ of 8.*--learning-rate"):
         train(config(tmp_path, epochs=4, optimizer="sgd", learning_rate=1e30), progress=False)

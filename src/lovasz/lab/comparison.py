@@ -273,7 +273,7 @@ def _with_earlier(config: ComparisonConfig, out: Path) -> ComparisonConfig:
             losses = {str(LossSpec.parse(loss)): None for loss in [*before["losses"], *config.losses]}
             seeds = dict.fromkeys([*before["seeds"], *config.seeds])
             same = {name: before["run"][name] for name in SET_PER_RUN}  # what each run replaces cannot differ
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise LabError(
                 f"{path}: not the configuration of a comparison ({error!r}). Choose another --out."
             ) from error

@@ -93,6 +93,8 @@ class RunConfig:
         _check_text("data", self.data)
         _check_text("model", self.model)
         _check_text("loss", self.loss)
+        if not isinstance(self.data_options, Mapping):
+            raise LabError(f"data_options: got {self.data_options!r}, expected options by name.")
         _check_int("epochs", self.epochs, 1)
         _check_int("batch_size", self.batch_size, 1)
         _check_int("seed", self.seed, 0, MOST_SEED)

@@ -36,7 +36,7 @@ from lovasz.lab.interrupts import Interrupts, leave_to_the_main_process
 from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import say, tracked
-from lovasz.lab.task import SHUFFLE, STEP, SegmentationTask, Validate, mix
+from lovasz.lab.task import SHUFFLE, STEP, SegmentationTask, State, Validate, mix
 from lovasz.sampling import EquibatchSampler
 
 
@@ -310,8 +310,15 @@ def _logger(config: RunConfig, folder: Path) -> Logger | bool:
 
 def _finished_epochs(path: Path, task: SegmentationTask) -> int:
     try:
-        kept = torch.load(path, map_location="cpu", weights_only=True)["lovasz"]
-        steps, finished = kept["total_steps"], len(kept["history"])
+        whole = torch.load(path, map_location="cpu", weights_only=True)
+        kept = dict(whole["lovasz"])
+        steps, finished = kept.pop("total_steps"), len(State(**kept).history)
+        there, expected = (
+            {name: tensor.shape for name, tensor in tensors.items()}
+            for tensors in (whole["state_dict"], task.state_dict())
+        )
+        if there != expected or "pytorch-lightning_version" not in whole:
+            raise ValueError("its tensors are of another network, or it is not one of Lightning")
     except Exception as error:  # torch raises many kinds for a damaged file
         raise LabError(
             f"{path}: not a checkpoint of this program ({error}). Delete it to start the run anew."

@@ -77,10 +77,10 @@ def check_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -
         changed = None if noted is None else contents_difference(noted, now, repaired)
         hashes = before.get("weights"), configuration.get("weights")
         both = all(hashes)  # earlier versions noted none
+        moved = [*([] if noted is None else ["data"]), *(["weights"] if both else [])]
+        difference = old.difference(RunConfig.from_json(configuration["run"]), moved)
     except (KeyError, TypeError, AttributeError) as error:
         raise LabError(f"{path}: not the configuration of a run ({error!r}). Choose another --out.") from error
-    moved = [*([] if noted is None else ["data"]), *(["weights"] if both else [])]
-    difference = old.difference(RunConfig.from_json(configuration["run"]), moved)
     others = both and hashes[0] != hashes[1]
     if (difference or changed or others) and _trained(folder):
         if difference:

@@ -121,6 +121,7 @@ def _check_finished(config: RunConfig, folder: Path) -> None:
     """LabError where a finished run is of another configuration; data are opened only where they lie elsewhere now."""
     known = {"run": config.to_json()} | hash_of_start(config)
     before, _ = check_folder(folder, known, resume=True)
+    read_record(folder / "run.json")
     if before is not None and before["run"]["data"] != config.data:
         check_folder(folder, known | {"data": Data.open(config).contents()}, resume=True)
 

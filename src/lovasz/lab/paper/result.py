@@ -6,6 +6,7 @@ every section of the page too.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,10 @@ class Experiment:
                     f"{path}: cannot resume with another configuration, {key}: {there!r} there, {value!r} now. "
                     "Use the old value or another --out."
                 )
-        self.state, self.seconds = before["state"], float(before.get("seconds", 0.0))
+        seconds = before.get("seconds", 0.0)
+        if not isinstance(seconds, int | float) or not math.isfinite(seconds):
+            raise LabError(f"{path}: seconds is {seconds!r}, expected a number. Correct it, or choose another --out.")
+        self.state, self.seconds = before["state"], float(seconds)
         self.inputs = same_inputs(path, before, self.inputs, self.config.get("weights"))
 
     def keep(self) -> None:
@@ -143,17 +147,20 @@ def same_inputs(path: Path, before: Any, inputs: Mapping[str, Any], weights: Any
     if not isinstance(before, dict) or not isinstance(before.get("state"), dict):
         raise LabError(f"{path}: not the state of an experiment. Choose another --out.")
     # Earlier versions kept no inputs, or the data of `finetune` in its state.
-    noted = {"data": before["state"].get("data")} | (before.get("inputs") or {})
-    kept = {key: value for key, value in noted.items() if value}
     changed = None
-    if "data" in kept and "data" in inputs:
-        changed = contents_difference(kept["data"], inputs["data"])
+    try:
+        noted = {"data": before["state"].get("data")} | (before.get("inputs") or {})
+        kept = {key: value for key, value in noted.items() if value}
+        if "data" in kept and "data" in inputs:
+            changed = contents_difference(kept["data"], inputs["data"])
+        hashes = {one["weights"] for one in (kept, inputs) if "weights" in one}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LabError(f"{path}: its inputs are none of an experiment ({error!r}). Choose another --out.") from error
     if changed:
         raise LabError(
             f"{path}: cannot resume with other data, {changed}. What was computed on both could not be compared: "
             "put the images and masks back as they were, or choose another --out."
         )
-    hashes = {one["weights"] for one in (kept, inputs) if "weights" in one}
     if len(hashes) > 1:
         raise LabError(
             f"{path}: cannot resume with other weights, the file {weights} has changed. Put the one back that was "
@@ -225,6 +232,8 @@ def read_result(path: Path) -> dict[str, Any]:
     for name, kind in (expected | {"pictures": dict}).items():
         if not isinstance(result.get(name), kind):
             raise LabError(f"{path}: {name} is {result.get(name)!r}; run the experiment again.")
+    if not math.isfinite(result["seconds"]):
+        raise LabError(f"{path}: seconds is {result['seconds']}; run the experiment again.")
     return result
 
 
