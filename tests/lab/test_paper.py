@@ -252,6 +252,13 @@ def test_the_page_is_made_from_the_results_alone(results, tmp_path):
         assert word in text
 
 
+def test_results_below_the_root_of_the_file_system_are_looked_for_without_a_traceback(monkeypatch):
+    root = Path("/x")
+    monkeypatch.setattr(Path, "glob", lambda self, _: [])
+    monkeypatch.setattr(Path, "is_file", lambda self: self == root / "surfaces.json")
+    assert [source.pictures for source in page.sources(root)] == [Path("/pictures")]
+
+
 def test_the_page_can_be_made_again_from_the_copies_beside_it(results, tmp_path):
     first = page.write_page(results, tmp_path / "docs" / "paper.md").read_text()
     kept = tmp_path / "docs" / "results" / "paper"

@@ -111,7 +111,7 @@ def sources(results: Path) -> list[Source]:
                 found.append(Source(place.name, section, place / RESULT, place, copied=False))
         for file in (results / f"{section}.json", *sorted(results.glob(f"{section}-*.json"))):
             if file.is_file() and all(source.name != file.stem for source in found):
-                pictures = results.absolute().parents[1] / "pictures"
+                pictures = results.absolute().parent.parent / "pictures"  # of /x too
                 found.append(Source(file.stem, section, file, pictures, copied=True))
     return found
 
