@@ -229,6 +229,11 @@ def test_files_and_names_that_do_not_belong_together_are_refused(folder, tmp_pat
     for architecture, words in (
         ({"library": "evil"}, "expected a library out of transformers"),
         ([], "expected a library"),
+        ({"library": ["transformers"]}, "expected a library"),
+        (
+            {"library": "transformers", "config": {**description["architecture"]["config"], "hidden_sizes": "x"}},
+            "no network for semantic segmentation",
+        ),
         ({"library": "transformers", "config": {"model_type": "nothing"}}, "no network for semantic segmentation"),
         (
             {"library": "transformers", "config": {**description["architecture"]["config"], "depths": [2] * 4}},

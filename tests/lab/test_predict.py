@@ -233,6 +233,14 @@ def test_a_file_that_cannot_be_put_in_place_is_named_and_not_its_partial(tmp_pat
     assert caught.value.filename == str(tmp_path / "a.png")
 
 
+def test_weights_of_more_classes_than_a_mask_holds_are_refused(tmp_path, monkeypatch):
+    many = {"classes": [str(number) for number in range(300)]}
+    monkeypatch.setattr(predict, "load_exported", lambda _: (ByColour(), many))
+    with pytest.raises(LabError, match=r"w\.safetensors: predicts 300 classes; a mask holds at most 255"):
+        run(save(tmp_path / "a.png"), tmp_path / "w.safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bad_image_is_named_and_the_others_are_done(tmp_path, weights):
     save(tmp_path / "in" / "good.png")
     whole = save(tmp_path / "in" / "cut.jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))

@@ -212,7 +212,7 @@ def test_outputs_beside_the_classes_are_all_but_a_published_void(tmp_path):
         other_classes(tmp_path / "ours.safetensors", ["Sky", "Boat"])
 
 
-@pytest.mark.parametrize("size", [[0, 4], [4], "4x4", [4.0, 4], [True, 4]])
+@pytest.mark.parametrize("size", [[0, 4], [4], "4x4", [4.0, 4], [True, 4], [2**40, 2**40]])
 def test_the_size_of_training_is_read_from_our_json_alone_and_a_wrong_one_is_named(tmp_path, size):
     path = tmp_path / "m.safetensors"
     export(path, extra={"size": (48, 64)})
@@ -322,6 +322,8 @@ def test_pickles_are_never_opened(tmp_path):
         ('{"classes": "Sky"}', '"classes" lists the class name of each output'),
         ('{"classes": []}', '"classes" lists the class name of each output'),
         ('{"classes": [1, 2, 3, 4]}', '"classes" lists the class name of each output'),
+        ('{"classes": ["a", "b", "c", "a"]}', "\"classes\" has 'a'; expected names that differ"),
+        ('{"classes": ["a", "b", "c", "\\ud800"]}', "expected names that differ, of whole characters"),
         ('{"classes": ["a", "b", "c"]}', '"classes" names 3 outputs, but file.safetensors has 4'),
         ('{"classes": ["a", "b", "c", "d"], "palette": [[0, 0, 0]]}', '"palette" must hold one [red, green, blue]'),
         ('{"classes": ["a", "b", "c", "d"], "palette": [[0, 0, 256], [0], 3, ""]}', '"palette" must hold one'),

@@ -53,9 +53,11 @@ def parse_crop(text: str, option: str = "--crop") -> tuple[int, int] | None:
     """`"256x512"` -> `(256, 512)` (height, width); `"whole"` -> `None`. Raises LabError."""
     if text == "whole":
         return None
-    match = re.fullmatch(r"\s*(\d+)\s*[xX×,]\s*(\d+)\s*", text)
-    if not match or not all(int(side) for side in match.groups()):
-        raise LabError(f"{option} {text!r}: expected height x width in pixels, for example {option} 256x512.")
+    match = re.fullmatch(r"\s*(\d{1,5})\s*[xX×,]\s*(\d{1,5})\s*", text)
+    if not match or not all(0 < int(side) < 1 << 16 for side in match.groups()):
+        raise LabError(
+            f"{option} {text!r}: expected height x width in pixels, at most 65535, for example {option} 256x512."
+        )
     return int(match[1]), int(match[2])
 
 

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from lovasz.lab.config import read_json, write_json
 from lovasz.lab.data import DatasetInfo
 from lovasz.lab.data.colours import overlay, voc_palette
+from lovasz.lab.data.labels import MOST_CLASSES
 from lovasz.lab.data.masks import IMAGE_SUFFIXES, read_image
 from lovasz.lab.data.walk import files_below, require_utf8
 from lovasz.lab.errors import LabError, memory_full
@@ -151,6 +152,10 @@ def _key(path: Path) -> str:
 def classes_of(description: Mapping[str, Any], name: str) -> DatasetInfo:
     """Class names and colours from the JSON beside the weights; Pascal VOC's colours where it has none."""
     classes = tuple(description["classes"])
+    if len(classes) > MOST_CLASSES:
+        raise LabError(
+            f"{name}: predicts {len(classes)} classes; a mask holds at most {MOST_CLASSES}. Use other weights."
+        )
     palette = description.get("palette") or voc_palette(len(classes))
     return DatasetInfo(name, classes, tuple((red, green, blue) for red, green, blue in palette))
 

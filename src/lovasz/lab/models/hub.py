@@ -61,7 +61,7 @@ def brings_weights(name: str) -> bool:
 
 def build(architecture: Any, num_classes: int) -> ForeignNetwork:
     """The network of an `architecture`, randomly initialised. Raises LabError where nothing can be built from it."""
-    if not isinstance(architecture, Mapping) or architecture.get("library") not in BUILDERS:
+    if not isinstance(architecture, Mapping) or architecture.get("library") not in list(BUILDERS):  # it may be a list
         raise LabError(f'"architecture": got {str(architecture)[:80]!r}, expected a library out of {_list(BUILDERS)}.')
     return ForeignNetwork(BUILDERS[architecture["library"]](architecture, num_classes), dict(architecture))
 
@@ -259,7 +259,7 @@ def _build_transformers(architecture: Mapping[str, Any], num_classes: int) -> nn
     try:
         config = _config(library, architecture, num_classes)
         return library.AutoModelForSemanticSegmentation.from_config(config, trust_remote_code=False).float()
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # a configuration may hold anything, and each network checks its own in its own way
         names = library.models.auto.modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
         raise LabError(
             f"transformers makes no network for semantic segmentation of this configuration ({_first(error)}). "

@@ -98,8 +98,14 @@ def trained_size(path: str | Path) -> tuple[int, int] | None:
     size = description.get("size") if "model_name" in description else None  # published files mean what they like
     if size is None:
         return None
-    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        raise LabError(f'{json_path(path)}: "size" is {size!r}; expected [height, width] in pixels, or null.')
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not all(type(side) is int and 0 < side < 1 << 16 for side in size)
+    ):
+        raise LabError(
+            f'{json_path(path)}: "size" is {size!r}; expected [height, width] in pixels, at most 65535, or null.'
+        )
     return size[0], size[1]
 
 
@@ -202,6 +208,9 @@ def _check_description(place: Path, description: Any) -> dict[str, Any]:
     classes = description.get("classes") if isinstance(description, dict) else None
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise LabError(f'{place}: expected an object whose "classes" lists the class name of each output.')
+    for name in classes:
+        if classes.count(name) > 1 or any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise LabError(f'{place}: "classes" has {name!r}; expected names that differ, of whole characters.')
     palette = description.get("palette")
     if palette is not None and not (
         isinstance(palette, list)
