@@ -101,16 +101,18 @@ def test_sbd_is_found_by_its_name_in_voc_or_beside_it(voc, monkeypatch, root, pl
     assert str(voc / "VOCdevkit" / "gone") in str(error.value)
 
 
-@pytest.mark.parametrize("inside", ["", "dataset"])
-def test_sbd_as_matlab_files_adds_the_same(voc, tmp_path, inside):
+@pytest.mark.parametrize(("inside", "ending"), [("", "mat"), ("dataset", "mat"), ("", "MAT")])
+def test_sbd_as_matlab_files_adds_the_same(voc, tmp_path, inside, ending):
     release = tmp_path / "benchmark_RELEASE"
     mask = labels(0, 7, 20)
     for stem in ["2007_1", "2007_3", "2010_9"]:
-        write_mat(release / "dataset" / "cls" / f"{stem}.mat", mask)
+        write_mat(release / "dataset" / "cls" / f"{stem}.{ending}", mask)
         write(release / "dataset" / "img" / f"{stem}.jpg", picture(9))
     spec = f"voc:{voc}?sbd={release / inside}"
     assert names(spec, "train") == [*VOC["train"], "2010_9"]
-    assert np.array_equal(open_dataset(spec, "train")[2].mask.numpy(), mask)
+    opened = open_dataset(spec, "train")
+    opened.check_heads(2)
+    assert np.array_equal(opened[2].mask.numpy(), mask)
 
 
 def test_missing_parts_of_voc_are_named_with_the_place_to_get_them(voc, tmp_path):

@@ -44,7 +44,7 @@ class PairDataset(SegmentationDataset):
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         image = read_image(pair.image)  # (H, W, 3)
-        raw = read_sbd_mask(pair.mask) if pair.mask.suffix == ".mat" else read_mask(pair.mask)
+        raw = read_sbd_mask(pair.mask) if pair.mask.suffix.lower() == ".mat" else read_mask(pair.mask)
         mask = self.coding.decode(raw, pair.mask)  # (H, W)
         _refuse_two_sizes(pair, image.shape[:2], mask.shape)
         pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()  # (3, H, W)
@@ -57,7 +57,7 @@ class PairDataset(SegmentationDataset):
         """
         pair = self.pairs[index]
         size = image_size(pair.image)
-        if pair.mask.suffix != ".mat":
+        if pair.mask.suffix.lower() != ".mat":
             _refuse_two_sizes(pair, size, mask_size(pair.mask))
 
     def describe(self) -> str:
