@@ -114,6 +114,20 @@ def test_a_tiff_mask_whose_labels_would_be_inverted_is_refused(tmp_path: Path, m
             read(inverted)
 
 
+@pytest.mark.parametrize("content", [b"P5 4 1 3\n\0\1\2\3", b"P2 4 1 3\n0 1 2 3\n", b"P2 4 1 1023\n0 1 2 3\n"])
+def test_a_pgm_mask_whose_labels_would_be_stretched_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.pgm"
+    path.write_bytes(content)
+    for read in (read_mask, mask_size):
+        with pytest.raises(LabError, match=r"a\.pgm: a mask that says (3|1023) is its largest value.*Save it as PNG"):
+            read(path)
+    for largest, labels_of_it in ((255, b"\0\1\2\3"), (65535, b"\0\0\0\1\0\2\0\3")):
+        path.write_bytes(b"P5 4 1 %d\n" % largest + labels_of_it)
+        assert read_mask(path).values.tolist() == [[0, 1, 2, 3]]
+        path.write_bytes(b"P2 4 1 %d\n0 1 2 3\n" % largest)
+        assert read_mask(path).values.tolist() == [[0, 1, 2, 3]]
+
+
 def test_an_image_of_16_bits_is_refused_and_not_clipped(tmp_path: Path) -> None:
     path = write(tmp_path / "deep.png", np.full((4, 4), 3000, np.uint16))
     with pytest.raises(LabError, match=r"deep\.png.*8 bits"):

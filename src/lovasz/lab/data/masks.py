@@ -135,6 +135,12 @@ def _refuse_unclear(image: Image.Image, path: Path) -> None:
         raise LabError(
             f"{path}: a TIFF mask stored white-is-zero, whose labels would be inverted; save it black-is-zero."
         )
+    largest = (_decoding(image) or (None,))[-1] if image.format == "PPM" else None  # a number where Pillow needs it
+    if isinstance(largest, int) and largest not in (255, 65535) and not _cut_to_eight_bits(image):
+        raise LabError(
+            f"{path}: a mask that says {largest} is its largest value, by which others would be stretched to 0 to 255 "
+            "or 65535. Save it as PNG, or with one of these two as its largest."
+        )
 
 
 def _refuse_lossy(image: Image.Image, path: Path) -> None:
