@@ -252,6 +252,14 @@ def test_the_page_is_made_from_the_results_alone(results, tmp_path):
         assert word in text
 
 
+def test_the_page_takes_no_html_of_a_result(results):
+    result = read_result(results / "surfaces" / "result.json")
+    result["environment"]["processor"] = "<script>alert(1)</script>"
+    text = page.render(surfaces.section(result), result, "<b>", {"a.png": "<i>"})
+    assert "<" not in text
+    assert "&lt;script>" in text
+
+
 def test_results_below_the_root_of_the_file_system_are_looked_for_without_a_traceback(monkeypatch):
     root = Path("/x")
     monkeypatch.setattr(Path, "glob", lambda self, _: [])

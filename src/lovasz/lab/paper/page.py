@@ -169,7 +169,7 @@ def render(section: Section, result: Mapping[str, Any], source: str, pictures: M
         lines += [table.caption, "", _line(table.head), _line(["---"] * len(table.head)), *map(_line, table.rows), ""]
     for picture, caption in (captions_of(section, result) if pictures is None else pictures).items():
         lines += [f"![{caption}](pictures/{picture})", "", f"{caption}.", ""]
-    return "\n".join(lines)
+    return "\n".join(lines).replace("<", "&lt;")  # a result may say anything, and Markdown takes HTML
 
 
 def duration(seconds: float) -> str:
