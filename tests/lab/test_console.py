@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 from tests.lab.comparison_folder import comparison
 
+from lovasz.lab import console
 from lovasz.lab.console import PAPER, comparison_table
 from lovasz.lab.paper.app import EXAMPLES
-from lovasz.lab.progress import loading
+from lovasz.lab.progress import display, loading, say
 from lovasz.lab.summary import score_table
 
 
@@ -82,3 +83,17 @@ def test_a_terminal_shows_once_that_imports_take_their_time(terminal: bool, rank
         assert written.err.endswith(("\x1b[2K", "\x1b[1A\x1b[2K"))  # the line is wiped in the end
     else:
         assert written.err == ""
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(capsys) -> None:
+    evil = "\x1b[2Jcat\x9b\r\a"
+    scores = {"dataset_miou": 0.5, "image_miou": 0.5, "pixel_accuracy": 0.5, "per_class_iou": {evil: 0.5}}
+    console.print_scores(scores, evil)
+    console.print_error(evil)
+    console.print_notes([evil])
+    with display(True) as shown:
+        say(shown, f"two\nlines {evil}")
+    out, err = capsys.readouterr()
+    assert not set(out + err) & set("\x1b\x9b\r\a")
+    assert "cat" in out
+    assert "two\nlines" in err

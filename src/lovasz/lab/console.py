@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lovasz.lab.errors import LabError, memory_full
+from lovasz.lab.progress import plain
 from lovasz.lab.summary import Spread, best_cells, losses_of, start_spread
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ def message_of(error: Exception) -> str | None:
     return None
 
 
+def _text(content: str, style: str = "") -> Text:
+    return Text(plain(content), style)
+
+
 def _system_error(error: Exception) -> int | None:
     """The system's number; safetensors gives it in its text alone."""
     if type(error).__name__ == "SafetensorError" and (match := re.search(r"\(os error (\d+)\)", str(error))):
@@ -63,7 +68,7 @@ def _can_resume(arguments: Sequence[str]) -> bool:
 def print_error(message: str) -> None:
     """One red paragraph on stderr; the message is printed as it is, without markup (paths may hold brackets)."""
     console = Console(stderr=True, soft_wrap=True)
-    console.print(Text.assemble(("Error: ", "bold red"), (message, "red")), highlight=False)
+    console.print(Text.assemble(("Error: ", "bold red"), (plain(message), "red")), highlight=False)
 
 
 def print_interrupted() -> None:
@@ -74,15 +79,15 @@ def print_interrupted() -> None:
         if "--resume" not in arguments:
             arguments = [*arguments, "--resume"]
         command = shlex.join(["lovasz", *arguments])
-        console.print(Text(f"Interrupted. To go on from the last checkpoint:\n    {command}"), highlight=False)
+        console.print(_text(f"Interrupted. To go on from the last checkpoint:\n    {command}"), highlight=False)
     else:
-        console.print(Text("Interrupted."), highlight=False)
+        console.print(_text("Interrupted."), highlight=False)
 
 
 def print_notes(notes: Sequence[str]) -> None:
     """On stderr, a line each: what a reader of the scores must know."""
     for note in notes:
-        Console(stderr=True, soft_wrap=True).print(Text(note), highlight=False)
+        Console(stderr=True, soft_wrap=True).print(_text(note), highlight=False)
 
 
 def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
@@ -98,13 +103,13 @@ def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
         )
     step = f"{run.batch_size}" if run.devices == 1 else f"{run.devices} x {run.batch_size} in {run.devices} processes"
     text = f"{run.data}: {pretraining}{_epochs(run.epochs)}{each}, on {on}, in steps of {step}. Into {folder}"
-    Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
+    Console(stderr=True, soft_wrap=True).print(_text(text), highlight=False)
 
 
 def print_no_switch(loss: str, default: str) -> None:
     """On stderr: that the run is too short for the loss that it has where the user names none."""
     text = f"Too few steps to switch losses: {loss} alone, and not {default}, which more --epochs would give."
-    Console(stderr=True, soft_wrap=True).print(Text(text), highlight=False)
+    Console(stderr=True, soft_wrap=True).print(_text(text), highlight=False)
 
 
 def _epochs(count: int) -> str:
@@ -126,7 +131,7 @@ def new_table(*columns: str) -> Table:
 
 def print_table(console: Console, title: str, table: Table) -> None:
     """The title on its own line, as rich would break it to the width of a narrow table; then the table and a gap."""
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(_text(title, style="bold"), soft_wrap=True)
     console.print(table)
     console.print()
 
@@ -141,7 +146,7 @@ def print_scores(scores: Mapping[str, Any], title: str) -> None:
     for key, name in (names | {"pixel_accuracy": "pixel accuracy"}).items():
         totals.add_row(name, percent(scores[key]))
     for name, value in scores["per_class_iou"].items():
-        classes.add_row(Text(name), percent(value))
+        classes.add_row(_text(name), percent(value))
     print_table(console, title, totals)
     print_table(console, "IoU per class", classes)
 
@@ -151,19 +156,19 @@ def print_comparison(comparison: Mapping[str, Any], report: Path) -> None:
     console = Console()
     title = f"{comparison['dataset']['name']}, {comparison['model']}: scores in %"
     print_table(console, title, comparison_table(comparison, console.width))
-    console.print(Text(f"Report: {report}"), highlight=False, soft_wrap=True)
+    console.print(_text(f"Report: {report}"), highlight=False, soft_wrap=True)
 
 
 def print_predictions(done: Predictions) -> None:
     """Where the files are and which files have none. Raises LabError naming the images that could not be read."""
     console = Console(soft_wrap=True)
     overlays = f" and {_count(done.overlays, 'overlay')}" if done.overlays else ""
-    console.print(Text(f"{_count(done.masks, 'mask')}{overlays} in {done.out}"), highlight=False)
+    console.print(_text(f"{_count(done.masks, 'mask')}{overlays} in {done.out}"), highlight=False)
     if done.stale:
         words = f"Of an earlier call, and not of this one: {_first_of(done.stale, whole=True)}"
-        console.print(Text(words), highlight=False)
+        console.print(_text(words), highlight=False)
     if done.other_files:
-        console.print(Text(f"Left out, no images by their ending: {_first_of(done.other_files)}"), highlight=False)
+        console.print(_text(f"Left out, no images by their ending: {_first_of(done.other_files)}"), highlight=False)
     if done.unreadable:
         reasons = "\n".join(f"  {reason}" for reason in done.unreadable.values())  # each names its file
         many = "1 image has" if len(done.unreadable) == 1 else f"{len(done.unreadable)} images have"
@@ -205,13 +210,13 @@ def comparison_table(comparison: Mapping[str, Any], width: int = 120) -> Table:
     best = [best_cells([spread and 100 * spread.mean for spread in column], 1) for column in scores]
 
     def add(name: str, runs: str, texts: list[Text], speed: str) -> None:
-        table.add_row(*([Text(name), runs, *texts, speed] if width >= 60 else [Text(name), *texts]))
+        table.add_row(*([_text(name), runs, *texts, speed] if width >= 60 else [_text(name), *texts]))
 
     if any(start):
-        add("(start)", "", [Text(_spread(spread)) for spread in start], "")
+        add("(start)", "", [_text(_spread(spread)) for spread in start], "")
     for row, loss in enumerate(losses):
         texts = [
-            Text(_spread(column[row]), style="bold green" if marks[row] else "")
+            _text(_spread(column[row]), style="bold green" if marks[row] else "")
             for column, marks in zip(scores, best, strict=True)
         ]
         step = loss.seconds_per_step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -48,10 +49,15 @@ def display(progress: Progress | bool) -> Iterator[Progress | None]:
         yield None
 
 
+def plain(text: str) -> str:
+    """Without control characters but the end of a line: names in files could write over the terminal with them."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
 def say(progress: Progress | None, line: str) -> None:
     """One line above the bars that stays."""
     if progress is not None:
-        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        progress.console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def tracked(items: Iterable[Item], total: int, description: str, progress: Progress | None) -> Iterator[Item]:
