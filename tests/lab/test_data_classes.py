@@ -314,6 +314,8 @@ def test_options_go_before_classes_json(tmp_path: Path) -> None:
         ({"classes": "cat"}, "classes is 'cat'; expected a list of names"),
         ({"classes": ["a", 3]}, "expected a list of names"),
         ({"classes": []}, "expected a list of names"),
+        ({"classes": ["a", "\x1b[2Jb"]}, "has a control character or half a character"),
+        ({"classes": ["a", "\ud800"]}, "has a control character or half a character"),
         ({"classes": ["a", "b"], "palette_rgb": [[0, 0, 0]]}, "1 colours for 2 classes"),
         ({"classes": ["a", "b"], "palette_rgb": [[0, 0, 0], [0, 0, 300]]}, "palette_rgb must be a list"),
         ({"classes": ["a", "b"], "void_index": "255"}, "void_index is '255'"),

@@ -117,6 +117,9 @@ def _names_said(content: Mapping[str, Any], path: Path) -> list[str]:
     names = content.get("classes")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise LabError(f"{path}: classes is {names!r}; expected a list of names.")
+    for name in names:
+        if re.search(r"[\x00-\x08\n-\x1f\x7f-\x9f\ud800-\udfff]", name):
+            raise LabError(f"{path}: the class {name!r} has a control character or half a character; write it without.")
     return names
 
 
