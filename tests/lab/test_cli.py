@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 import typer.main
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from lovasz.lab import commands, defaults, help_examples, losses, option_texts, options
@@ -593,6 +595,35 @@ def test_evaluate_scores_what_predict_writes_also_where_fewer_classes_are_named(
     assert (answers == 2).any()
     right = ((answers == 1) & (true == 0)) | ((answers == 0) & (true == 1))
     assert json.loads(scored.stdout)["scores"]["pixel_accuracy"] == right.mean()
+
+
+def test_predict_takes_weights_that_evaluate_takes_named_or_not(tmp_path):
+    from lovasz.lab.models import create_model
+    from lovasz.lab.models.layouts import LAYOUTS
+
+    edgenets = next(layout for layout in LAYOUTS if layout.unused)
+    state, weights = create_model("espnetv2", 2).state_dict(), tmp_path / "w.safetensors"
+    save_file({theirs: state[ours].contiguous() for theirs, ours in edgenets.keys.items()}, weights)
+    weights.with_suffix(".json").write_text('{"classes": ["background", "foreground"]}')
+    for name in "abcd":
+        write_pair(tmp_path, name)
+    for more in ((), ("--model", "espnetv2")):
+        scored = invoke("evaluate", "--data", f"folder:{tmp_path}", "--weights", weights, *more)
+        assert scored.exit_code == 0, scored.output
+        done = invoke("predict", tmp_path / "images", "--weights", weights, "--out", tmp_path / "p", *more)
+        assert done.exit_code == 0, done.output
+        assert len(list((tmp_path / "p" / "masks").iterdir())) == 4
+        shutil.rmtree(tmp_path / "p")
+    refused = invoke("predict", tmp_path / "images", "--weights", weights, "--out", tmp_path / "p", "--model", "unet")
+    assert "it holds 'espnetv2': choose that model" in refused.stderr
+
+
+def write_pair(folder, name):
+    """An image of noise and a mask of 0 and 1 below a folder."""
+    for place, shape in (("images", (16, 24, 3)), ("masks", (16, 24))):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(0).integers(0, 256 if place == "images" else 2, shape)
+        Image.fromarray(values.astype(np.uint8)).save(folder / place / f"{name}.png")
 
 
 def test_weights_are_asked_at_the_size_they_were_trained_at(tmp_path, asked_at):

@@ -32,7 +32,7 @@ class ByColour(nn.Module):
 def weights(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     monkeypatch.setattr(
-        predict, "load_exported", lambda _: (ByColour(), {"classes": list(CLASSES), "palette": PALETTE})
+        predict, "load_exported", lambda *_: (ByColour(), {"classes": list(CLASSES), "palette": PALETTE})
     )
     return path
 
@@ -98,7 +98,7 @@ def test_the_ways_of_asking_reach_the_network_and_the_mask_keeps_the_size_of_its
             return super().forward(images)
 
     description = {"classes": list(CLASSES), "palette": PALETTE}
-    monkeypatch.setattr(predict, "load_exported", lambda _: (Noting(), description))
+    monkeypatch.setattr(predict, "load_exported", lambda *_: (Noting(), description))
     save(tmp_path / "a.png", picture(20, 31)[0])
     run(tmp_path / "a.png", weights, tmp_path / "out", size=(8, 16), scales=(1, 0.5))
     assert sizes == [(8, 16), (4, 8)]
@@ -189,7 +189,7 @@ def test_more_images_may_join_but_not_under_another_legend(tmp_path, weights, mo
     run(tmp_path / "b.png", weights, tmp_path / "out")
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
     other = {"classes": ["x", "y", "z"], "palette": PALETTE}
-    monkeypatch.setattr(predict, "load_exported", lambda _: (ByColour(), other))
+    monkeypatch.setattr(predict, "load_exported", lambda *_: (ByColour(), other))
     save(tmp_path / "c.png")
     with pytest.raises(LabError, match=r"classes\.json.*--out"):
         run(tmp_path / "c.png", weights, tmp_path / "out")
@@ -387,7 +387,7 @@ def test_no_mask_stays_under_a_legend_of_other_classes(tmp_path, weights, monkey
     out = tmp_path / "out"
     run(tmp_path / "in", weights, out)
     other = {"classes": ["sky", "dog", "cat"], "palette": PALETTE}
-    monkeypatch.setattr(predict, "load_exported", lambda _: (ByColour(), other))
+    monkeypatch.setattr(predict, "load_exported", lambda *_: (ByColour(), other))
     with pytest.raises(LabError, match=r"masks.b\.png is of those; choose another --out"):
         run(tmp_path / "in" / "a.png", weights, out, overwrite=True)
     assert json.loads((out / "classes.json").read_text())["classes"] == list(CLASSES)

@@ -17,6 +17,7 @@ from lovasz.lab.models import (
     describe_weights,
     load_exported,
     load_weights,
+    network_of,
     new_classes,
     other_classes,
     save_weights,
@@ -111,6 +112,17 @@ def test_published_files_load_without_a_data_set_and_without_void_outputs(tmp_pa
     assert description["palette"] == [list(colour) for colour in PALETTE[:3]]
     assert description["licence"] == "MIT"
     torch.testing.assert_close(logits(loaded), logits(model)[:, :3])
+
+
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if "deeplab" not in layout.names])
+def test_the_tensors_tell_the_network_where_the_json_does_not(tmp_path, layout):
+    path = tmp_path / "m.safetensors"
+    model = publish(path, layout, CLASSES[:3])
+    assert network_of(path) == ("enet" if "enet" in layout.names else layout.names[0])
+    loaded, _ = load_exported(path)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    path.with_suffix(".json").unlink()
+    assert network_of(path) in layout.names
 
 
 def test_an_export_keeps_every_output_that_was_trained_whatever_its_name(tmp_path):
@@ -387,6 +399,12 @@ def test_published_files_load_by_class_name(shared):
     expected = load_file(shared / "weights/enet_cityscapes_elab.safetensors")
     assert torch.equal(torch7.classifier.weight, expected["classifier.weight"][:, [7, 14]])
     assert torch.equal(torch7.classifier.bias, expected["classifier.bias"][[7, 14]])
+
+
+def test_a_published_network_that_nobody_names_is_found(shared):
+    network, description = load_exported(shared / "weights/espnetv2_s2.0_voc2012.safetensors")
+    assert type(network).__name__ == "ESPNetV2"
+    assert len(description["classes"]) == 21
 
 
 def test_another_published_network_is_refused(shared):

@@ -226,11 +226,12 @@ def evaluate(
     with loading():
         from lovasz.lab.data import open_dataset
         from lovasz.lab.environment import use_machine
+        from lovasz.lab.models import network_of
         from lovasz.lab.scoring import score
 
     place = use_machine(device, threads)
     dataset = open_dataset(data, split, seed=data_seed, **option_texts.parse_data_options(data_option))
-    name, ways = option_texts.model_name(weights, model), option_texts.ways_of_asking(weights, size, scales, crf)
+    name, ways = model or network_of(weights), option_texts.ways_of_asking(weights, size, scales, crf)
     scores, words = score(name, weights, dataset, device=place, progress=not as_json, **ways)
     if as_json:
         typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
@@ -254,6 +255,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of the same name.", rich_help_panel=options.OUTPUT)
     ] = False,
+    model: options.WeightsModel = None,
     size: options.WeightsSize = None,
     scales: options.Scales = None,
     crf: options.WithCRF = False,
@@ -271,6 +273,7 @@ def predict(
             images,
             weights,
             out,
+            model=model,
             overlays=overlays,
             opacity=opacity,
             overwrite=overwrite,

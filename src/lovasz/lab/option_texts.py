@@ -98,10 +98,3 @@ def parse_losses(text: str) -> tuple[str, ...]:
     if twice:
         raise LabError(f"--losses {text!r}: {sorted(twice)[0]} is there twice; name each loss once.")
     return losses
-
-
-def model_name(weights: Path, given: str | None) -> str:
-    """The network that the weights' JSON names, unless the user names one."""
-    from lovasz.lab.models import describe_weights
-
-    return given or str(describe_weights(weights).get("model_name") or "enet")

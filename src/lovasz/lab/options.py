@@ -141,7 +141,7 @@ WeightsModel = Annotated[
         "--model",
         help="Network of the weights.",
         rich_help_panel=MODEL,
-        show_default="as the weights' JSON says, or enet",
+        show_default="as the weights' JSON or their tensors say",
     ),
 ]
 Seeds = Annotated[

@@ -50,6 +50,7 @@ def predict_images(
     weights: Path,
     out: Path,
     *,
+    model: str | None = None,
     overlays: bool = True,
     opacity: float = 0.5,
     overwrite: bool = False,
@@ -66,8 +67,8 @@ def predict_images(
     A file's ending is replaced by .png; in a folder where two images would then have one name, all keep their ending
     (a.jpg.png, a.tif.png).
     Images are read one by one; one that cannot be read, or is too large for the memory, is passed over and stands in
-    `unreadable`. size, scales, crf: how the network is asked, see `ask_as`; a mask has the size of its image all the
-    same.
+    `unreadable`. model: the network of the weights, None for the one that they say. size, scales, crf: how the network
+    is asked, see `ask_as`; a mask has the size of its image all the same.
     Raises LabError before anything is written when there is no image, when the name of a mask would be too long, when
     a file to write is there already and `overwrite` is off, when `out`/masks or `out`/classes.json are not of an
     earlier call, and when masks of one would stay under other classes.
@@ -80,7 +81,7 @@ def predict_images(
     _refuse_masks_of_others(out)
     if not overwrite:
         _refuse_existing([out / folder / name for name in names for folder in folders])
-    network, description = load_exported(weights)
+    network, description = load_exported(weights, model)
     network = ask_as(network, size=size, scales=scales, crf=crf).eval().to(device)
     info = classes_of(description, weights.name)
     result = Predictions(out, info, other_files=other_files)

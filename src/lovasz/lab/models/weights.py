@@ -67,15 +67,24 @@ def load_weights(
     return model
 
 
-def load_exported(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_exported(path: str | Path, model_name: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a file and its description, without a data set: the JSON beside the file names the classes.
 
-    Which outputs it has is for `describe_export` to say. Raises LabError as `load_weights` does, and where there is no
-    JSON.
+    Without `model_name` it is that of `network_of`. Which outputs it has is for `describe_export` to say. Raises
+    LabError as `load_weights` does, and where there is no JSON.
     """
     description = describe_export(path)
-    name = str(description.get("model_name") or "enet")  # the tensors tell which ENet; published files say no name
-    return load_weights(name, path, description["classes"]), description
+    return load_weights(model_name or network_of(path), path, description["classes"]), description
+
+
+def network_of(path: str | Path) -> str:
+    """The network that a file holds: as its JSON says, else the one that has its tensors, "enet" where none has."""
+    path = Path(path)
+    description = describe_weights(path) if json_path(path).is_file() else {}
+    if description.get("model_name"):
+        return str(description["model_name"])
+    held = _layout_of(_read_tensors(path))
+    return "enet" if held is None or "enet" in held.names else held.names[0]  # the tensors tell which ENet
 
 
 def describe_export(path: str | Path) -> dict[str, Any]:
@@ -264,12 +273,17 @@ def _recognise(
         )
         if keys
     ]
-    other = next((layout for layout in LAYOUTS if names == layout.keys.keys()), None)
+    other = _layout_of(tensors)
     remedy = f"it holds {other.names[0]!r}: choose that model" if other else "give a file of this network"
     raise LabError(
         f"{path}: not the weights of {model_name!r} (compared with the layout of {nearest.title}: "
         f"tensors {'; '.join(problems)}); {remedy}."
     )
+
+
+def _layout_of(tensors: Mapping[str, Tensor]) -> Layout | None:
+    names = {key for key in tensors if not key.endswith(COUNTER)}
+    return next((layout for layout in LAYOUTS if names - layout.unused == layout.keys.keys()), None)
 
 
 def _candidates(model_name: str, path: Path, description: Mapping[str, Any]) -> list[Layout]:
