@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from lovasz.lab import commands, defaults, help_examples, losses, option_texts, options
-from lovasz.lab.config import ComparisonConfig, RunConfig
+from lovasz.lab.config import ComparisonConfig, RunConfig, write_json
 from lovasz.lab.data import open_dataset
 from lovasz.lab.defaults import default_folder
 from lovasz.lab.errors import LabError
@@ -308,6 +308,15 @@ def test_each_option_reaches_its_field_of_one_run(asked):
     untested = {field.name for field in dataclasses.fields(RunConfig)} - set(expected)
     assert config.resize_training
     assert untested == {"weights", "resize_training"}, "a field of RunConfig has no option in this test"
+
+
+def test_the_plan_of_a_resumed_comparison_lists_the_losses_and_seeds_of_its_folder(asked, tmp_path):
+    before = ComparisonConfig(run=RunConfig(data="shapes"), losses=("cross_entropy", "hinge"), out=str(tmp_path))
+    write_json(tmp_path / "config.json", before.to_json())
+    line = ("compare", "--data", "shapes", "--losses", "soft_jaccard", "--seeds", "4,", "--out", tmp_path)
+    told = invoke(*line, "--resume").stderr
+    assert "with each of cross_entropy, hinge, soft_jaccard and each of the seeds 0, 4, on" in told
+    assert "with soft_jaccard, on" in invoke(*line).stderr
 
 
 def test_from_scratch_the_losses_share_a_first_phase_and_from_weights_they_do_not(asked, tmp_path):

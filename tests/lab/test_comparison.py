@@ -245,6 +245,16 @@ def test_losses_and_seeds_can_be_added_to_a_finished_comparison(tmp_path, monkey
     ]
 
 
+def test_a_resumed_comparison_says_which_runs_are_to_go(tmp_path, monkeypatch) -> None:
+    compare(config(tmp_path, examples=0), progress=False)
+    said = []
+    monkeypatch.setattr(comparison, "say", lambda _, text: said.append(text))
+    compare(config(tmp_path, losses=("hinge",), seeds=(0, 2), resume=True, examples=0), progress=False)
+    runs = "hinge with seed 0, cross_entropy with seed 2, lovasz_softmax with seed 2, hinge with seed 2"
+    told = f"2 finished runs are kept, 4 to go: {runs} (every loss of the folder gets every seed)."
+    assert told in said
+
+
 def test_losses_can_be_added_in_any_order_and_without_the_old_ones(tmp_path) -> None:
     """The command line sets run.loss to the first loss that is typed, which changes with what is typed."""
     for typed, losses in [
@@ -266,8 +276,8 @@ def test_the_command_of_an_extended_comparison_repeats_all_of_it(tmp_path, seeds
     before = ComparisonConfig(run=RunConfig(data="tiny"), losses=LOSSES, seeds=(0, 1), out=str(tmp_path))
     write_json(tmp_path / "config.json", before.to_json())
     line = "lovasz compare --data 'folder:my images' --losses=x --seeds 7, --losses hinge --resume --epochs 1"
-    extended = comparison._with_earlier(
-        config(tmp_path, out=str(tmp_path), losses=("hinge",), seeds=seeds, command=line, resume=True), tmp_path
+    extended = comparison.with_earlier(
+        config(tmp_path, out=str(tmp_path), losses=("hinge",), seeds=seeds, command=line, resume=True)
     )
     data = "lovasz compare --data 'folder:my images' --epochs 1"
     assert extended.command == f"{data} --losses cross_entropy,lovasz_softmax,hinge {words}"

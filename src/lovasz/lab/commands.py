@@ -135,10 +135,12 @@ def compare(
     )
     with loading():
         from lovasz.lab.comparison import compare as run_comparison
+        from lovasz.lab.comparison import with_earlier
         from lovasz.lab.report import write_report
 
+    config = with_earlier(config)
     if speaks():
-        console.print_plan(run, len(names), len(config.seeds), folder)
+        console.print_plan(run, config.losses, config.seeds, folder)
     path = run_comparison(config)
     if not speaks():
         return
@@ -193,7 +195,7 @@ def train(
     folder = out or default_folder(data, model, (run.loss,), f"seed-{seed}")
     run = run.replace(out=str(folder))
     if speaks():
-        console.print_plan(run, 1, 1, folder)
+        console.print_plan(run, (run.loss,), (run.seed,), folder)
         if loss is None and run.loss != options.DEFAULT_LOSS:
             console.print_no_switch(run.loss, options.DEFAULT_LOSS)
     path = run_training(run, resume=resume)

@@ -55,7 +55,7 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
     field), and for everything that a run may raise.
     """
     out = Path(config.out)
-    config = _with_earlier(config, out)
+    config = with_earlier(config)
     specs = _parse_losses(config.losses)
     check_shareable(config.run, specs)
     check_machine(config.run)
@@ -111,7 +111,9 @@ class _Comparison:
     def run(self) -> Path:
         missing = [(s, seed) for seed in self.config.seeds for s in self.specs if (str(s), seed) not in self.records]
         if self.records:
-            say(self.progress, f"{len(self.records)} finished runs are kept, {len(missing)} to go.")
+            to_go = ", ".join(f"{spec} with seed {seed}" for spec, seed in missing)
+            why = f": {to_go} (every loss of the folder gets every seed)" if missing else ""
+            say(self.progress, f"{len(self.records)} finished runs are kept, {len(missing)} to go{why}.")
         bar = None
         if self.progress is not None:
             total = len(missing) + len(self.records)
@@ -262,9 +264,9 @@ def _parse_losses(losses: tuple[str, ...]) -> list[LossSpec]:
     return specs
 
 
-def _with_earlier(config: ComparisonConfig, out: Path) -> ComparisonConfig:
+def with_earlier(config: ComparisonConfig) -> ComparisonConfig:
     """With the losses and seeds of the folder that is resumed: what is there stays, what is new is added."""
-    path = out / "config.json"
+    path = Path(config.out) / "config.json"
     if not config.resume:
         return config
     if path.is_file():

@@ -90,12 +90,12 @@ def print_notes(notes: Sequence[str]) -> None:
         Console(stderr=True, soft_wrap=True).print(_text(note), highlight=False)
 
 
-def print_plan(run: RunConfig, losses: int, seeds: int, folder: Path) -> None:
+def print_plan(run: RunConfig, losses: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
     """On stderr: what will be trained, for how long, on what, and where it goes, also where the user chose nothing."""
     pretraining = f"{_epochs(run.pretrain_epochs)} of cross-entropy, then " if run.pretrain_epochs else ""
-    each = f" with each of {losses} losses" if losses > 1 else f" with {run.loss}"
-    if seeds > 1:
-        each += f" and {seeds} seeds"
+    each = f" with each of {', '.join(losses)}" if len(losses) > 1 else f" with {losses[0]}"
+    if len(seeds) > 1:
+        each += f" and each of the seeds {', '.join(map(str, seeds))}"
     on = "whole images" if run.crop is None else f"crops of {run.crop[0]} x {run.crop[1]} pixels"
     if run.resize_training and run.size is not None:
         on += (
