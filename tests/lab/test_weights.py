@@ -120,6 +120,7 @@ def test_the_tensors_tell_the_network_where_the_json_does_not(tmp_path, layout):
     model = publish(path, layout, CLASSES[:3])
     assert network_of(path) == ("enet" if "enet" in layout.names else layout.names[0])
     loaded, _ = load_exported(path)
+    assert not loaded.training
     assert loaded.state_dict().keys() == model.state_dict().keys()
     path.with_suffix(".json").unlink()
     assert network_of(path) in layout.names

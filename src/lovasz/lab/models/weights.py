@@ -70,11 +70,11 @@ def load_weights(
 def load_exported(path: str | Path, model_name: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a file and its description, without a data set: the JSON beside the file names the classes.
 
-    Without `model_name` it is that of `network_of`. Which outputs it has is for `describe_export` to say. Raises
-    LabError as `load_weights` does, and where there is no JSON.
+    The network is in evaluation mode; without `model_name` it is that of `network_of`. Which outputs it has is for
+    `describe_export` to say. Raises LabError as `load_weights` does, and where there is no JSON.
     """
     description = describe_export(path)
-    return load_weights(model_name or network_of(path), path, description["classes"]), description
+    return load_weights(model_name or network_of(path), path, description["classes"]).eval(), description
 
 
 def network_of(path: str | Path) -> str:
