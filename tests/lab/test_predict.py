@@ -235,7 +235,7 @@ def test_a_file_that_cannot_be_put_in_place_is_named_and_not_its_partial(tmp_pat
 
 def test_weights_of_more_classes_than_a_mask_holds_are_refused(tmp_path, monkeypatch):
     many = {"classes": [str(number) for number in range(300)]}
-    monkeypatch.setattr(predict, "load_exported", lambda _: (ByColour(), many))
+    monkeypatch.setattr(predict, "load_exported", lambda *_: (ByColour(), many))
     with pytest.raises(LabError, match=r"w\.safetensors: predicts 300 classes; a mask holds at most 255"):
         run(save(tmp_path / "a.png"), tmp_path / "w.safetensors", tmp_path / "out")
     assert not (tmp_path / "out").exists()
