@@ -108,7 +108,7 @@ def test_the_config_builds_our_loss_from_the_registry(
         found = runpy.run_path(str(EXAMPLES / f"{name}.py"))
     loss = entries.build(found[config][1])
     logits, target = torch.randn(50, 3), torch.randint(0, 3, (50,))
-    torch.testing.assert_close(loss(logits, target), ran(name)["LovaszSoftmaxLoss"]()(logits, target))
+    torch.testing.assert_close(loss(logits, target), found["LovaszSoftmaxLoss"]()(logits, target))
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.*is deprecated")
