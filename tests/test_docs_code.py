@@ -176,12 +176,13 @@ def written(text: str) -> set[str]:
     found = set()
     for words in commands(text):
         name, given = parse(words[1:]) if words[0] == "lovasz" else ("", {})
+        network = given.get("model") or "enet"
         if name == "compare":
             losses = parse_losses(given["losses"])
-            folder = given["out"] or default_folder(given["data"], given["model"], losses)
+            folder = given["out"] or default_folder(given["data"], network, losses)
             found |= {f"{folder}/{LossSpec.parse(loss).slug}/seed-0/model.safetensors" for loss in losses}
         elif name == "train":
-            folder = given["out"] or default_folder(given["data"], given["model"], (given["loss"],), "seed-0")
+            folder = given["out"] or default_folder(given["data"], network, (given["loss"],), "seed-0")
             found.add(f"{folder}/model.safetensors")
     return found
 

@@ -189,6 +189,22 @@ def test_bad_lists_of_losses_are_refused(text):
         option_texts.parse_losses(text)
 
 
+def test_the_folder_of_a_run_stands_for_its_weights_and_a_folder_of_runs_names_them(tmp_path):
+    run = tmp_path / "hinge" / "seed-0"
+    for folder in (run, tmp_path / "hinge" / "seed-1"):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+    assert option_texts.weights_file(run) == run / "model.safetensors"
+    assert option_texts.weights_file(run / "model.safetensors") == run / "model.safetensors"
+    for command in (("predict", tmp_path), ("evaluate", "--data", "shapes"), ("train", "--data", "shapes")):
+        message = invoke(*command, "--weights", tmp_path).stderr
+        assert f"{tmp_path}: is a folder; give one of {run / 'model.safetensors'}, " in message
+        assert "seed-1" in message
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LabError, match=r"empty: is a folder; give a \.safetensors file"):
+        option_texts.weights_file(tmp_path / "empty")
+
+
 def test_data_options_are_pairs():
     assert option_texts.parse_data_options(["size=64", "classes=a,b", "x=", "y=1=2"]) == {
         "size": "64",
@@ -331,6 +347,38 @@ def test_from_scratch_the_losses_share_a_first_phase_and_from_weights_they_do_no
     assert scratch.weights is None
     assert scratch.pretrain_epochs == scratch.epochs > tuned.epochs
     assert (tuned.weights, tuned.pretrain_epochs) == (str(weights), 0)
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+def test_training_takes_the_network_of_its_weights_unless_one_is_named(asked, tmp_path, command):
+    from lovasz.lab.models import create_model, save_weights
+
+    def network(*more):
+        invoke(command, "--data", "shapes", "--epochs", "1", *more)
+        config = asked["config"]
+        run = getattr(config, "run", config)
+        assert f"shapes-{run.model}-" in config.out
+        return run.model
+
+    weights = tmp_path / "w.safetensors"
+    save_weights(create_model("unet", 2), weights, model_name="unet", classes=("a", "b"), palette=None)
+    assert network() == "enet"
+    assert network("--weights", weights) == "unet"
+    assert network("--weights", weights, "--model", "deeplab") == "deeplab"
+    description = json.loads(weights.with_suffix(".json").read_text())
+    weights.with_suffix(".json").write_text(json.dumps(description | {"model_name": "their net"}))
+    assert network("--weights", weights) == "unet"
+
+
+@pytest.mark.parametrize("command", ["compare", "train"])
+def test_training_starts_from_weights_without_a_json(asked, tmp_path, command):
+    from lovasz.lab.models import create_model, save_weights
+
+    weights = tmp_path / "w.safetensors"
+    save_weights(create_model("enet", 10), weights, model_name="enet", classes=list("abcdefghij"), palette=None)
+    weights.with_suffix(".json").unlink()
+    result = invoke(command, "--data", "shapes", "--weights", weights, "--epochs", "1")
+    assert "stopped by the test" in result.stderr
 
 
 @pytest.mark.parametrize(("epochs", "loss"), [(1, "cross_entropy"), (2, options.DEFAULT_LOSS)])
@@ -624,7 +672,7 @@ def test_predict_takes_weights_that_evaluate_takes_named_or_not(tmp_path):
         assert len(list((tmp_path / "p" / "masks").iterdir())) == 4
         shutil.rmtree(tmp_path / "p")
     refused = invoke("predict", tmp_path / "images", "--weights", weights, "--out", tmp_path / "p", "--model", "unet")
-    assert "it holds 'espnetv2': choose that model" in refused.stderr
+    assert "it holds 'espnetv2' and not the weights of 'unet': choose that model" in refused.stderr
 
 
 def write_pair(folder, name):

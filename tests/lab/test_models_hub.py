@@ -223,7 +223,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_command(monkeypatch, 
 def test_files_and_names_that_do_not_belong_together_are_refused(folder, tmp_path) -> None:
     path = tmp_path / "m.safetensors"
     save_weights(create_model(f"hub:{folder}", 3), path, model_name="hub:mine", classes=["a", "b", "c"], palette=None)
-    with pytest.raises(LabError, match="it holds 'hub:mine': choose that model"):
+    with pytest.raises(LabError, match="it holds 'hub:mine' and not the weights of 'unet': choose that model"):
         load_weights("unet", path, ["a", "b", "c"])
     description = json.loads(path.with_suffix(".json").read_text())
     for architecture, words in (

@@ -67,7 +67,7 @@ def test_an_export_comes_back_to_the_last_bit(tmp_path, name, asked):
     path = tmp_path / "new" / "model.safetensors"
     model = export(path, name)
     if name != asked and (name, asked) != ("enet_torch7", "enet"):
-        assert f"it holds {name!r}: choose that model" in refusal(path, asked)
+        assert f"it holds {name!r} and not the weights of {asked!r}: choose that model" in refusal(path, asked)
         return
     loaded = load_weights(asked, path, CLASSES)
     before, after = model.state_dict(), loaded.state_dict()
@@ -172,7 +172,7 @@ def test_without_a_json_outputs_are_taken_in_order(tmp_path):
     torch.testing.assert_close(logits(load_weights("enet", path, ["a", "b", "c", "d"])), logits(model))
     message = refusal(path, classes=["a", "b", "c"])
     assert all(words in message for words in ("4 outputs for 3 classes (a, b, c)", "no m.json beside it"))
-    with pytest.raises(LabError, match=r"m\.json: missing"):
+    with pytest.raises(LabError, match=r'm\.json: missing.* {"classes": \["road", \.\.\.\]}, one name for each'):
         load_exported(path)
 
 
@@ -321,7 +321,13 @@ def test_pickles_are_never_opened(tmp_path):
     torch.save(trapped, tmp_path / "zip.safetensors")
     torch.save(trapped, tmp_path / "bare.safetensors", _use_new_zipfile_serialization=False)
     for name in ("zip", "bare"):
-        assert "a file of torch.save, which may run code and is not opened" in refusal(tmp_path / f"{name}.safetensors")
+        path = (tmp_path / f"{name}.safetensors").rename(tmp_path / f"{name}.pth")
+        message = refusal(path)
+        assert "a file of torch.save, which may run code and is not opened" in message
+        assert f"save_file(torch.load('{name}.pth', weights_only=True), '{name}.safetensors')" in message
+        for read in (describe_weights, load_exported, network_of):  # and before a JSON is missed
+            with pytest.raises(LabError, match="may run code and is not opened"):
+                read(path)
     assert not (tmp_path / "ran").exists()
 
 

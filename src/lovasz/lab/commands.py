@@ -81,7 +81,7 @@ def compare(
     data: options.Data,
     data_seed: options.DataSeed = DEFAULT.data_seed,
     data_option: options.DataOption = None,
-    model: options.Model = DEFAULT.model,
+    model: options.StartModel = None,
     weights: options.StartWeights = None,
     losses: options.Losses = options.DEFAULT_LOSSES,
     pretrain_epochs: options.PretrainEpochs = None,
@@ -123,7 +123,7 @@ def compare(
     run = run_of_options(locals(), names)
     from lovasz.lab.defaults import default_folder
 
-    folder = out or default_folder(data, model, names)
+    folder = out or default_folder(data, run.model, names)
     config = ComparisonConfig(
         run=run,
         losses=names,
@@ -155,7 +155,7 @@ def train(
     data: options.Data,
     data_seed: options.DataSeed = DEFAULT.data_seed,
     data_option: options.DataOption = None,
-    model: options.Model = DEFAULT.model,
+    model: options.StartModel = None,
     weights: options.StartWeights = None,
     loss: options.Loss = None,
     pretrain_epochs: options.FirstEpochs = 0,
@@ -192,7 +192,7 @@ def train(
         from lovasz.lab.defaults import default_folder
         from lovasz.lab.training import train as run_training
 
-    folder = out or default_folder(data, model, (run.loss,), f"seed-{seed}")
+    folder = out or default_folder(data, run.model, (run.loss,), f"seed-{seed}")
     run = run.replace(out=str(folder))
     if speaks():
         console.print_plan(run, (run.loss,), (run.seed,), folder)

@@ -12,6 +12,8 @@ from typing import Any
 
 from lovasz.lab.errors import LabError
 
+WEIGHTS = "model.safetensors"  # as a run writes them
+
 
 def parse_data_options(pairs: Sequence[str] | None) -> dict[str, str]:
     """`["size=64", "void=255"]` -> `{"size": "64", "void": "255"}`; what a value means is for the data set to say."""
@@ -24,6 +26,18 @@ def parse_data_options(pairs: Sequence[str] | None) -> dict[str, str]:
             raise LabError(f"--data-option {pair!r}: {name} is there twice; name each setting once.")
         values[name] = text
     return values
+
+
+def weights_file(path: Path | None) -> Path | None:
+    """The folder of a run stands for the weights in it. Raises LabError naming those that are below another folder."""
+    if path is None or not path.is_dir():
+        return path
+    if (own := path / WEIGHTS).is_file():
+        return own
+    depths = (1, 2, 3)  # a comparison has folders of losses and seeds
+    below = [str(file) for depth in depths for file in sorted(path.glob("*/" * depth + WEIGHTS))]
+    shown = ", ".join(below[:3]) + (f" or {len(below) - 3} more" if len(below) > 3 else "")
+    raise LabError(f"--weights {path}: is a folder; give {f'one of {shown}' if below else 'a .safetensors file'}.")
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lovasz.lab import option_texts
 from lovasz.lab.config import AVERAGE_FROM, KEPT, LOGGERS, OPTIMIZERS, PRECISIONS, SAMPLERS
 
 DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, OUTPUT = (
@@ -56,20 +57,19 @@ DataOption = Annotated[
         show_default=False,
     ),
 ]
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="Network: enet, enet_torch7 (the authors' layer order), unet (small, for small images), espnetv2 or "
-        "deeplab (v2, ResNet-101); or hub:NAME or hub:FOLDER of transformers, torchvision:NAME, smp:ARCH-ENCODER.",
-        rich_help_panel=MODEL,
-    ),
+NETWORKS = "Network: enet, enet_torch7 (the authors' layer order), unet (small, for small images), espnetv2 or "
+NETWORKS += "deeplab (v2, ResNet-101); or hub:NAME or hub:FOLDER of transformers, torchvision:NAME, smp:ARCH-ENCODER."
+Model = Annotated[str, typer.Option("--model", help=NETWORKS, rich_help_panel=MODEL)]
+StartModel = Annotated[
+    str | None,
+    typer.Option("--model", help=NETWORKS, rich_help_panel=MODEL, show_default="that of --weights, else enet"),
 ]
 StartWeights = Annotated[
     Path | None,
     typer.Option(
         "--weights",
-        help="Start from these trained weights (.safetensors with its .json beside it).",
+        help="Start from these trained weights (.safetensors with its .json beside it, or a run's folder).",
+        callback=option_texts.weights_file,
         rich_help_panel=MODEL,
         show_default="none: train from scratch",
     ),
@@ -130,7 +130,8 @@ Weights = Annotated[
     Path,
     typer.Option(
         "--weights",
-        help="Trained weights (.safetensors, with its .json beside it).",
+        help="Trained weights (.safetensors, with its .json beside it), or a run's folder.",
+        callback=option_texts.weights_file,
         rich_help_panel=MODEL,
         show_default=False,
     ),

@@ -15,23 +15,27 @@ from lovasz.lab.progress import loading
 def run_of_options(given: dict[str, Any], losses: Sequence[str] | None, **changes: Any) -> RunConfig:
     """The run that the options of `compare` and `train` describe; defaults differ with and without --weights.
 
+    Without --model it is the network of the weights, or that of RunConfig where there are none.
     losses: as typed, None where none is. What can be wrong without the data is found before they are read, which may
     take minutes.
     """
     with loading():
         from lovasz.lab.losses import LossSpec
-        from lovasz.lab.models import check_name, describe_weights
+        from lovasz.lab.models import check_name, network_of
         from lovasz.lab.processes import launched
 
     weights: Path | None = given["weights"]
     for loss in losses or ():
         LossSpec.parse(loss)
-    check_name(given["model"])
-    same = ("data", "data_seed", "model", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
+    model: str | None = given["model"]
+    if model is not None:
+        check_name(model)
+    same = ("data", "data_seed", "batch_size", "learning_rate", "optimizer", "weight_decay", "momentum")
     same += ("poly_power", "validate_every", "keep", "flip", "color_jitter", "sampler", "freeze_batch_norm")
     same += ("precision", "device", "threads", "global_batch", "logger")
     run = RunConfig(
         **{name: given[name] for name in same},
+        model=model or RunConfig.model,
         weights=None if weights is None else str(weights),
         loss=losses[0] if losses else options.DEFAULT_LOSS,
         epochs=given["epochs"] or 1,
@@ -46,7 +50,8 @@ def run_of_options(given: dict[str, Any], losses: Sequence[str] | None, **change
         **changes,
     )
     if weights is not None:
-        describe_weights(weights)
+        held = network_of(weights)  # also where --model says it: the file must be one that can be read
+        run = run.replace(model=model or held)
     if given["epochs"] is None or given["crop"] is None or not losses:
         from lovasz.lab import defaults
         from lovasz.lab.data import open_dataset

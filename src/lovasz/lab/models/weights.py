@@ -81,8 +81,9 @@ def network_of(path: str | Path) -> str:
     """The network that a file holds: as its JSON says, else the one that has its tensors, "enet" where none has."""
     path = Path(path)
     description = describe_weights(path) if json_path(path).is_file() else {}
-    if description.get("model_name"):
-        return str(description["model_name"])
+    name = str(description.get("model_name"))
+    if is_foreign(name) or any(name in layout.names for layout in LAYOUTS):  # others say what they like
+        return name
     held = _layout_of(_read_tensors(path))
     return "enet" if held is None or "enet" in held.names else held.names[0]  # the tensors tell which ENet
 
@@ -199,11 +200,13 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
     Raises LabError when the weights file or its JSON is missing or the JSON cannot be used.
     """
     path = Path(path)
-    if not path.is_file():
-        raise LabError(f"{path}: there is no such weights file; check the path.")
+    _check_file(path)
     place = json_path(path)
     if not place.is_file():
-        raise LabError(f"{place}: missing; the file beside the weights that names the classes is needed. Put it there.")
+        raise LabError(
+            f'{place}: missing beside the weights; expected {{"classes": ["road", ...]}}, one name for each output, in '
+            "their order. Write it, or put the one that belongs to them there."
+        )
     try:
         description = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -234,15 +237,23 @@ def _check_description(place: Path, description: Any) -> dict[str, Any]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise LabError(f"{path}: there is no such weights file; check the path.")
+    _check_file(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        hint = "this looks like a file of torch.save, which may run code and is not opened; " if _pickled(path) else ""
         raise LabError(
-            f"{path}: not a whole safetensors file ({error}); {hint}expected an undamaged .safetensors."
+            f"{path}: not a whole safetensors file ({error}); expected an undamaged .safetensors."
         ) from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise LabError(f"{path}: there is no such weights file; check the path.")
+    if _pickled(path):
+        raise LabError(
+            f"{path}: a file of torch.save, which may run code and is not opened. If it is a state dict, convert it: "
+            f"safetensors.torch.save_file(torch.load({path.name!r}, weights_only=True), '{path.stem}.safetensors')."
+        )
 
 
 def _pickled(path: Path) -> bool:
@@ -265,6 +276,9 @@ def _recognise(
     names -= nearest.unused
     if names == nearest.keys.keys():
         return nearest
+    other = _layout_of(tensors)
+    if other is not None:
+        raise _other_network(path, other.names[0], model_name)
     problems = [
         f"{len(keys)} {what}, first {', '.join(keys[:NAMED])}"
         for what, keys in (
@@ -273,12 +287,14 @@ def _recognise(
         )
         if keys
     ]
-    other = _layout_of(tensors)
-    remedy = f"it holds {other.names[0]!r}: choose that model" if other else "give a file of this network"
     raise LabError(
         f"{path}: not the weights of {model_name!r} (compared with the layout of {nearest.title}: "
-        f"tensors {'; '.join(problems)}); {remedy}."
+        f"tensors {'; '.join(problems)}); give a file of this network."
     )
+
+
+def _other_network(path: Path, held: str, asked: str) -> LabError:
+    return LabError(f"{path}: it holds {held!r} and not the weights of {asked!r}: choose that model (--model {held}).")
 
 
 def _layout_of(tensors: Mapping[str, Tensor]) -> Layout | None:
@@ -291,7 +307,7 @@ def _candidates(model_name: str, path: Path, description: Mapping[str, Any]) -> 
     saved, architecture = description.get("model_name"), description.get("architecture")
     if not is_foreign(model_name):
         if isinstance(saved, str) and is_foreign(saved):
-            raise LabError(f"{path}: not the weights of {model_name!r}; it holds {saved!r}: choose that model.")
+            raise _other_network(path, saved, model_name)
         return [layout for layout in LAYOUTS if model_name in layout.names]
     if architecture is None:
         raise LabError(
