@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.files import check_file, read_tensors
 from lovasz.lab.models.hub import ForeignNetwork, foreign_layout, is_foreign
 from lovasz.lab.models.layouts import COUNTER, LAYOUTS, SCALING, Layout
 from lovasz.lab.models.outputs import json_path, match_classes, pick_outputs, predicting_outputs, refuse_absent
@@ -44,7 +45,7 @@ def load_weights(
     values that are not finite, an unusable JSON.
     """
     path = Path(path)
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     description = describe_weights(path) if json_path(path).exists() else None
     layout = _recognise(model_name, path, tensors, description)
     state = {ours: tensors[theirs] for theirs, ours in layout.keys.items()}
@@ -84,7 +85,7 @@ def network_of(path: str | Path) -> str:
     name = str(description.get("model_name"))
     if is_foreign(name) or any(name in layout.names for layout in LAYOUTS):  # others say what they like
         return name
-    held = _layout_of(_read_tensors(path))
+    held = _layout_of(read_tensors(path))
     return "enet" if held is None or "enet" in held.names else held.names[0]  # the tensors tell which ENet
 
 
@@ -200,7 +201,7 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
     Raises LabError when the weights file or its JSON is missing or the JSON cannot be used.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     place = json_path(path)
     if not place.is_file():
         raise LabError(
@@ -234,34 +235,6 @@ def _check_description(place: Path, description: Any) -> dict[str, Any]:
             f'{place}: "palette" must hold one [red, green, blue] in 0..255 for each of {len(classes)} classes.'
         )
     return description
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    _check_file(path)
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise LabError(
-            f"{path}: not a whole safetensors file ({error}); expected an undamaged .safetensors."
-        ) from error
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise LabError(f"{path}: there is no such weights file; check the path.")
-    if _pickled(path):
-        raise LabError(
-            f"{path}: a file of torch.save, which may run code and is not opened. If it is a state dict, convert it: "
-            f"safetensors.torch.save_file(torch.load({path.name!r}, weights_only=True), '{path.stem}.safetensors')."
-        )
-
-
-def _pickled(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(2) in (b"PK", b"\x80\x02")  # torch.save: a zip, or before 2020 a bare pickle
-    except OSError:
-        return False
 
 
 def _recognise(
