@@ -1,6 +1,8 @@
 """Losses by name: the text is read as documented, and each name computes its formula on class logits."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,6 +164,12 @@ def test_a_right_prediction_costs_less_than_a_wrong_one(name: str) -> None:
     ("text", "words"),
     [
         ("lovasz_softmx", ["lovasz_softmx", "Did you mean 'lovasz_softmax'", "soft_jaccard"]),
+        ("lovasz", ["Did you mean 'lovasz_softmax'"]),
+        ("hinge+CE", ["Did you mean 'cross_entropy'"]),
+        ("jaccard", ["Did you mean 'soft_jaccard'"]),
+        ("iou", ["Did you mean 'soft_jaccard'"]),
+        ("dice", ["there is no loss 'dice'. Which to take where Dice is the score: docs/which-loss.md. Losses"]),
+        ("hinge,soft_jaccard", ["A sum is written a+b; several losses are for compare --losses a,b"]),
         ("", ["there is no loss ''", "cross_entropy"]),
         ("cross_entropy+", ["there is no loss ''"]),
         ("-1*hinge", ["positive number"]),
@@ -181,6 +189,14 @@ def test_a_wrong_spec_says_what_is_wrong(text: str, words: list[str]) -> None:
         LossSpec.parse(text)
     for word in words:
         assert word in str(error.value)
+
+
+def test_the_page_on_losses_has_a_row_for_each_and_the_weights_that_there_are() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    section = page.partition("## Losses of the lab")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)`", section, re.MULTILINE) == list(NAMES)
+    everywhere, nowhere = class_weights(torch.tensor([1.0, 0.0])).tolist()
+    assert f"from {everywhere:.1f} for a class that is everywhere to {nowhere:.1f} for one" in section
 
 
 def test_weights_that_are_missing_or_of_another_length_are_refused() -> None:

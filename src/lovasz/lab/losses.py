@@ -32,6 +32,7 @@ NAMES = (
     "hinge",
     "soft_jaccard",
 )
+MEANT = {"lovasz": "lovasz_softmax", "ce": "cross_entropy", "jaccard": "soft_jaccard", "iou": "soft_jaccard"}
 WEIGHTED = ("weighted_cross_entropy", "weighted_lovasz_softmax")
 SHAREABLE = ("lovasz_softmax", "weighted_lovasz_softmax", "lovasz_hinge", "lovasz_sigmoid")
 
@@ -291,13 +292,21 @@ def _parse_sum(part: str, text: str) -> tuple[tuple[float, str], ...]:
                 f"loss {text!r}: {term.strip()!r} is not 'factor*name' with a positive number, as '0.5*hinge'."
             )
         if name not in NAMES:
-            nearest = difflib.get_close_matches(name, NAMES, 1, 0.4)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise LabError(f"loss {text!r}: there is no loss {name!r}.{hint} Losses: {', '.join(NAMES)}.")
+            raise LabError(f"loss {text!r}: there is no loss {name!r}.{_hint(name)} Losses: {', '.join(NAMES)}.")
         if any(name == earlier for _, earlier in terms):
             raise LabError(f"loss {text!r}: {name!r} stands twice in a sum; give it once, with the sum of its factors.")
         terms.append((factor, name))
     return tuple(terms)
+
+
+def _hint(name: str) -> str:
+    if "," in name:
+        return " A sum is written a+b; several losses are for compare --losses a,b."
+    if "dice" in name.lower():
+        return " Which to take where Dice is the score: docs/which-loss.md."
+    meant = MEANT.get(name.lower())
+    nearest = [meant] if meant else difflib.get_close_matches(name, NAMES, 1, 0.4)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _sum_text(phase: tuple[tuple[float, str], ...]) -> str:

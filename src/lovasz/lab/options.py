@@ -26,6 +26,8 @@ DEFAULT_LOSS = "cross_entropy>lovasz_softmax"
 LOSS_NAMES = "cross_entropy, weighted_cross_entropy, lovasz_softmax, weighted_lovasz_softmax, lovasz_hinge, "
 LOSS_NAMES += "lovasz_sigmoid, hinge, soft_jaccard"
 
+WEIGHTS_OF_LOSSES = "Weights of classes are ENet's, 1 / ln(1.02 + share of the training pixels)."
+
 
 def _either(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
@@ -79,7 +81,7 @@ Losses = Annotated[
     typer.Option(
         "--losses",
         help=f"Losses, with commas between them: {LOSS_NAMES}. Also sums (cross_entropy+0.5*lovasz_softmax) and "
-        "a switch in mid-run (cross_entropy>lovasz_softmax).",
+        f"a switch in mid-run (cross_entropy>lovasz_softmax). {WEIGHTS_OF_LOSSES}",
         rich_help_panel=MODEL,
     ),
 ]
@@ -88,7 +90,7 @@ Loss = Annotated[
     typer.Option(
         "--loss",
         help=f"One of {LOSS_NAMES}; a sum (cross_entropy+0.5*lovasz_softmax); or a switch in mid-run "
-        "(cross_entropy>lovasz_softmax).",
+        f"(cross_entropy>lovasz_softmax). {WEIGHTS_OF_LOSSES}",
         rich_help_panel=MODEL,
         show_default=DEFAULT_LOSS,
     ),
