@@ -314,6 +314,9 @@ def test_options_go_before_classes_json(tmp_path: Path) -> None:
         ({"classes": "cat"}, "classes is 'cat'; expected a list of names"),
         ({"classes": ["a", 3]}, "expected a list of names"),
         ({"classes": []}, "expected a list of names"),
+        ({"names": ["a", "b"]}, "there is no key classes"),
+        ({"classes": ["a", "b"], "void": 255}, "void: the key is called void_index"),
+        ({"classes": ["a", "b"], "ignore_index": 255}, "ignore_index: the key is called void_index"),
         ({"classes": ["a", "\x1b[2Jb"]}, "has a control character or half a character"),
         ({"classes": ["a", "\ud800"]}, "has a control character or half a character"),
         ({"classes": ["a", "b"], "palette_rgb": [[0, 0, 0]]}, "1 colours for 2 classes"),
@@ -327,6 +330,12 @@ def test_options_go_before_classes_json(tmp_path: Path) -> None:
 def test_a_wrong_classes_json_is_named_with_the_wrong_key(tmp_path: Path, said: dict, message: str) -> None:
     with pytest.raises(LabError, match=rf"classes\.json: .*{message}"):
         opened(tmp_path, labels(0, 1), **said)
+
+
+def test_a_palette_under_another_key_than_palette_rgb_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"], "palette": [[0, 0, 0], [9, 9, 9]]}')
+    with pytest.raises(LabError, match=r"classes\.json: palette: the key is called palette_rgb"):
+        opened(tmp_path, labels(0, 1))
 
 
 LABELMAP = "# label:color_rgb:parts:actions\n\nsky:0,0,0::\nroad: 255,0,0:wheel,door:run\nsea:0,0,255\n"
@@ -372,6 +381,8 @@ def test_options_go_before_classes_json_and_that_before_the_files_of_other_tools
         ("labelmap.txt", "a:1,2,3::\na:1,2,4::\n", r"labelmap\.txt, line 2: the class a is there twice"),
         ("labelmap.txt", "# nothing\n", r"labelmap\.txt: no class in this file"),
         ("classes.txt", "a\n\nb\na\n", r"classes\.txt, line 4: the class a is there twice"),
+        ("classes.txt", "0 bg\n1 cat\n", r"classes\.txt, line 1: '0 bg'; expected the name alone"),
+        ("classes.txt", "bg, cat, dog", r"classes: got 1 \(bg, cat, dog\) from classes\.txt, .*a line for each"),
         ("classes.txt", "\n", r"classes\.txt: no class in this file"),
         ("classes.txt", "\udcff\n", r"classes\.txt: cannot be read as text"),
     ],
@@ -395,7 +406,7 @@ def test_a_classes_json_that_is_no_object_is_named(tmp_path: Path, text: str) ->
     ("options", "message"),
     [
         ("classes=a,a", "one stands twice"),
-        ("classes=a&void=none", "got 1, expected 2 to 255"),
+        ("classes=a&void=none", r"got 1 \(a\) from the options, expected 2 to 255.*with commas between them"),
         ("classes=a,b&values=0,1,2", "3 mask values for 2 classes"),
         ("classes=a,b&values=1,1", "one stands twice"),
         ("classes=a,b&values=0,255&void=255", "void: 255 is also"),

@@ -120,7 +120,12 @@ def _build(said: Said, values: tuple[int, ...], void: tuple[int, ...], seen: Sur
     if said.palette is not None and len(said.palette) != len(names):
         raise LabError(f"palette: {len(said.palette)} colours for {len(names)} classes; expected one for each class.")
     if not 2 <= len(names) <= MOST_CLASSES:
-        raise LabError(f"classes: got {len(names)}, expected 2 to {MOST_CLASSES} (the background counts as one).")
+        source = said.source if said.classes else "the masks"
+        how = {"the options": " with commas between them", "classes.txt": " with a line for each"}.get(source, "")
+        raise LabError(
+            f"classes: got {len(names)} ({_list(names)}) from {source}, expected 2 to {MOST_CLASSES}{how} (the "
+            "background counts as one)."
+        )
     for what, items in ("classes", names), ("palette", said.palette or ()), ("values", values):
         if len(set(items)) != len(items):
             raise LabError(f"{what}: got {_list(items)}, in which one stands twice; expected all different.")

@@ -13,6 +13,8 @@ from typing import Any
 from lovasz.lab.data.dataset import Colour
 from lovasz.lab.errors import LabError
 
+CALLED = {"palette": "palette_rgb", "void": "void_index", "ignore_index": "void_index"}  # by other programs, here
+
 
 @dataclass(frozen=True)
 class Said:
@@ -68,7 +70,13 @@ def read_labelmap(path: Path) -> Said:
 def read_class_names(path: Path) -> Said:
     """Names of a classes.txt, one a line; empty lines do not count. Raises LabError naming the file and the line."""
     names: list[str] = []
-    for number, line in _lines(path):
+    lines = _lines(path)
+    if lines and all(re.match(r"\d+[\s:,;]+\S", line) for _, line in lines):
+        raise LabError(
+            f"{path}, line {lines[0][0]}: {lines[0][1]!r}; expected the name alone: its place among the lines is its "
+            "mask value. For values other than 0, 1, 2, ... use the options classes and values."
+        )
+    for number, line in lines:
         _add(names, line, path, number)
     return Said(classes=_some(names, path), source=path.name)
 
@@ -86,6 +94,9 @@ def read_classes_file(path: Path) -> Said:
         raise LabError(f"{path}: cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):
         raise LabError(f"{path}: expected an object with the keys classes, palette_rgb and void_index.")
+    for key, called in CALLED.items():
+        if key in content and called not in content:
+            raise LabError(f"{path}: {key}: the key is called {called}.")
     names = _names_said(content, path)
     palette = _palette_said(content, path, len(names))
     void_index = content.get("void_index")
@@ -114,7 +125,9 @@ def read_classes_file(path: Path) -> Said:
 
 
 def _names_said(content: Mapping[str, Any], path: Path) -> list[str]:
-    names = content.get("classes")
+    if "classes" not in content:
+        raise LabError(f"{path}: there is no key classes; expected the list of names under it.")
+    names = content["classes"]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise LabError(f"{path}: classes is {names!r}; expected a list of names.")
     for name in names:
