@@ -415,6 +415,7 @@ def asked_at(monkeypatch):
         (("compare", "--model", "unett"), "model 'unett' is unknown"),
         (("compare", "--weights", "none.safetensors"), "none.safetensors"),
         (("compare", "--optimizer", "adamw"), "optimizer: got 'adamw'"),
+        (("train", "--momentum", "1"), "momentum: got 1.0, expected less than 1"),
         (("train", "--loss", "hing"), "there is no loss 'hing'"),
         (("train", "--crop", "3"), "--crop '3'"),
     ],

@@ -39,6 +39,7 @@ def test_an_image_comes_with_the_mask_of_its_name(tmp_path: Path) -> None:
 def test_usual_names_of_the_two_folders_are_known(tmp_path: Path, images: str, masks: str) -> None:
     write_folder(tmp_path, {name: labels(0, 1) for name in "abcd"}, images=images, to=masks)
     assert available_splits(f"folder:{tmp_path}") == ("train", "val", "test")
+    assert open_dataset(f"folder:{tmp_path}", "validation").split == "val"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such a name")

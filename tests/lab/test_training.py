@@ -258,7 +258,7 @@ def test_a_finished_run_whose_record_is_damaged_is_told(tmp_path) -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_at_which_step(tmp_path) -> None:
-    with pytest.raises(LabError, match=r"loss cross_entropy: (nan|inf) at step \d+ of 8.*--learning-rate"):
+    with pytest.raises(LabError, match=r"loss cross_entropy: (nan|inf) at step \d+ of 8.*\(--learning-rate\)\.$"):
         train(config(tmp_path, epochs=4, optimizer="sgd", learning_rate=1e30), progress=False)
 
 

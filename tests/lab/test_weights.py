@@ -197,6 +197,7 @@ def test_missing_classes_are_listed_with_what_the_file_has(tmp_path):
     message = refusal(tmp_path / "file.safetensors", classes=["Sky", "Boat", "Lake"])
     assert "no output for 2 of the 3 classes of the data: Boat, Lake" in message
     assert "Sky, Road, Sign Symbol, Unlabelled" in message
+    assert 'rename the "classes" in file.json' in message
 
 
 @pytest.mark.parametrize("name", LIGHT)

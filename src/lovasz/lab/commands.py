@@ -236,9 +236,10 @@ def evaluate(
     name, ways = model or network_of(weights), option_texts.ways_of_asking(weights, size, scales, crf)
     scores, words = score(name, weights, dataset, device=place, progress=not as_json, **ways)
     if as_json:
-        typer.echo(json.dumps({"data": data, "split": split, "weights": str(weights), "scores": scores.to_json()}))
+        printed = {"data": data, "split": dataset.split, "weights": str(weights), "scores": scores.to_json()}
+        typer.echo(json.dumps(printed))
     else:
-        console.print_scores(scores.to_json(), f"{weights} on {data}, {split}: {words}")
+        console.print_scores(scores.to_json(), f"{weights} on {data}, {dataset.split}: {words}")
 
 
 @app.command(epilog=help_examples("predict"))

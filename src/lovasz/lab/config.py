@@ -116,6 +116,8 @@ class RunConfig:
         _check_number("learning_rate", self.learning_rate, above=0.0)
         _check_number("weight_decay", self.weight_decay, least=0.0)
         _check_number("momentum", self.momentum, least=0.0)
+        if self.momentum >= 1:
+            raise LabError(f"momentum: got {self.momentum!r}, expected less than 1.")
         _check_number("poly_power", self.poly_power, least=0.0)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("sampler", self.sampler, SAMPLERS)

@@ -124,9 +124,10 @@ class SegmentationTask(L.LightningModule):
         loss = self.loss(logits, target, moment)
         self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if not math.isfinite(float(loss.detach())):
+            precision = "" if self.config.precision == "32-true" else " or use --precision 32-true"
             raise LabError(
                 f"loss {self.loss.spec}: {float(loss.detach())} at step {self.global_step + 1} of {self.total_steps}. "
-                "Lower the learning rate (--learning-rate) or use --precision 32-true."
+                f"Lower the learning rate (--learning-rate){precision}."
             )
         phase = self.loss.phase_at(moment)
         self._warm = phase in self._begun

@@ -17,6 +17,7 @@ from lovasz.lab.data.dataset import IGNORE_INDEX, DatasetInfo, Sample, Segmentat
 from lovasz.lab.data.folder import find_layout, open_folder
 from lovasz.lab.data.shapes import open_shapes, shapes_splits
 from lovasz.lab.data.spec import parse_spec
+from lovasz.lab.data.splits import SPLIT_NAMES
 from lovasz.lab.data.transforms import Augmentation, TrainingView
 from lovasz.lab.data.voc import open_voc, voc_splits
 from lovasz.lab.errors import LabError
@@ -44,7 +45,7 @@ PUBLISHED: dict[str, tuple[Callable[..., SegmentationDataset], Callable[..., Map
 
 
 def open_dataset(spec: str, split: str, *, seed: int = 0, **options: Any) -> SegmentationDataset:
-    """One split ("train", "val" or "test") of the data set that `spec` names.
+    """One split ("train", "val" or "test", or their other usual names) of the data set that `spec` names.
 
     spec: "shapes", "camvid:PATH", "voc:PATH", "cityscapes:PATH", "ade20k:PATH" or "folder:PATH", each with options
     after a question mark or as keywords:
@@ -56,6 +57,7 @@ def open_dataset(spec: str, split: str, *, seed: int = 0, **options: Any) -> Seg
     are to be compared share it.
     Raises LabError for an unknown name, option or split, and for files that are missing or unusable, naming them.
     """
+    split = next((own for own, names in SPLIT_NAMES.items() if split in names), split)
     present = available_splits(spec, seed=seed, **options)
     if split not in present:
         raise LabError(f"data {spec!r}: there is no split {split!r}; it has {', '.join(present)}.")

@@ -71,8 +71,9 @@ def refuse_absent(
     if absent and description is not None:
         raise LabError(
             f"{path}: no output for {len(absent)} of the {len(classes)} classes of the data: {', '.join(absent)}. The "
-            f"file has: {', '.join(description['classes'])}. Give weights for these classes; training from these "
-            "weights (train, compare) draws the missing outputs anew."
+            f"file has: {', '.join(description['classes'])}. Give weights for these classes, or, where it only "
+            f'calls them by other names, rename the "classes" in {json_path(path).name}; training from these weights '
+            "(train, compare) draws the missing outputs anew."
         )
 
 
