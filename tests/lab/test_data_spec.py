@@ -101,5 +101,5 @@ def test_a_wrong_seed_is_refused(seed) -> None:
 
 
 def test_an_unknown_split_is_told_which_there_are() -> None:
-    with pytest.raises(LabError, match="no split 'validation'; it has train, val, test"):
-        open_dataset("shapes", "validation")
+    with pytest.raises(LabError, match="no split 'holdout'; it has train, val, test"):
+        open_dataset("shapes", "holdout")
