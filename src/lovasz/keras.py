@@ -115,7 +115,7 @@ class _LovaszLoss(keras.losses.Loss):
 
     def _pixels(self, y_true: Any, y_pred: Any) -> arguments.Shape:
         """The target's shape without its channels, if it has any."""
-        shape, axis = sizes(ops.convert_to_tensor(y_true)), self._options["axis"]
+        shape, axis = sizes(ARRAYS.array(y_true)), self._options["axis"]
         channels = self._options.get("multilabel") or (
             len(shape) == len(sizes(ops.convert_to_tensor(y_pred))) > 2 and shape[axis] == 1
         )
@@ -193,7 +193,7 @@ class LovaszSoftmaxLoss(_LovaszLoss):
         )
 
     def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
-        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        y_true, y_pred = ARRAYS.array(y_true), ops.convert_to_tensor(y_pred)
         axis, given = self._options["axis"], sizes(y_true)
         if len(given) == len(sizes(y_pred)) > 1 and given[axis] == 1 and y_pred.shape[axis] != 1:
             y_true = ops.squeeze(y_true, axis)
