@@ -50,6 +50,9 @@ static unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) {
 struct float2 {
     float x, y;
 };
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
 static float2 make_float2(float x, float y) { return {x, y}; }
 template <class T>
 static T __ldg(const T* at) {
@@ -57,6 +60,7 @@ static T __ldg(const T* at) {
 }
 static int min(int a, int b) { return a < b ? a : b; }
 static int max(int a, int b) { return a > b ? a : b; }
+static unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
 
 static float power_of_two(float x) { return std::exp2(x); }
 static float logarithm(float x) { return std::log2(x); }

@@ -182,29 +182,46 @@ __device__ __forceinline__ void load_counting_cells(u16* cells, const int* entri
         cells[i] = (u16)(entries[i] == TAIL ? WASTE : entries[i] + CELL_OUT - PART_BITS);
 }
 
-// Count an error in a shared bin. ``parts`` and ``counted``: the mask of 64ths, and what one error adds, in registers.
-__device__ __forceinline__ void tally(u32 bits, u32 entry, u32* bins, u32 parts, u32 counted) {
-    u32 within = __funnelshift_r(bits << CELL_OUT, 0, entry);
-    atomicAdd(bins + (entry >> 5) + (within >> PART_BITS), masked_or(within, parts, counted));
+// What an error at ``bits`` adds to a shared bin, and which: the masks ``parts`` of 64ths and ``counted``, one error, are in
+// registers. taken: whether it was counted before, and is taken back.
+__device__ __forceinline__ void tally(u32 bits, u32 entry, u32* bins, u32 parts, u32 counted, bool taken = false) {
+    u32 within = __funnelshift_r(bits << CELL_OUT, 0, entry), more = masked_or(within, parts, counted);
+    atomicAdd(bins + (entry >> 5) + (within >> PART_BITS), taken ? 0u - more : more);
 }
 
-// What has been counted goes to the bins of the device (class, background or foreground, bin); the counting begins anew.
-// kinds: 2, or 1 for the background alone.
-__device__ __forceinline__ void flush(u32* bins, u64* hist, int classes, int kinds) {
+// What lies in bins of ``least`` errors or more goes to those of the device (class, background or foreground, bin); the
+// counting in them begins anew. Most bins take few errors, and wait for the end: each addition to the device's costs.
+__device__ __forceinline__ void flush(u32* bins, u64* hist, int classes, u32 least) {
     __syncthreads();
-    for (int i = threadIdx.x; i < classes * kinds * SIZE; i += blockDim.x) {
-        u32 row = i / SIZE, bin = i % SIZE, class_ = row / kinds, kind = row % kinds;
-        u32* from = bins + class_ * CLASS_BINS + (kind ? 0 : SIZE) + bin;
-        u32 both = *from;
-        if (both) {
-            u64 count = both / COUNTED, parts = both % COUNTED;
-            *from = 0;
+    for (int i = threadIdx.x; i < classes * (CLASS_BINS / 4); i += blockDim.x) {
+        u32 class_ = i / (CLASS_BINS / 4), at = i % (CLASS_BINS / 4) * 4;
+        uint4 four = ((uint4*)bins)[i];
+        u32 words[4] = {four.x, four.y, four.z, four.w};
+        if (max(max(words[0], words[1]), max(words[2], words[3])) < least * COUNTED) continue;
+#pragma unroll
+        for (u32 j = 0; j < 4; j++) {
+            u32 place = at + j, both = words[j];
+            if (both < least * COUNTED || place >= 2 * SIZE) continue;  // what is in the waste is not wanted
+            bins[i * 4 + j] = 0;
+            u64 count = both / COUNTED, sum = both % COUNTED;
             // From 64ths of a bin, rounded down, to finer units: on average half a 64th is missing.
-            u64 fractions = (parts << (FRACTION_BITS - PART_BITS)) + count * ((1 << (FRACTION_BITS - PART_BITS)) - 1) / 2;
-            atomicAdd(hist + (class_ * 2 + kind) * SIZE + bin, (count << COUNT_BITS) + fractions);
+            u64 fractions = (sum << (FRACTION_BITS - PART_BITS)) + count * ((1 << (FRACTION_BITS - PART_BITS)) - 1) / 2;
+            u32 row = class_ * 2 + (place < SIZE), bin = place < SIZE ? place : place - SIZE;
+            atomicAdd(hist + row * SIZE + bin, (count << COUNT_BITS) + fractions);
         }
     }
     __syncthreads();
+}
+
+// Called before each tile of ``pixels``: flushes what the tiles until its next look might let overflow. since: pixels
+// counted since its last one.
+__device__ __forceinline__ void flush_in_time(u32* bins, u64* hist, int classes, int& since, int pixels) {
+    int between = MOST / pixels * pixels;  // pixels from one look to the next
+    if (since + pixels > between) {
+        flush(bins, hist, classes, MOST - between + 1);
+        since = 0;
+    }
+    since += pixels;
 }
 
 // The weight of errors in a bin as a line in ``steep``: offset and rise.

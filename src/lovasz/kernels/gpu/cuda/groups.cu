@@ -2,11 +2,38 @@
 // the others take a group of classes at a time, blockIdx.y. Between them lie planes of one number to a pixel.
 
 #define BATCH 8  // classes whose logits are read before they are used
+#define REST 2   // the same of the rest of a group
 
 __device__ __forceinline__ int image_of(const Walk& walk, int tile) { return tile / walk.tiles; }
 
 __device__ __forceinline__ int pixel_of(const Walk& walk, int tile) {
     return (tile % walk.tiles * blockDim.x + threadIdx.x) * V;
+}
+
+// Some classes more, from ``first``, in the sum ``others`` of the exponentials over the highest logit so far.
+template <int SOME>
+__device__ __forceinline__ void add_classes(
+    const Number*& base, const Walk& walk, int first, const int (&label)[V], float (&highest)[V], float (&others)[V]) {
+    Packed packed[SOME];
+    float block[SOME][V];
+#pragma unroll
+    for (int i = 0; i < SOME; i++) packed[i] = fetch(base + i * walk.channel);
+    base += SOME * walk.channel;
+#pragma unroll
+    for (int i = 0; i < SOME; i++) unpack(packed[i], block[i]);
+#pragma unroll
+    for (int v = 0; v < V; v++) {
+        float old = highest[v];
+#pragma unroll
+        for (int i = 0; i < SOME; i++) {
+            if (first + i == label[v]) block[i][v] = -INFINITE;
+            highest[v] = fmaxf(highest[v], block[i][v]);
+        }
+        float shift = highest[v] == -INFINITE ? 0.f : highest[v] * LOG2E;
+        others[v] *= power_of_two(fmaf(old, LOG2E, -shift));
+#pragma unroll
+        for (int i = 0; i < SOME; i++) others[v] += power_of_two(fmaf(block[i][v], LOG2E, -shift));
+    }
 }
 
 // Denominator (as the logarithm to the base 2, infinite where a pixel does not count), error and label of each pixel; the
@@ -31,36 +58,9 @@ extern "C" __global__ void __launch_bounds__(PLAIN_THREADS) normalise(
             highest[v] = own[v] = read_number(base + max(label[v], 0) * walk.channel + v);
             others[v] = 0;
         }
-        for (int first = 0; first < CLASSES; first += BATCH) {
-            Packed packed[BATCH];
-            float block[BATCH][V];
-#pragma unroll
-            for (int i = 0; i < BATCH; i++)
-                if (CLASSES % BATCH == 0 || first + i < CLASSES) packed[i] = fetch(base + i * walk.channel);
-            base += BATCH * walk.channel;
-            float old[V], shift[V];
-#pragma unroll
-            for (int v = 0; v < V; v++) old[v] = highest[v];
-#pragma unroll
-            for (int i = 0; i < BATCH; i++) {
-                if (CLASSES % BATCH == 0 || first + i < CLASSES)
-                    unpack(packed[i], block[i]);
-                else
-                    for (int v = 0; v < V; v++) block[i][v] = -INFINITE;
-#pragma unroll
-                for (int v = 0; v < V; v++) {
-                    if (first + i == label[v]) block[i][v] = -INFINITE;
-                    highest[v] = fmaxf(highest[v], block[i][v]);
-                }
-            }
-#pragma unroll
-            for (int v = 0; v < V; v++) {
-                shift[v] = highest[v] == -INFINITE ? 0.f : highest[v] * LOG2E;
-                others[v] *= power_of_two(fmaf(old[v], LOG2E, -shift[v]));
-#pragma unroll
-                for (int i = 0; i < BATCH; i++) others[v] += power_of_two(fmaf(block[i][v], LOG2E, -shift[v]));
-            }
-        }
+        for (int first = 0; first < CLASSES / BATCH * BATCH; first += BATCH)
+            add_classes<BATCH>(base, walk, first, label, highest, others);
+        if (CLASSES % BATCH) add_classes<CLASSES % BATCH ? CLASSES % BATCH : 1>(base, walk, CLASSES / BATCH * BATCH, label, highest, others);
 #pragma unroll
         for (int v = 0; v < V; v++) {
             float shift = highest[v] == -INFINITE ? 0.f : highest[v] * LOG2E, steep;
@@ -106,25 +106,33 @@ __device__ __forceinline__ float softmax_of(float x, float denominator) {
     return __saturatef(power_of_two(fmaf(x, LOG2E, -denominator)));
 }
 
-// ``it(class, numbers)`` for the classes of a group, whose logits are read some at a time.
-template <class Each>
-__device__ __forceinline__ void for_each_class(const Number* base, const Walk& walk, int classes, Each it) {
-    for (int first = 0; first < classes; first += BATCH) {
-        Packed packed[BATCH];
-#pragma unroll
-        for (int i = 0; i < BATCH; i++)
-            if (first + i < classes) packed[i] = fetch(base + i * walk.channel);
-        base += BATCH * walk.channel;
-#pragma unroll
-        for (int i = 0; i < BATCH; i++)
-            if (first + i < classes) {
-                float numbers[V];
-                unpack(packed[i], numbers);
-                it(first + i, numbers);
-            }
-    }
+__device__ __forceinline__ u32 background_bits(float x, float denominator) {
+    float steep;
+    return bits_above_floor(softmax_of(x, denominator) + LOWEST, steep);
 }
 
+// ``it(first class, logits, how many classes)`` for the classes of a group, of which some are read at a time.
+template <int SOME, class Each>
+__device__ __forceinline__ void some_classes(const Number*& base, const Walk& walk, int first, Each& it) {
+    Packed packed[SOME];
+#pragma unroll
+    for (int i = 0; i < SOME; i++) packed[i] = fetch(base + i * walk.channel);
+    base += SOME * walk.channel;
+    float numbers[BATCH][V];
+#pragma unroll
+    for (int i = 0; i < SOME; i++) unpack(packed[i], numbers[i]);
+    it(first, numbers, SOME);
+}
+
+template <class Each>
+__device__ __forceinline__ void for_each_class(const Number* base, const Walk& walk, int classes, Each it) {
+    int first = 0;
+    for (; first + BATCH <= classes; first += BATCH) some_classes<BATCH>(base, walk, first, it);
+    for (; first + REST <= classes; first += REST) some_classes<REST>(base, walk, first, it);
+    for (; first < classes; first++) some_classes<1>(base, walk, first, it);
+}
+
+typedef const float (&Numbers)[BATCH][V];
 // First pass: the bins of the background errors.
 extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count_group(
     const Number* x, const int* entries, u64* hist, const float* denominator, const int* labels, Walk walk) {
@@ -139,24 +147,35 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count_group(
     u32 parts = in_register((1 << PART_BITS) - 1), counted = in_register(COUNTED);
     int since = 0;
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
-        if (since + COUNT_THREADS * V > MOST) {
-            flush(bins, hist, classes, 1);
-            since = 0;
-        }
-        since += COUNT_THREADS * V;
+        flush_in_time(bins, hist, classes, since, COUNT_THREADS * V);
         int image = image_of(walk, tile), pixel = pixel_of(walk, tile);
         if (pixel >= walk.pixels) continue;
         Known known = known_of(denominator, labels, (i64)image * walk.pixels + pixel, first);
         const Number* base = x + image * walk.image + first * walk.channel + pixel * walk.pixel;
-        for_each_class(base, walk, classes, [&](int c, const float(&numbers)[V]) {
+        // All classes, the label's too, which is taken back. No look-up may wait for an addition: these come last.
+        for_each_class(base, walk, classes, [&](int c, Numbers numbers, int some) {
+            u32 bits[BATCH][V], found[BATCH][V];
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                float error = c == known.label[v] ? 0.f : softmax_of(numbers[v], known.denominator[v]), steep;
-                u32 bits = bits_above_floor(error + LOWEST, steep);
-                u32 entry = cells[c * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
-                tally(bits, entry, bins + c * CLASS_BINS + SIZE, parts, counted);
-            }
+            for (int i = 0; i < some; i++)
+#pragma unroll
+                for (int v = 0; v < V; v++) {
+                    bits[i][v] = background_bits(numbers[i][v], known.denominator[v]);
+                    found[i][v] = cells[(c + i) * CELLS + (bits[i][v] >> CELL_BITS) - FLOOR_CELLS];
+                }
+#pragma unroll
+            for (int i = 0; i < some; i++)
+#pragma unroll
+                for (int v = 0; v < V; v++)
+                    tally(bits[i][v], found[i][v], bins + (c + i) * CLASS_BINS + SIZE, parts, counted);
         });
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            int label = known.label[v];
+            if (label < 0 || label >= classes) continue;
+            u32 bits = background_bits(read_number(base + label * walk.channel + v), known.denominator[v]);
+            u32 found = cells[label * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
+            tally(bits, found, bins + label * CLASS_BINS + SIZE, parts, counted, true);
+        }
     }
     flush(bins, hist, classes, 1);
 }
@@ -179,13 +198,16 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) mean_group(
         float mean[V];
 #pragma unroll
         for (int v = 0; v < V; v++) mean[v] = 0;
-        for_each_class(base, walk, classes, [&](int c, const float(&numbers)[V]) {
+        for_each_class(base, walk, classes, [&](int c, Numbers numbers, int some) {
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                float p = c == known.label[v] ? 0.f : softmax_of(numbers[v], known.denominator[v]), steep;
-                u32 bits = bits_above_floor(p + LOWEST, steep);
-                mean[v] = fmaf(p, weight_of(bits, steep, cells + c * CELLS, lines + c * SIZE), mean[v]);
-            }
+            for (int i = 0; i < some; i++)
+#pragma unroll
+                for (int v = 0; v < V; v++) {
+                    float p = softmax_of(numbers[i][v], known.denominator[v]), steep;
+                    if (c + i == known.label[v]) p = 0;
+                    u32 bits = bits_above_floor(p + LOWEST, steep);
+                    mean[v] = fmaf(p, weight_of(bits, steep, cells + (c + i) * CELLS, lines + (c + i) * SIZE), mean[v]);
+                }
         });
 #pragma unroll
         for (int v = 0; v < V; v++) means[blockIdx.y * plane + at + v] = mean[v];
@@ -247,16 +269,19 @@ extern "C" __global__ void __launch_bounds__(GRADIENT_THREADS, 1) gradient_group
             bool here = known.label[v] >= 0 && known.label[v] < classes;
             at_label[v] = here ? at_labels[at + v] : 0.f;
         }
-        for_each_class(base, walk, classes, [&](int c, const float(&numbers)[V]) {
-            float slopes[V];
+        for_each_class(base, walk, classes, [&](int c, Numbers numbers, int some) {
+            float slopes[BATCH][V];
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                float p = softmax_of(numbers[v], known.denominator[v]), steep;
-                u32 bits = bits_above_floor(p + LOWEST, steep);
-                float q = weight_of(bits, steep, cells + c * CELLS, lines + c * SIZE);
-                slopes[v] = c == known.label[v] ? at_label[v] : p * (q - mean[v]);
-            }
-            write_numbers(to + c * walk.out_channel, slopes);
+            for (int i = 0; i < some; i++)
+#pragma unroll
+                for (int v = 0; v < V; v++) {
+                    float p = softmax_of(numbers[i][v], known.denominator[v]), steep;
+                    u32 bits = bits_above_floor(p + LOWEST, steep);
+                    float q = weight_of(bits, steep, cells + (c + i) * CELLS, lines + (c + i) * SIZE);
+                    slopes[i][v] = c + i == known.label[v] ? at_label[v] : p * (q - mean[v]);
+                }
+#pragma unroll
+            for (int i = 0; i < some; i++, to += walk.out_channel) write_numbers(to, slopes[i]);
         });
     }
 }

@@ -1,5 +1,7 @@
 // All classes of a pixel at once, in the registers of its thread.
 
+#define TOGETHER 4  // classes whose errors are looked up before they are counted
+
 // Exponentials of the logits of a thread's pixels over the largest of each; the label's is 0, and in ``own``.
 struct Pixels {
     float e[CLASSES][V];
@@ -76,11 +78,7 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
     bool strange = false;
     double surprises = 0;
     for (int tile = blockIdx.x; tile < walk.all_tiles; tile += gridDim.x) {
-        if (since + COUNT_THREADS * V > MOST) {
-            flush(bins, hist, CLASSES, 2);
-            since = 0;
-        }
-        since += COUNT_THREADS * V;
+        flush_in_time(bins, hist, CLASSES, since, COUNT_THREADS * V);
         int image = tile / walk.tiles, pixel = (tile % walk.tiles * COUNT_THREADS + threadIdx.x) * V;
         if (pixel >= walk.pixels) continue;
         Pixels it;
@@ -101,16 +99,26 @@ extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count(
             if (entry != WASTE) tally(bits, entry, bins + it.label[v] * CLASS_BINS, parts, counted);
         }
         if (nothing) continue;
+        // Some classes at a time: the compiler lets no look-up pass an addition, for all it knows to the same place.
 #pragma unroll
-        for (int c = 0; c < CLASSES; c++)
+        for (int first = 0; first < CLASSES; first += TOGETHER) {
+            u32 bits[TOGETHER][V], found[TOGETHER][V];
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                u32 bits = bits_above_floor(fmaf(it.e[c][v], softmax.inverse[v], LOWEST), steep);
-                u32 entry = cells[c * CELLS + (bits >> CELL_BITS) - FLOOR_CELLS];
-                tally(bits, entry, bins + c * CLASS_BINS + SIZE, parts, counted);
-            }
+            for (int i = 0; i < TOGETHER && first + i < CLASSES; i++)
+#pragma unroll
+                for (int v = 0; v < V; v++) {
+                    int c = first + i;
+                    bits[i][v] = bits_above_floor(fmaf(it.e[c][v], softmax.inverse[v], LOWEST), steep);
+                    found[i][v] = cells[c * CELLS + (bits[i][v] >> CELL_BITS) - FLOOR_CELLS];
+                }
+#pragma unroll
+            for (int i = 0; i < TOGETHER && first + i < CLASSES; i++)
+#pragma unroll
+                for (int v = 0; v < V; v++)
+                    tally(bits[i][v], found[i][v], bins + (first + i) * CLASS_BINS + SIZE, parts, counted);
+        }
     }
-    flush(bins, hist, CLASSES, 2);
+    flush(bins, hist, CLASSES, 1);
     if (strange) atomicMax(status, 1);
     if (each) {
         sum_of_block(surprises, (double*)shared);
