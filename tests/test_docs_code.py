@@ -265,6 +265,21 @@ def test_the_figures_of_averaged_weights_are_those_of_the_results() -> None:
         assert figures == " / ".join(f"{statistics.mean(of):.2f} ± {statistics.stdev(of):.2f}" for of in scores)
 
 
+def test_the_figures_of_weights_averaged_over_ten_epochs_are_those_of_the_results() -> None:
+    text = (REPOSITORY / "docs" / "which-loss.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- average of ten -->\n(.*?)<!-- end of average of ten -->", text, re.DOTALL)
+    assert table is not None
+    head, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table[1].splitlines()]
+    assert head[1:] == ["last", "average"]
+    for column, file in enumerate(("finetune", "finetune-average"), 1):
+        path = REPOSITORY / "docs" / "results" / "paper" / f"{file}.json"
+        runs = json.loads(path.read_text(encoding="utf-8"))["scores"]["runs"]
+        for row in rows:
+            how = {"loss": row[0], "learning_rate": 1e-3, "epochs": 10, "batch_size": 10, "sampler": "shuffle"}
+            found = [run for run in runs if all(run[name] == value for name, value in how.items())]
+            assert_are_those_of(figures_of(row[column]), found)
+
+
 def test_the_figures_on_voc_are_those_of_the_results() -> None:
     path = REPOSITORY / "docs" / "results" / "paper" / "multiclass.json"
     results = json.loads(path.read_text(encoding="utf-8"))
@@ -334,12 +349,12 @@ def test_the_readmes_figures_of_the_demo_and_of_speed_are_those_of_the_results()
         assert int(times) == round(slow["authors' formula"]["median"] / slow["lovasz_softmax"]["median"])
 
 
-def other_budgets() -> tuple[list[str], list[list[str]], dict[str, Any]]:
+def other_budgets(file: str = "finetune") -> tuple[list[str], list[list[str]], dict[str, Any]]:
     """The README's table of CamVid under other budgets, its head and its rows; and what was measured."""
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("under other budgets")[2]
     lines = re.findall(r"^\|(.*)\|$", text.partition("<!-- end")[0], re.MULTILINE)
     head, _, *rows = [[cell.strip(" `") for cell in line.split("|")] for line in lines]
-    path = REPOSITORY / "docs" / "results" / "paper" / "finetune.json"
+    path = REPOSITORY / "docs" / "results" / "paper" / f"{file}.json"
     return head, rows, json.loads(path.read_text(encoding="utf-8"))["scores"]
 
 
@@ -384,11 +399,15 @@ def test_the_readme_has_the_scores_at_the_rates_that_the_search_kept() -> None:
         assert_are_those_of(figures, [run for run in same if run["sampler"] == "shuffle"])
 
 
-@pytest.mark.parametrize(("column", "epochs", "rate"), [(2, 10, "1e-3"), (3, 20, "5e-4")])
-def test_the_readme_has_the_scores_after_more_epochs(column: int, epochs: int, rate: str) -> None:
-    head, rows, scores = other_budgets()
+@pytest.mark.parametrize(
+    ("column", "epochs", "rate", "file"),
+    [(2, 10, "1e-3", "finetune"), (3, 20, "5e-4", "finetune"), (4, 10, "1e-3", "finetune-average")],
+)
+def test_the_readme_has_the_scores_after_more_epochs(column: int, epochs: int, rate: str, file: str) -> None:
+    head, rows, scores = other_budgets(file)
     assert head[column].startswith(f"{epochs} epochs at {rate}")
-    assert {row[0] for row in rows} == {one["loss"] for one in scores["chosen"]}
+    assert ("averaged" in head[column]) == (file == "finetune-average")
+    assert {row[0] for row in rows} == {run["loss"] for run in scores["runs"]}
     for row in rows:
         so_long = [run for run in scores["runs"] if run["epochs"] == epochs and run["learning_rate"] == float(rate)]
         assert_are_those_of(figures_of(row[column]), [run for run in so_long if run["loss"] == row[0]])

@@ -570,7 +570,25 @@ def test_figure_9_has_epochs_only_where_runs_were_validated_after_each(tmp_path,
     caption = table4.draw(matplotlib_pyplot(), scores, tmp_path / "f.png")
     assert ("over the epochs" in caption) == (curve == [0.4, 0.5, 0.6])
     with Image.open(tmp_path / "f.png") as picture:
-        assert picture.width == (1100 if "over the epochs" in caption else 550)
+        assert picture.width == (1100 if "over the epochs" in caption else 770)
+
+
+@pytest.mark.parametrize("curve", [[0.5], [0.4, 0.5, 0.6]], ids=str)
+def test_figure_9_has_room_for_its_legend(tmp_path, monkeypatch, curve):
+    pytest.importorskip("matplotlib")
+    losses = ("weighted_cross_entropy", "lovasz_softmax", "cross_entropy", "cross_entropy+lovasz_softmax")
+    runs = [scored(loss, 0, 0.6, curve=curve, epochs=epochs) for loss in losses for epochs in (5, 10)]
+    pyplot = matplotlib_pyplot()
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    start = {split: {"dataset_miou": 0.5, "per_class_iou": {}} for split in ("val", "test")}
+    table4.draw(pyplot, {"start": start, "chosen": [], "runs": runs}, tmp_path / "f.png")
+    (figure,) = drawn
+    monkeypatch.undo()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    pyplot.close(figure)
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
 
 
 def test_runs_from_before_weights_were_averaged_do_not_stand_among_averaged_ones(start, trained):

@@ -200,7 +200,7 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> str:
     with_curves = any(_curves(group) for group in reported)
     columns = 2 if with_curves else 1
     figure, panels = pyplot.subplots(
-        1, columns, figsize=(5 * columns, 4.4), dpi=110, layout="constrained", squeeze=False
+        1, columns, figsize=(10 if with_curves else 7, 4.4), dpi=110, layout="constrained", squeeze=False
     )
     left, right = panels[0, 0], panels[0, -1]
     lines: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
