@@ -132,7 +132,8 @@ __device__ __forceinline__ void for_each_class(const Number* base, const Walk& w
     for (; first < classes; first++) some_classes<1>(base, walk, first, it);
 }
 
-typedef const float (&Numbers)[BATCH][V];
+typedef const float (&Numbers)[BATCH][V];  // logits of some classes
+
 // First pass: the bins of the background errors.
 extern "C" __global__ void __launch_bounds__(COUNT_THREADS, 1) count_group(
     const Number* x, const int* entries, u64* hist, const float* denominator, const int* labels, Walk walk) {
