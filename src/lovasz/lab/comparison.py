@@ -26,7 +26,7 @@ from lovasz.lab.losses import LossSpec
 from lovasz.lab.models import load_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import Team, together
-from lovasz.lab.progress import display, say
+from lovasz.lab.progress import bar, display, say
 from lovasz.lab.run_folder import check_folder, claimed, read_record
 from lovasz.lab.training import (
     Data,
@@ -114,42 +114,39 @@ class _Comparison:
             to_go = ", ".join(f"{spec} with seed {seed}" for spec, seed in missing)
             why = f": {to_go} (every loss of the folder gets every seed)" if missing else ""
             say(self.progress, f"{len(self.records)} finished runs are kept, {len(missing)} to go{why}.")
-        bar = None
-        if self.progress is not None:
-            total = len(missing) + len(self.records)
-            bar = self.progress.add_task("runs", total=total, completed=len(self.records), note="")
-        weights = None
-        if any(spec.needs_class_weights for spec, _ in missing):
-            weights = training_class_weights(self.data.train, self.progress)
-        for seed in self.config.seeds:
-            shared = self.config.run.replace(seed=seed)
-            start = find_start(
-                shared,
-                self.data,
-                self.out,
-                self.known,
-                device=self.device,
-                resume=self.config.resume,
-                progress=self.progress,
-                team=self.team,
-            )
-            self._started(start)
-            for spec in (spec for spec, of in missing if of == seed):
-                self.records[str(spec), seed] = run_once(
-                    shared.replace(loss=str(spec)),
+        total = len(missing) + len(self.records)
+        with bar(total, "runs", self.progress, completed=len(self.records)) as done:
+            weights = None
+            if any(spec.needs_class_weights for spec, _ in missing):
+                weights = training_class_weights(self.data.train, self.progress)
+            for seed in self.config.seeds:
+                shared = self.config.run.replace(seed=seed)
+                start = find_start(
+                    shared,
                     self.data,
-                    start,
-                    weights if spec.needs_class_weights else None,
-                    self._folder(spec, seed),
+                    self.out,
+                    self.known,
                     device=self.device,
                     resume=self.config.resume,
                     progress=self.progress,
-                    description=f"{spec}, seed {seed}",
                     team=self.team,
                 )
-                self.write()
-                if self.progress is not None and bar is not None:
-                    self.progress.advance(bar)
+                self._started(start)
+                for spec in (spec for spec, of in missing if of == seed):
+                    self.records[str(spec), seed] = run_once(
+                        shared.replace(loss=str(spec)),
+                        self.data,
+                        start,
+                        weights if spec.needs_class_weights else None,
+                        self._folder(spec, seed),
+                        device=self.device,
+                        resume=self.config.resume,
+                        progress=self.progress,
+                        description=f"{spec}, seed {seed}",
+                        team=self.team,
+                    )
+                    self.write()
+                    done.advance()
         if self.team.first:
             self.examples = self._draw_examples()
         self.write()

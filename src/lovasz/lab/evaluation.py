@@ -16,7 +16,7 @@ from lovasz.lab.data import IGNORE_INDEX, Sample, SegmentationDataset
 from lovasz.lab.environment import resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.processes import ALONE, Team
-from lovasz.lab.progress import display
+from lovasz.lab.progress import bar, display
 from lovasz.metrics import DatasetIoU, ImageIoU, confusion_counts
 
 BATCH = 10  # images of a batch for batch_miou: a training step's, in the paper and by default here
@@ -94,20 +94,15 @@ def evaluate(
         for buffer in model.buffers():  # each process has its own running statistics
             distributed.broadcast(buffer, src=0)
     try:
-        with display(progress) as shown:
-            bar = None
-            if shown is not None:
-                bar = shown.add_task(description or f"evaluating {dataset.split}", total=len(share), note="")
+        what = description or f"evaluating {dataset.split}"
+        with display(progress) as shown, bar(len(share), what, shown) as done:
             for some, batch, masks in _batches(dataset, share):
                 labels = predict_labels(model, batch, device, outputs)
                 whole.update(labels, masks)
                 by_image.update(labels, masks)
                 names += some
                 counts += [one[:, : len(classes)] for one in _hits_and_unions(labels, masks, outputs)]
-                if shown is not None and bar is not None:
-                    shown.advance(bar, len(some))
-            if shown is not None and bar is not None:
-                shown.remove_task(bar)
+                done.advance(len(some))
     finally:
         model.train(was_training)
     found = [one for part in team.collect(list(zip(names, counts, strict=True))) for one in part]

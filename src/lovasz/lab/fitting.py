@@ -10,7 +10,7 @@ import logging
 import statistics
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,8 @@ def fit(
         if not config.freeze_batch_norm:
             order.set_epoch(config.epochs)  # crops and flips that no step has seen
             torch.manual_seed(mix(config.seed, STEP, task.total_steps))
-            batches = tracked(loader, len(loader), f"{description}: batch normalisation", progress)
-            averaging.measure_batch_norm(model, batches, device, team)
+            with closing(tracked(loader, len(loader), f"{description}: batch normalisation", progress)) as batches:
+                averaging.measure_batch_norm(model, batches, device, team)
     return FitResult(
         history=task.state.history,
         steps=task.total_steps,

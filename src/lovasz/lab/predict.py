@@ -26,6 +26,7 @@ from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import load_exported
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.models.weights import describe_export, json_path
+from lovasz.lab.progress import tracked
 
 LONGEST_NAME = 255  # of a file, in bytes, on the usual file systems
 WRITTEN = ("masks", "overlays")
@@ -86,8 +87,7 @@ def predict_images(
     info = classes_of(description, weights.name)
     result = Predictions(out, info, other_files=other_files)
     _write_legend(out, info, names)
-    task = progress.add_task("predicting", total=len(files), note="") if progress else None
-    for path, name in zip(files, names, strict=True):
+    for path, name in tracked(zip(files, names, strict=True), len(files), "predicting", progress):
         try:
             pixels = read_image(path)
             labels = _labels_of(pixels, path, network, device, info)
@@ -95,9 +95,6 @@ def predict_images(
             result.unreadable[path] = str(error)
             result.stale += [file for folder in WRITTEN if (file := out / folder / name).is_file()]
             continue
-        finally:
-            if progress and task is not None:
-                progress.advance(task)
         result.masks.append(_save(_palette_image(labels, info), out / "masks" / name))
         if overlays:
             drawn = Image.fromarray(overlay(pixels, labels, info, alpha=opacity))

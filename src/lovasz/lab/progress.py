@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Item = TypeVar("Item")
 
@@ -60,12 +69,45 @@ def say(progress: Progress | None, line: str) -> None:
         progress.console.print(plain(line), markup=False, highlight=False, soft_wrap=True)
 
 
-def tracked(items: Iterable[Item], total: int, description: str, progress: Progress | None) -> Iterator[Item]:
-    """The items, with a bar that is gone after the last of them."""
-    bar = None if progress is None else progress.add_task(description, total=total, note="")
-    for item in items:
-        yield item
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
+@dataclass(frozen=True)
+class Bar:
+    """What `bar` yields. Without a display it does nothing, so that no caller has to ask for one."""
+
+    progress: Progress | None
+    task: TaskID
+
+    def advance(self, steps: int = 1) -> None:
+        """So many more are done."""
+        if self.progress is not None:
+            self.progress.advance(self.task, steps)
+
+    def note(self, text: str) -> None:
+        """Words at the bar's end, in place of the last ones."""
+        if self.progress is not None:
+            self.progress.update(self.task, note=text)
+
+
+@contextmanager
+def bar(total: int, description: str, progress: Progress | None, *, completed: int = 0) -> Iterator[Bar]:
+    """A bar that is gone after the work, also where that raises: what stays on the terminal are lines."""
+    if progress is None:
+        yield Bar(None, TaskID(0))
+        return
+    task = progress.add_task(description, total=total, completed=completed, note="")
+    try:
+        yield Bar(progress, task)
+    finally:
+        progress.remove_task(task)
+
+
+def tracked(
+    items: Iterable[Item], total: int, description: str, progress: Progress | None, *, completed: int = 0
+) -> Generator[Item, None, None]:
+    """The items, with a bar that is gone after the last of them, or when a loop over them ends early.
+
+    Whoever keeps the generator under a name closes it (`contextlib.closing`), or an error's traceback keeps the bar.
+    """
+    with bar(total, description, progress, completed=completed) as done:
+        for item in items:
+            yield item
+            done.advance()

@@ -24,6 +24,7 @@ from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.data.resized import CACHE, Resized
 from lovasz.lab.errors import LabError
 from lovasz.lab.processes import ALONE, Team
+from lovasz.lab.progress import bar
 from lovasz.sampling import image_classes
 
 
@@ -133,23 +134,18 @@ def held_classes(
     dataset: SegmentationDataset, cache: Path | None, key: str, progress: Progress | None = None
 ) -> list[list[int]]:
     """The classes of each image, read once and kept in `cache`. Raises LabError for a damaged one, naming it."""
-    bar = None
-    if progress is not None:
-        bar = progress.add_task(f"reading the classes of {dataset.split}", total=len(dataset), note="")
-
-    def advance(done: int, _: int) -> None:
-        if progress is not None and bar is not None:
-            progress.update(bar, completed=done)
-
-    try:
-        return image_classes(
-            dataset, lambda sample: sample.mask, ignore_index=IGNORE_INDEX, progress=advance, cache=cache, key=key
-        )
-    except ValueError as error:
-        raise LabError(str(error)) from error
-    finally:
-        if progress is not None and bar is not None:
-            progress.remove_task(bar)
+    with bar(len(dataset), f"reading the classes of {dataset.split}", progress) as read:
+        try:
+            return image_classes(
+                dataset,
+                lambda sample: sample.mask,
+                ignore_index=IGNORE_INDEX,
+                progress=lambda *_: read.advance(),  # it is called after each image
+                cache=cache,
+                key=key,
+            )
+        except ValueError as error:
+            raise LabError(str(error)) from error
 
 
 def _hashes(dataset: SegmentationDataset) -> dict[str, str]:

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from lovasz.lab.data.dataset import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.errors import LabError
+from lovasz.lab.progress import bar
 
 _SOUND: set[Hashable] = set()  # splits found sound, by the state of their files: a grid of runs has one pass
 
@@ -24,10 +25,8 @@ def check_files(splits: Sequence[SegmentationDataset], progress: Progress | None
     """
     states = {_state(split): split for split in splits if isinstance(split, PairDataset)}
     new = {state: split for state, split in states.items() if state not in _SOUND}
-    bar = None
-    if progress is not None and new:
-        bar = progress.add_task("checking images and masks", total=sum(map(len, new.values())), note="")
-    try:
+    total = sum(map(len, new.values()))
+    with bar(total, "checking images and masks", progress if new else None) as checked:
         for state, split in new.items():
             labelled = split.split == "train"  # its labels are not read
             for index in range(len(split)):
@@ -35,16 +34,12 @@ def check_files(splits: Sequence[SegmentationDataset], progress: Progress | None
                     split.check_heads(index)
                 else:
                     labelled |= bool((split[index].mask != IGNORE_INDEX).any())
-                if progress is not None and bar is not None:
-                    progress.advance(bar)
+                checked.advance()
             if not labelled:
                 raise LabError(
                     f"data set {split.info.name}, split {split.split}: every pixel is void, there is nothing to score."
                 )
             _SOUND.add(state)
-    finally:
-        if progress is not None and bar is not None:
-            progress.remove_task(bar)
 
 
 def _state(split: PairDataset) -> Hashable:

@@ -13,7 +13,7 @@ from lovasz.lab.data.dataset import IGNORE_INDEX, Colour
 from lovasz.lab.data.labels import colours_seen, hexadecimal
 from lovasz.lab.data.masks import read_mask
 from lovasz.lab.errors import LabError
-from lovasz.lab.progress import display
+from lovasz.lab.progress import display, tracked
 
 
 @dataclass
@@ -86,9 +86,6 @@ def _state(path: Path) -> tuple[int, int]:
 def _survey(files: tuple[tuple[Path, int, int], ...]) -> Survey:
     seen = Survey()
     with display(True) as progress:
-        bar = progress.add_task("reading the labels of all masks", total=len(files), note="") if progress else None
-        for path, *_ in files:
+        for path, *_ in tracked(files, len(files), "reading the labels of all masks", progress):
             seen.add(path)
-            if progress and bar is not None:
-                progress.advance(bar)
     return seen

@@ -24,6 +24,7 @@ from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.data.resized import Resized
 from lovasz.lab.decision import decide, rank
 from lovasz.lab.models.resized import ask_as
+from lovasz.lab.progress import tracked
 from lovasz.sampling import EquibatchSampler
 
 WAYS = {"single": "one scale", "multi": "several scales", "crf": "several scales and CRF"}
@@ -78,10 +79,8 @@ def answer(
     networks = {"single": ask_as(network, size=size, scales=None, crf=False)}
     networks["multi"] = ask_as(network, size=size, scales=scales, crf=False)
     network.eval().to(device)
-    bar = None
-    if progress is not None:
-        bar = progress.add_task(description, total=len(images), completed=kept["done"], note="")
-    for number in range(kept["done"], len(images)):
+    done = kept["done"]
+    for number in tracked(range(done, len(images)), len(images), description, progress, completed=done):
         sample = dataset[images[number]]
         target = sample.mask[None].long()  # (1, H, W)
         found = torch.empty(0)
@@ -95,10 +94,6 @@ def answer(
             counts["crf"] += confusion_counts(labels, target, len(classes), ignore_index=IGNORE_INDEX)
         if (number + 1) % KEPT_EVERY == 0 or number + 1 == len(images):
             write_json(path, {"done": number + 1, "counts": {way: counts[way].tolist() for way in ways}})
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
     return {way: scores_of(counts[way], classes) for way in ways}
 
 
@@ -128,8 +123,7 @@ def search_crf(
     classes = len(dataset.info.classes)
     counts = torch.zeros(len(crfs), classes, classes, dtype=torch.int64)
     asked = ask_as(network, size=size, scales=scales, crf=False).eval().to(device)
-    bar = None if progress is None else progress.add_task("CRF search", total=len(images), note="")
-    for index in images:
+    for index in tracked(images, len(images), "CRF search", progress):
         sample = dataset[index]
         with torch.inference_mode():
             found = asked(sample.image[None].to(device).float() / 255).float().softmax(1).cpu()[0].numpy()
@@ -137,10 +131,6 @@ def search_crf(
         for number, crf in enumerate(crfs):
             labels = torch.from_numpy(crf.refine(pixels, found)).argmax(0)[None]
             counts[number] += confusion_counts(labels, sample.mask[None].long(), classes, ignore_index=IGNORE_INDEX)
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
     values = [scores_of(one, dataset.info.classes)["dataset_miou"] for one in counts]
     best = max(range(len(crfs)), key=lambda number: values[number])
     tried = [point | {"dataset_miou": value} for point, value in zip(points, values, strict=True)]
@@ -173,10 +163,8 @@ def decisions(
     order = list(EquibatchSampler(held, num_samples=batches * len(dataset.info.classes), seed=seed))
     asked = ask_as(network, size=size, scales=None, crf=False).eval().to(device)
     masks, classes = Resized(dataset, shape), len(dataset.info.classes)
-    bar = None
-    if progress is not None:
-        bar = progress.add_task("decision rules", total=batches, completed=len(kept["values"]), note="")
-    for number in range(len(kept["values"]), batches):
+    done = len(kept["values"])
+    for number in tracked(range(done, batches), batches, "decision rules", progress, completed=done):
         chosen = order[number * classes : (number + 1) * classes]
         found = []
         for index in chosen:
@@ -192,10 +180,6 @@ def decisions(
             values[rule] = [_mean_iou(counts.sum(0, keepdim=True)), _mean_iou(counts)]
         kept["values"].append(values)
         write_json(path, kept)
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
     means = {rule: np.mean([values[rule] for values in kept["values"]], axis=0).tolist() for rule in rules}
     return {rule: {"batch_miou": both[0], "image_miou": both[1]} for rule, both in means.items()}
 

@@ -23,7 +23,7 @@ from lovasz.lab.models import load_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.result import Experiment, Row, Section, data_options, data_words, matplotlib_pyplot
-from lovasz.lab.progress import display
+from lovasz.lab.progress import display, tracked
 from lovasz.lab.splits import contents_of
 from lovasz.sampling import EquibatchSampler
 
@@ -72,11 +72,9 @@ def run(
     network.eval().to(device)
     experiment = Experiment.open(NAME, folder, config, resume=resume, data=contents_of([dataset]), weights=weights)
     counts: list[list[list[int]]] = experiment.state.setdefault("counts", [])  # of each image: right, predicted, true
+    done = len(counts)
     with display(progress) as shown:
-        bar = None
-        if shown is not None:
-            bar = shown.add_task("predicting val", total=len(dataset), completed=len(counts), note="")
-        for index in range(len(counts), len(dataset)):
+        for index in tracked(range(done, len(dataset)), len(dataset), "predicting val", shown, completed=done):
             sample = dataset[index]
             labels = predict_labels(network, sample.image[None], device, len(dataset.info.classes))
             found = confusion_counts(
@@ -85,8 +83,6 @@ def run(
             counts.append([found.diagonal().tolist(), found.sum(0).tolist(), found.sum(1).tolist()])
             if (index + 1) % KEPT_EVERY == 0 or index + 1 == len(dataset):
                 experiment.keep()
-            if shown is not None and bar is not None:
-                shown.advance(bar)
     scores = summarise(np.array(counts), batch_sizes, passes, seed)
     picture = "paper-section-3.1.png"
     _draw(pyplot, scores, experiment.folder / picture)

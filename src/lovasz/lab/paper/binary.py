@@ -34,7 +34,7 @@ from lovasz.lab.models.deeplab import load_deeplab
 from lovasz.lab.models.layouts import LAYOUTS
 from lovasz.lab.paper.foreground import LOSSES, Foreground, ForegroundLoss, half_and_half, measure
 from lovasz.lab.paper.result import Experiment, data_options, matplotlib_pyplot, number
-from lovasz.lab.progress import display, say
+from lovasz.lab.progress import bar, display, say
 from lovasz.lab.splits import contents_of, held_classes
 from lovasz.lab.training import NOTHING_TO_FREEZE
 
@@ -140,18 +140,17 @@ def run(
             for name, base in bases.items()
         }
         total = len(classes) * len(setting.losses) * len(setting.learning_rates)
-        bar = None if shown is None else shown.add_task("runs", total=total, note="")
         records, starts = [], {}
-        for name in classes:
-            label = info.classes.index(name)
-            task = _Class(setting, name, label, bases, held, folder / "runs" / _slug(name), place, shown)
-            starts[name] = task.start_values()
-            for loss in setting.losses:
-                for rate in setting.learning_rates:
-                    records.append(task.trained(loss, rate))
-                    experiment.keep()
-                    if shown is not None and bar is not None:
-                        shown.advance(bar)
+        with bar(total, "runs", shown) as done:
+            for name in classes:
+                label = info.classes.index(name)
+                task = _Class(setting, name, label, bases, held, folder / "runs" / _slug(name), place, shown)
+                starts[name] = task.start_values()
+                for loss in setting.losses:
+                    for rate in setting.learning_rates:
+                        records.append(task.trained(loss, rate))
+                        experiment.keep()
+                        done.advance()
     chosen = choose(records, setting.losses)
     reported = "test" if "test" in bases else "val"
     scores = {

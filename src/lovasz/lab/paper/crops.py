@@ -17,6 +17,7 @@ from torch import nn
 from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.data.colours import colourise
 from lovasz.lab.evaluation import predict_labels
+from lovasz.lab.progress import tracked
 
 PART = 0.4  # of each side of an image that a crop shows
 LOOKED_AT = 60  # images among which the crops are sought, evenly over the split
@@ -41,11 +42,10 @@ def draw_crops(
     """
     places = np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).round().astype(int).tolist()
     found: list[tuple[int, int, tuple[slice, slice]]] = []  # (pixels, index, window)
-    bar = None if progress is None else progress.add_task("crops", total=len(places), note="")
     classes = len(dataset.info.classes)
     for network in networks.values():
         network.eval().to(device)
-    for index in places:
+    for index in tracked(places, len(places), "crops", progress):
         sample = dataset[index]
         one, other = (predict_labels(networks[name], sample.image[None], device, classes)[0] for name in between)
         truth = sample.mask
@@ -53,10 +53,6 @@ def draw_crops(
         pixels, window = densest_window(differs.numpy())
         if pixels:
             found.append((pixels, index, window))
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
     found.sort(key=lambda item: (-item[0], item[1]))
     rows = found[:count]
     if not rows:

@@ -23,7 +23,7 @@ from lovasz.lab.paper import batches, binary, finetune, multiclass, networks, su
 from lovasz.lab.paper.earlier import data_name
 from lovasz.lab.paper.page import duration
 from lovasz.lab.paper.result import RESULT, STATE, read_result, same_inputs
-from lovasz.lab.progress import say
+from lovasz.lab.progress import bar, say
 from lovasz.lab.splits import contents_of
 
 FIVE = ("bird", "bus", "cat", "dog", "person")  # of VOC's classes, small and large objects
@@ -214,23 +214,22 @@ def run_all(folder: Path, chosen: Mapping[str, Maker], progress: Progress) -> li
     the others from running.
     """
     failed = []
-    bar = progress.add_task("parts", total=len(chosen), note="")
-    for number, (name, make) in enumerate(chosen.items(), 1):
-        progress.update(bar, note=name)
-        place = folder / name
-        try:
-            part = make()
-            if finished(place, part):
-                say(progress, f"{name}: finished before, with the same settings.")
-            else:
-                begun = place.is_dir() and any(place.iterdir())
-                say(progress, f"{name}: part {number} of {len(chosen)}, {'goes on' if begun else 'begins'}.")
-                start = time.perf_counter()
-                part.run(place, begun, progress)
-                say(progress, f"{name}: finished, {duration(time.perf_counter() - start)}.")
-        except LabError as error:
-            failed.append(f"{name}: {error}")
-            say(progress, failed[-1])
-        progress.advance(bar)
-    progress.remove_task(bar)
+    with bar(len(chosen), "parts", progress) as done:
+        for number, (name, make) in enumerate(chosen.items(), 1):
+            done.note(name)
+            place = folder / name
+            try:
+                part = make()
+                if finished(place, part):
+                    say(progress, f"{name}: finished before, with the same settings.")
+                else:
+                    begun = place.is_dir() and any(place.iterdir())
+                    say(progress, f"{name}: part {number} of {len(chosen)}, {'goes on' if begun else 'begins'}.")
+                    start = time.perf_counter()
+                    part.run(place, begun, progress)
+                    say(progress, f"{name}: finished, {duration(time.perf_counter() - start)}.")
+            except LabError as error:
+                failed.append(f"{name}: {error}")
+                say(progress, failed[-1])
+            done.advance()
     return failed

@@ -29,7 +29,7 @@ from lovasz.lab.paper.crops import draw_crops
 from lovasz.lab.paper.earlier import entry_of, read_entries, read_start, same_of
 from lovasz.lab.paper.iiou import cityscapes_scores, require_objects
 from lovasz.lab.paper.result import Experiment, data_options, matplotlib_pyplot, number
-from lovasz.lab.progress import display, say
+from lovasz.lab.progress import display, say, tracked
 from lovasz.lab.splits import Data
 from lovasz.lab.training import train
 
@@ -148,23 +148,16 @@ def run(
     grid = _Grid(experiment, setting, entries, training, pyplot)
     with display(progress) as shown:
         grid.start = read_start(earlier) or _start_scores(folder / "start.json", setting, data, grid.size, shown)
-        total = len(list(setting.searched()))
-        bar = None if shown is None else shown.add_task("learning rates", total=total, note="")
-        for one in setting.searched():
+        searched = list(setting.searched())
+        for one in tracked(searched, len(searched), "learning rates", shown):
             grid.take(one, shown)
-            if shown is not None and bar is not None:
-                shown.advance(bar)
         chosen = choose(grid.entries, setting)
         jobs = list(setting.final(chosen))
-        if shown is not None and bar is not None:
-            shown.update(bar, description="runs", total=len(jobs), completed=0)
-        for one in jobs:
+        for one in tracked(jobs, len(jobs), "runs", shown):
             grid.take(one, shown)
-            if shown is not None and bar is not None:
-                shown.advance(bar)
         if setting.data.startswith("cityscapes:"):
             _table_4(grid, data.val, shown)
-        grid.complete = all(map(grid.has, [*setting.searched(), *jobs]))  # without training, some may be missing
+        grid.complete = all(map(grid.has, [*searched, *jobs]))  # without training, some may be missing
         if crops:
             _figure_8(grid, data.val if data.test is None else data.test, shown)
     return grid.write()

@@ -20,6 +20,7 @@ from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models.resized import ask_as
+from lovasz.lab.progress import tracked
 
 ENDING, OBJECTS = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
 SCORES = {
@@ -61,8 +62,8 @@ def cityscapes_scores(
     if path.is_file():
         return read_json(path)
     asked, metric = ask_as(network, size=size, scales=None, crf=False).eval().to(device), CityscapesScores()
-    bar = None if progress is None else progress.add_task("Cityscapes scores", total=len(dataset), note="")
-    for index, (pair, objects) in enumerate(zip(dataset.pairs, require_objects(dataset), strict=True)):
+    pairs = zip(dataset.pairs, require_objects(dataset), strict=True)
+    for index, (pair, objects) in enumerate(tracked(pairs, len(dataset), "Cityscapes scores", progress)):
         labels = predict_labels(asked, dataset[index].image[None], device, dataset.info.num_classes)
         truth = read_mask(pair.mask).values
         instances = read_mask(objects).values.astype(np.int64)
@@ -70,10 +71,6 @@ def cityscapes_scores(
         truth = np.where(plates, 0, truth).astype(np.int64)
         instances = np.where(instances >= len(NAMES) * 1000, 0, np.where(plates, 0, instances))
         metric.update(label_ids(labels), torch.from_numpy(truth)[None], torch.from_numpy(instances)[None])
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
     values = {name: float(value) for name, value in metric.compute().items()}
     found = {name: (None if np.isnan(value) else value) for name, value in values.items()}
     write_json(path, found)

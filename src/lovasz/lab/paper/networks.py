@@ -18,7 +18,7 @@ from lovasz.lab.models.deeplab import DeepLabV2
 from lovasz.lab.models.resized import AtSize
 from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.result import Experiment, Row, Section, data_options, data_words
-from lovasz.lab.progress import display
+from lovasz.lab.progress import display, tracked
 from lovasz.lab.splits import contents_of
 
 NAME = "networks"
@@ -55,10 +55,7 @@ def run(
     done = int(experiment.state.get("done", 0))
     counts = torch.tensor(experiment.state.get("confusion") or [[0] * len(classes)] * len(classes))
     with display(progress) as shown:
-        bar = None
-        if shown is not None:
-            bar = shown.add_task("ESPNetv2 on val", total=len(dataset), completed=done, note="")
-        for index in range(done, len(dataset)):
+        for index in tracked(range(done, len(dataset)), len(dataset), "ESPNetv2 on val", shown, completed=done):
             sample = dataset[index]
             labels = predict_labels(network, sample.image[None], device, len(classes))
             mask = sample.mask[None].long()
@@ -66,8 +63,6 @@ def run(
             if (index + 1) % KEPT_EVERY == 0 or index + 1 == len(dataset):
                 experiment.state |= {"done": index + 1, "confusion": counts.tolist()}
                 experiment.keep()
-            if shown is not None and bar is not None:
-                shown.advance(bar)
     scores = {"espnetv2": _scores(counts), "parameters": _parameters(), "deeplab_output": _side()}
     return experiment.finish(scores, {}, device=torch.device(device))
 

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from lovasz.lab.errors import LabError
 from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.result import Experiment, Row, Section, matplotlib_pyplot
-from lovasz.lab.progress import display
+from lovasz.lab.progress import display, tracked
 
 NAME = "synthetic"
 LOSSES = {"cross_entropy": "cross-entropy", "hinge": "hinge", "lovasz_hinge": "Lovász hinge", "jaccard": "Jaccard loss"}
@@ -86,18 +86,13 @@ def run(
     curves: dict[str, list[list[float]]] = experiment.state.setdefault("curves", {})
     done = len(minima["noise"])
     with display(progress) as shown:
-        bar = None
-        if shown is not None:
-            bar = shown.add_task("draws", total=setting.draws, completed=done, note="")
-        for number in range(done, setting.draws):
+        for number in tracked(range(done, setting.draws), setting.draws, "draws", shown, completed=done):
             for reading in READINGS:
                 found = search(*draw(setting, number, reading), setting.biases)  # (losses, B)
                 if number == 0:
                     curves[reading] = [[round(value, 6) for value in curve] for curve in found.tolist()]
                 minima[reading].append([float(setting.biases[i]) for i in found.argmin(1)])
             experiment.keep()
-            if shown is not None and bar is not None:
-                shown.advance(bar)
     scores = {reading: summarise(minima[reading], curves[reading], setting) for reading in READINGS}
     name = "paper-figure-3.png"
     _draw(pyplot, scores, experiment.folder / name)
