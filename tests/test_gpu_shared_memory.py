@@ -436,6 +436,15 @@ def test_tables_of_any_number_of_classes_fit_the_shared_memory(memory: int) -> N
     assert shared_memory.of_classes(3, 5000) is None
 
 
+def test_classes_in_groups_have_no_fewer_bins_than_as_many_as_can_be_held() -> None:
+    held = shared_memory.of_classes(shared_memory.HELD_CLASSES, LARGEST)
+    assert held is not None
+    for classes in range(shared_memory.HELD_CLASSES + 1, 1200):
+        found = shared_memory.of_classes(classes, LARGEST)
+        assert found is not None
+        assert found.size > 1.5 * held.size
+
+
 def test_what_cannot_be_counted_in_shared_memory_is_left_to_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "shared_memory", lambda device: LARGEST)
     many = torch.empty(1, 4, shared_memory.LEAST_PIXELS), torch.empty(1, shared_memory.LEAST_PIXELS, dtype=torch.long)

@@ -20,6 +20,7 @@ from lovasz.kernels.gpu.arithmetic import COUNT_BITS
 # For tuning on a device.
 LEAST_PIXELS = 1 << 17  # fewer have not enough errors for the tables to be worth their filling
 HELD_CLASSES = 23  # whose logits fit in registers
+GROUP_CLASSES = 16  # of a group where there are more: fewer leave each class more bins
 HELD_THREADS = 768, 512  # of a block that counts, and of one that writes the gradient
 GROUP_THREADS = 1024, 1024
 PLAIN_THREADS = 256  # of a block without tables
@@ -69,6 +70,8 @@ def of_classes(classes: int, memory: int) -> Layout | None:
     most = min(HELD_CLASSES, memory // _bytes(bins.MIRRORED_CELLS + 8))
     if most < 1:
         return None
+    if classes > most:
+        most = min(most, GROUP_CLASSES)
     group = -(-classes // -(-classes // most))
     size = (memory // group - _bytes(0)) // 8 // 2 * 2
     return Layout(group, min(size, ENTRY_LIMIT - WASTE - 2))

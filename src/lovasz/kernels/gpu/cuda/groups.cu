@@ -2,7 +2,7 @@
 // the others take a group of classes at a time, blockIdx.y. Between them lie planes of one number to a pixel.
 
 #define BATCH 8  // classes whose logits are read before they are used
-#define REST 2   // the same of the rest of a group
+#define REST (GROUP % BATCH ? GROUP % BATCH : BATCH)  // the last of a whole group
 
 __device__ __forceinline__ int image_of(const Walk& walk, int tile) { return tile / walk.tiles; }
 
@@ -128,7 +128,10 @@ template <class Each>
 __device__ __forceinline__ void for_each_class(const Number* base, const Walk& walk, int classes, Each it) {
     int first = 0;
     for (; first + BATCH <= classes; first += BATCH) some_classes<BATCH>(base, walk, first, it);
-    for (; first + REST <= classes; first += REST) some_classes<REST>(base, walk, first, it);
+    if (first + REST == classes) {
+        some_classes<REST>(base, walk, first, it);
+        return;
+    }
     for (; first < classes; first++) some_classes<1>(base, walk, first, it);
 }
 
