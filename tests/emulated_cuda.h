@@ -1,4 +1,4 @@
-// What lets a C++ compiler run softmax.cu on a CPU: the words of CUDA, and a block's threads as coroutines that take
+// What lets a C++ compiler run kernels/gpu/cuda on a CPU: the words of CUDA, and a block's threads as coroutines that take
 // turns at each barrier. The few lines there that are in the GPU's own language are said here in C++.
 #include <ucontext.h>
 

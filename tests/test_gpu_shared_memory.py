@@ -436,7 +436,7 @@ def test_tables_of_any_number_of_classes_fit_the_shared_memory(memory: int) -> N
     assert shared_memory.of_classes(3, 5000) is None
 
 
-def test_classes_in_groups_have_no_fewer_bins_than_as_many_as_can_be_held() -> None:
+def test_classes_in_groups_have_half_as_many_bins_again_as_the_most_that_are_held_at_once() -> None:
     held = shared_memory.of_classes(shared_memory.HELD_CLASSES, LARGEST)
     assert held is not None
     for classes in range(shared_memory.HELD_CLASSES + 1, 1200):
