@@ -10,7 +10,8 @@ from torch import nn
 
 from lovasz.lab.data import DatasetInfo
 from lovasz.lab.errors import LabError
-from lovasz.lab.evaluation import evaluate, predict_labels
+from lovasz.lab.evaluation import evaluate
+from lovasz.lab.predict import predict_labels
 
 
 class ByColour(nn.Module):

@@ -15,6 +15,7 @@ from torch import nn
 from lovasz.lab.data import IGNORE_INDEX, Sample, SegmentationDataset
 from lovasz.lab.environment import resolve_device
 from lovasz.lab.errors import LabError
+from lovasz.lab.predict import predict_labels
 from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import bar, display
 from lovasz.metrics import DatasetIoU, ImageIoU, confusion_counts
@@ -120,19 +121,6 @@ def evaluate(
         images,
         _batch_miou([one for _, one in found]),
     )
-
-
-def predict_labels(
-    model: nn.Module, images: torch.Tensor, device: torch.device | str, num_classes: int
-) -> torch.Tensor:
-    """The class of each pixel: images uint8 (N, 3, H, W) to int64 (N, H, W) on the CPU, by a model in eval mode."""
-    with torch.inference_mode():
-        logits = model(images.to(device).float() / 255)
-    if logits.shape[1] != num_classes:
-        raise LabError(
-            f"the network gives {logits.shape[1]} classes, the data set has {num_classes}; use weights for these."
-        )
-    return logits.argmax(1).cpu()
 
 
 def _hits_and_unions(labels: torch.Tensor, masks: torch.Tensor, num_classes: int) -> list[torch.Tensor]:

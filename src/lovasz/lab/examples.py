@@ -13,7 +13,7 @@ from torch import nn
 
 from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.data.colours import colourise
-from lovasz.lab.evaluation import predict_labels
+from lovasz.lab.predict import predict_labels
 
 
 def largest_differences(images: Mapping[str, Mapping[str, float | None]], count: int) -> list[tuple[str, float]]:

@@ -1,5 +1,5 @@
-"""Masks and overlays for images that nobody has labelled: what a trained network is for. Apart from evaluation, which
-needs a truth: here images come straight from a person's folder, and every file that goes wrong is named."""
+"""Masks and overlays for images that nobody has labelled: what a trained network is for. Apart from evaluation, whose
+measures take seconds to load and need a truth: here images come from a person's folder, and each that fails is named."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.progress import Progress
+from torch import nn
 
 from lovasz.lab.config import read_json, write_json
 from lovasz.lab.data import DatasetInfo
@@ -22,7 +23,6 @@ from lovasz.lab.data.labels import MOST_CLASSES
 from lovasz.lab.data.masks import IMAGE_SUFFIXES, read_image
 from lovasz.lab.data.walk import files_below, require_utf8
 from lovasz.lab.errors import LabError, memory_full
-from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import load_exported
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.models.weights import describe_export, json_path
@@ -44,6 +44,19 @@ class Predictions:
     stale: list[Path] = field(default_factory=list)  # of an earlier call, where this one wrote none of that name
     unreadable: dict[Path, str] = field(default_factory=dict)
     other_files: list[Path] = field(default_factory=list)
+
+
+def predict_labels(
+    model: nn.Module, images: torch.Tensor, device: torch.device | str, num_classes: int
+) -> torch.Tensor:
+    """The class of each pixel: images uint8 (N, 3, H, W) to int64 (N, H, W) on the CPU, by a model in eval mode."""
+    with torch.inference_mode():
+        logits = model(images.to(device).float() / 255)
+    if logits.shape[1] != num_classes:
+        raise LabError(
+            f"the network gives {logits.shape[1]} classes, the data set has {num_classes}; use weights for these."
+        )
+    return logits.argmax(1).cpu()
 
 
 def predict_images(

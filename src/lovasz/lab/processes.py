@@ -24,6 +24,7 @@ import torch.distributed as distributed
 
 from lovasz.lab.environment import resolve_device
 from lovasz.lab.errors import LabError
+from lovasz.lab.imports import lasting
 
 REPORT = "lovasz reports: "  # before an error, on the stdout of a process that the first one started
 GRACE = 20.0  # seconds that the first process may take to notice by itself that another has failed
@@ -263,13 +264,13 @@ def main() -> None:
 
     try:
         run = RunConfig.from_json(work.pop("run"))
-        if work.pop("task") == "train":
+        with lasting():
+            from lovasz.lab.comparison import compare
             from lovasz.lab.training import train
 
+        if work.pop("task") == "train":
             train(run, resume=work["resume"], progress=False)
         else:
-            from lovasz.lab.comparison import compare
-
             compare(ComparisonConfig(run=run, **work), progress=False)
         os._exit(0)  # nothing is left to tidy up, which on a busy machine takes long
     except LabError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lovasz.lab.imports import lasting
+
 Item = TypeVar("Item")
 
 
@@ -33,10 +35,8 @@ def speaks() -> bool:
 def loading() -> Iterator[None]:
     """On a terminal: a line while PyTorch and Lightning are imported, which takes seconds; it is gone after it."""
     console = Console(stderr=True)
-    if console.is_terminal and speaks():
-        with console.status("Loading PyTorch ..."):
-            yield
-    else:
+    shown = console.is_terminal and speaks()
+    with console.status("Loading PyTorch ...") if shown else nullcontext(), lasting():
         yield
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
 from lovasz.lab.data.colours import colourise
-from lovasz.lab.evaluation import predict_labels
+from lovasz.lab.predict import predict_labels
 from lovasz.lab.progress import tracked
 
 PART = 0.4  # of each side of an image that a crop shows

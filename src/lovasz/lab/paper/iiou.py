@@ -18,8 +18,8 @@ from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.data.masks import read_mask
 from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.errors import LabError
-from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models.resized import ask_as
+from lovasz.lab.predict import predict_labels
 from lovasz.lab.progress import tracked
 
 ENDING, OBJECTS = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"

@@ -12,12 +12,12 @@ from rich.progress import Progress
 from lovasz.confusion import confusion_counts
 from lovasz.lab.data import IGNORE_INDEX, open_dataset
 from lovasz.lab.errors import LabError
-from lovasz.lab.evaluation import predict_labels
 from lovasz.lab.models import create_model, load_weights
 from lovasz.lab.models.deeplab import DeepLabV2
 from lovasz.lab.models.resized import AtSize
 from lovasz.lab.paper.command_line import command_line
 from lovasz.lab.paper.result import Experiment, Row, Section, data_options, data_words
+from lovasz.lab.predict import predict_labels
 from lovasz.lab.progress import display, tracked
 from lovasz.lab.splits import contents_of
 
