@@ -126,7 +126,7 @@ def _raise_threshold(kept, c):
 def keep(kept, c, key, owner):
     """Keep an error if its key lies beyond the threshold of its class."""
     if kept.counts[c] == kept.keys.shape[1]:
-        _raise_threshold(kept, c)
+        _raise_threshold(kept, np.int64(c))  # one type, compiled once
     if key > kept.thresholds[c]:
         n = kept.counts[c]
         kept.keys[c, n] = key
@@ -145,7 +145,7 @@ def keep_row(kept, c, key, kind, count, first):
     for begin in range(0, count, ROW):
         end = min(begin + ROW, count)
         while kept.counts[c] + (end - begin) > len(keys):  # then there are more than twice the wanted ones
-            _raise_threshold(kept, c)
+            _raise_threshold(kept, np.int64(c))
         n = kept.counts[c]
         threshold = kept.thresholds[c]
         for i in range(begin, end):
