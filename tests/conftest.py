@@ -1,6 +1,7 @@
 """What every test shares: a fixed seed, steady threads, plain terminal output and the place of the real data."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 import random
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from interpreter import hasten
+
+gc.disable()  # until all is imported and collected, most of which stays; see pytest_collection_finish
 
 # TensorFlow and Triton each carry an LLVM; loaded in the other order the process crashes (Triton 3.7, TensorFlow 2.21).
 with contextlib.suppress(ImportError):
@@ -36,6 +39,13 @@ torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cp
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector of garbage what is there by now, hundreds of thousands of objects at each of its rounds."""
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 50)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ def _tiny(monkeypatch) -> None:
 
 
 def config(tmp_path, *, run=None, **changes) -> ComparisonConfig:
-    shared = RunConfig(**({"data": "tiny", "epochs": 1, "batch_size": 4} | (run or {})))
+    shared = RunConfig(**({"data": "tiny", "model": "unet", "epochs": 1, "batch_size": 4} | (run or {})))
     values = {"run": shared, "losses": LOSSES, "out": str(tmp_path / "out"), "examples": 2, "command": "lovasz compare"}
     return ComparisonConfig(**(values | changes))
 
@@ -57,7 +57,7 @@ def test_the_result_is_what_the_report_reads(tmp_path) -> None:
     assert document["dataset"]["images"] == {"train": 10, "val": 4, "test": 3}
     assert document["start"] == {"kind": "pretraining", "detail": "1 epoch of cross-entropy"}
     assert document["initial"] == document["pretraining"][0]["scores"]
-    assert document["parameters"] == sum(p.numel() for p in create_model("enet", 3).parameters())
+    assert document["parameters"] == sum(p.numel() for p in create_model("unet", 3).parameters())
     for run in document["runs"]:
         assert (path.parent / run["weights"]).is_file()
     assert str(tmp_path) not in path.read_text()
@@ -106,7 +106,7 @@ def test_all_losses_of_a_seed_start_from_the_same_weights_and_see_the_same_data(
 
 def test_a_weights_file_is_the_start_and_is_scored_once(tmp_path, monkeypatch) -> None:
     weights = tmp_path / "start.safetensors"
-    save_weights(create_model("enet", 3), weights, model_name="enet", classes=INFO.classes, palette=INFO.palette)
+    save_weights(create_model("unet", 3), weights, model_name="unet", classes=INFO.classes, palette=INFO.palette)
     scored = []
     evaluate = comparison.evaluate
     monkeypatch.setattr(comparison, "evaluate", lambda *a, **k: scored.append(k["description"]) or evaluate(*a, **k))

@@ -40,7 +40,7 @@ def networks(monkeypatch) -> Iterator[list[dict[str, torch.Tensor]]]:
 
 
 def run(tmp_path, **changes) -> RunConfig:
-    values = {"data": "tiny", "epochs": len(SCORES), "batch_size": 4, "out": str(tmp_path / "run")}
+    values = {"data": "tiny", "model": "unet", "epochs": len(SCORES), "batch_size": 4, "out": str(tmp_path / "run")}
     return RunConfig(**(values | changes))
 
 
@@ -76,7 +76,7 @@ def test_the_epoch_that_is_asked_for_is_written_and_scored(tmp_path, networks, k
     assert record["epoch"] == epoch
     assert kept(path, networks) == [epoch]
     again = training.evaluate(
-        training.load_weights("enet", path.with_name("model.safetensors"), ("ground", "square", "dot")),
+        training.load_weights("unet", path.with_name("model.safetensors"), ("ground", "square", "dot")),
         training.Data.open(run(tmp_path)).test,
         progress=False,
     )
@@ -121,7 +121,7 @@ def test_the_average_is_the_mean_of_the_weights_after_the_later_steps(tmp_path, 
     assert rates == pytest.approx(poly)  # Eq. 16, until the weights are averaged
     record = json.loads(path.read_text())
     again = training.evaluate(
-        training.load_weights("enet", path.with_name("model.safetensors"), ("ground", "square", "dot")),
+        training.load_weights("unet", path.with_name("model.safetensors"), ("ground", "square", "dot")),
         training.Data.open(run(tmp_path)).val,
         progress=False,
     )
@@ -131,7 +131,7 @@ def test_the_average_is_the_mean_of_the_weights_after_the_later_steps(tmp_path, 
 
 def test_batch_normalisation_of_the_average_is_measured_anew_unless_it_is_frozen(tmp_path, networks) -> None:
     path = training.train(run(tmp_path, keep="average"), progress=False)
-    network = training.load_weights("enet", path.with_name("model.safetensors"), ("ground", "square", "dot"))
+    network = training.load_weights("unet", path.with_name("model.safetensors"), ("ground", "square", "dot"))
     config = run(tmp_path)
     view = training.Data.open(config).training_view(config)
     view.set_epoch(config.epochs)

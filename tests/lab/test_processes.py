@@ -42,8 +42,10 @@ import json, sys
 from pathlib import Path
 from torch import nn
 nn.BatchNorm2d = lambda channels: nn.GroupNorm(1, channels)
-from lovasz.lab import training
-from lovasz.lab.config import RunConfig
+from lovasz.lab.imports import lasting
+with lasting():
+    from lovasz.lab import training
+    from lovasz.lab.config import RunConfig
 
 training.train(RunConfig(**json.loads(sys.argv[1])))
 if sys.platform == "linux":

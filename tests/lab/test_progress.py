@@ -166,7 +166,7 @@ def test_a_comparison_that_breaks_leaves_no_bar(shown, tmp_path, monkeypatch) ->
 
     monkeypatch.setattr(comparison, "run_once", breaking)
     config = ComparisonConfig(
-        run=RunConfig(data="tiny", epochs=1, batch_size=4),
+        run=RunConfig(data="tiny", model="unet", epochs=1, batch_size=4),
         losses=("cross_entropy", "lovasz_softmax"),
         out=str(tmp_path / "out"),
     )
@@ -187,7 +187,7 @@ def test_a_pass_for_batch_normalisation_that_breaks_leaves_no_bar(shown, tmp_pat
         raise Broken
 
     monkeypatch.setattr(averaging, "measure_batch_norm", breaking)
-    config = RunConfig(data="tiny", epochs=1, batch_size=4, keep="average", out=str(tmp_path / "out"))
+    config = RunConfig(data="tiny", model="unet", epochs=1, batch_size=4, keep="average", out=str(tmp_path / "out"))
     with pytest.raises(Broken) as held:  # its traceback holds the batches
         train(config, progress=shown)
     assert held.tb is not None

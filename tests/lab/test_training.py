@@ -36,9 +36,11 @@ RUNS = """
 import json, os, signal, sys
 import torch
 torch.set_num_threads(1)
-from lovasz.lab import fitting, training
-from lovasz.lab.config import RunConfig
-from tests.lab.tiny import use_tiny_data
+from lovasz.lab.imports import lasting
+with lasting():
+    from lovasz.lab import fitting, training
+    from lovasz.lab.config import RunConfig
+    from tests.lab.tiny import use_tiny_data
 
 use_tiny_data(setattr)
 step = fitting.SegmentationTask.training_step
@@ -65,7 +67,9 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def config(tmp_path, **changes) -> RunConfig:
-    return RunConfig(**({"data": "tiny", "epochs": 1, "batch_size": 4, "out": str(tmp_path / "run")} | changes))
+    return RunConfig(
+        **({"data": "tiny", "model": "unet", "epochs": 1, "batch_size": 4, "out": str(tmp_path / "run")} | changes)
+    )
 
 
 @pytest.fixture

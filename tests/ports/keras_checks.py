@@ -134,7 +134,8 @@ def equal_weights() -> None:
     labels = np.zeros((37, 2**19), np.int32)  # 17 million of background alone, beyond 2^24
     labels[:, : 2**16] = 1
     scores = ops.zeros(labels.shape, "float16")
-    for weight in (None, 0.1):
+    # Without weights it is integers that are counted, the same way on all backends.
+    for weight in (None, 0.1) if keras.backend.backend() == "tensorflow" else (0.1,):
         given = None if weight is None else np.full(labels.shape, weight, np.float32)
         value = taken(port.LovaszSigmoidLoss(), labels, scores, sample_weight=given)
         report(f"equal weights {weight}", actual=value)

@@ -69,10 +69,11 @@ def test_a_weight_of_an_image_multiplies_its_loss(rows: dict[str, dict], reducti
     assert row["actual"] == pytest.approx(row["expected"], rel=1e-5)
 
 
-@pytest.mark.parametrize("weight", ["None", "0.1"])
-def test_as_many_equal_errors_as_one_likes_are_counted_exactly(rows: dict[str, dict], weight: str) -> None:
+def test_as_many_equal_errors_as_one_likes_are_counted_exactly(rows: dict[str, dict]) -> None:
     # Whatever the foreground, the loss of errors that are all the same is that error: J of the whole set is 1.
-    assert rows[f"equal weights {weight}"]["actual"] == pytest.approx(0.5, rel=1e-5)
+    found = {name: row["actual"] for name, row in rows.items() if name.startswith("equal weights")}
+    assert "equal weights 0.1" in found
+    assert found == pytest.approx(dict.fromkeys(found, 0.5), rel=1e-5)
 
 
 def test_a_mask_is_a_weight_of_nought_and_one(rows: dict[str, dict]) -> None:
