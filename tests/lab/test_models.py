@@ -244,7 +244,7 @@ def test_an_image_does_not_see_its_neighbours_in_the_batch(name):
 def test_two_runs_on_two_threads_agree_to_the_last_bit(name):
     torch.set_num_threads(2)
     model = create_model(name, 3)
-    images = torch.rand(3, 3, 96, 128)
+    images = torch.rand(2, 3, 96, 128)
     first, *others = (_logits_and_gradient(model, images) for _ in range(3))
     assert all(torch.equal(one, other) for run in others for one, other in zip(first, run, strict=True))
 
@@ -290,7 +290,7 @@ def test_random_network_starts_near_a_uniform_guess_and_learns(name):
     target = (image.sum(1) * 4 / 3.01).long()  # brightness in four steps
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     losses = []
-    for _ in range(25):
+    for _ in range(15):
         loss = F.cross_entropy(model(image), target)
         optimizer.zero_grad()
         loss.backward()

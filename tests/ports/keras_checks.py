@@ -45,12 +45,17 @@ def value_and_gradient(loss: Callable[[Any], Any], scores: np.ndarray) -> tuple[
 
 
 def taken(loss: Callable[..., Any], labels: Any, scores: Any, **options: Any) -> float:
-    """A loss's value. On JAX it is compiled whole: alone, each operation would be compiled for each shape of it."""
+    """A loss's value."""
+    return float(compiled(loss)(labels, scores, **options))
+
+
+def compiled(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """On JAX, compiled whole: alone, each operation would be compiled for each shape of it."""
     if keras.backend.backend() == "jax":
         import jax
 
-        loss = jax.jit(loss)
-    return float(loss(labels, scores, **options))
+        return jax.jit(loss)
+    return loss
 
 
 def golden(methods: list[str], step: int) -> None:
@@ -117,7 +122,7 @@ def weights() -> None:
     for shape in (labels.shape, (*labels.shape, 1), (2, -1)):
         weighted = taken(port.LovaszSigmoidLoss(multilabel=True), *several, sample_weight=pixels.reshape(shape))
         report(f"several labels {len(shape)}", actual=weighted, expected=float(np.mean(single)))
-    each = port.LovaszSoftmaxLoss(per_image=True, reduction="none")
+    each = compiled(port.LovaszSoftmaxLoss(per_image=True, reduction="none"))
     light = pixels * np.array([1.0, 1e-6], np.float32)[:, None, None]
     plain, scaled = (each(labels, scores, sample_weight=w) for w in (pixels, light))
     report("light image", actual=float(scaled[1]), expected=float(plain[1]))
@@ -191,7 +196,7 @@ def model(folder: str) -> None:
     loaded = keras.models.load_model(path)
     report("loading", same=loaded.loss.get_config() == criterion.get_config(), kind=type(loaded.loss).__name__)
     half = ops.cast(network(images), "float16")
-    value = port.lovasz_softmax(labels, half)
+    value = compiled(port.lovasz_softmax)(labels, half)
     report("half precision", dtype=keras.backend.standardize_dtype(value.dtype), finite=bool(np.isfinite(float(value))))
 
 

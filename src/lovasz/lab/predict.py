@@ -1,5 +1,5 @@
 """Masks and overlays for images that nobody has labelled: what a trained network is for. Apart from evaluation, whose
-measures take seconds to load and need a truth: here images come from a person's folder, and each that fails is named."""
+measures need a truth, and seconds to load: here images come straight from a folder, and each that fails is named."""
 
 from __future__ import annotations
 
