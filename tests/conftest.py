@@ -1,6 +1,5 @@
 """What every test shares: a fixed seed, steady threads, plain terminal output and the place of the real data."""
 
-import contextlib
 import gc
 import importlib.util
 import os
@@ -15,10 +14,6 @@ import torch
 from interpreter import hasten
 
 gc.disable()  # until all is imported and collected, most of which stays; see pytest_collection_finish
-
-# TensorFlow and Triton each carry an LLVM; loaded in the other order the process crashes (Triton 3.7, TensorFlow 2.21).
-with contextlib.suppress(ImportError):
-    import triton  # noqa: F401
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     hasten()

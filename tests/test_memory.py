@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,12 +23,10 @@ SHAPE = (2, 4, 256, 256)  # 2 MiB of float32
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_objects() -> Iterator[None]:
+def _few_objects() -> None:
     """Collecting what this file leaves takes milliseconds; among all that a long test run has imported, a second."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ except ImportError as error:
 
 from lovasz.choices import plain_classes
 from lovasz.confusion import confusion_counts
+from lovasz.devices import where_float64_is
 from lovasz.validation import void_label
 
 OTHER_SETTINGS = (
@@ -158,16 +159,17 @@ class _ConfusionIoU(Metric):
 
     def _class_iou(self, confusion: Tensor) -> Tensor:
         """IoU of every class, float64 (..., C), of counts (..., C, C); NaN where the class does not count."""
+        confusion = where_float64_is(confusion)
         intersection = confusion.diagonal(dim1=-2, dim2=-1)  # (..., C)
         union = confusion.sum(-1) + confusion.sum(-2) - intersection
         iou = intersection.double() / union.double()  # 0/0 is NaN
         if self.absent == "one":
             iou = iou.masked_fill(union == 0, 1.0)
-        return iou.masked_fill(~self._counted, torch.nan)
+        return iou.masked_fill(~self._counted.to(iou.device), torch.nan)
 
     def _no_pixels(self) -> Tensor:
         if self._forward_running:
-            return torch.tensor(torch.nan, dtype=torch.float64, device=self.device)
+            return torch.tensor(torch.nan, dtype=torch.float64, device=where_float64_is(self.setting).device)
         raise ValueError(
             f"{type(self).__name__} has no valid pixel to score: update() was not called, or every pixel of every "
             f"target was ignore_index={self.ignore_index}."
@@ -230,7 +232,7 @@ class DatasetIoU(_ConfusionIoU):
         self.confusion = self.confusion + counts  # not in place: it may stem from torch.inference_mode
 
     def compute(self) -> Tensor:
-        """Mean IoU over the classes, float64 scalar in [0, 1]."""
+        """Mean IoU over the classes, float64 scalar in [0, 1]; on the CPU where the metric's device has no float64."""
         if not self.confusion.any():
             return self._no_pixels()
         return self._class_iou(self.confusion).nanmean()
@@ -253,7 +255,8 @@ class DatasetIoU(_ConfusionIoU):
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             if not self.confusion.any():
                 return self._no_pixels()
-            return self.confusion.diagonal().sum().double() / self.confusion.sum().double()
+            confusion = where_float64_is(self.confusion)
+            return confusion.diagonal().sum().double() / confusion.sum().double()
 
 
 class ImageIoU(_ConfusionIoU):
@@ -310,6 +313,7 @@ class ImageIoU(_ConfusionIoU):
             threshold=self.threshold,
             per_image=True,
         )
+        confusion, device = where_float64_is(confusion), self.class_steps.device
         iou = self._class_iou(confusion)  # (N, C)
         valid = confusion.any(-1).any(-1)  # (N,)
         iou = iou.masked_fill(~valid[:, None], torch.nan)  # all void: no score, also under "one"
@@ -317,14 +321,14 @@ class ImageIoU(_ConfusionIoU):
         self.image_steps = self.image_steps + _steps(mean).sum()
         self.image_count = self.image_count + (~mean.isnan()).sum()
         self.valid_images = self.valid_images + valid.sum()
-        self.class_steps = self.class_steps + _steps(iou).sum(0)
-        self.class_count = self.class_count + (~iou.isnan()).sum(0)
+        self.class_steps = self.class_steps + _steps(iou).sum(0).to(device)
+        self.class_count = self.class_count + (~iou.isnan()).sum(0).to(device)
 
     def compute(self) -> Tensor:
         """Mean over the images of their mean IoU, float64 scalar in [0, 1]."""
         if self.valid_images == 0:
             return self._no_pixels()
-        return self.image_steps.double() / self.image_count.double() / _STEPS
+        return where_float64_is(self.image_steps).double() / where_float64_is(self.image_count) / _STEPS
 
     def per_class(self) -> Tensor:
         """Mean over the images of each class's IoU, float64 (C,), NaN for a class left out of every image.
@@ -334,7 +338,7 @@ class ImageIoU(_ConfusionIoU):
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync and not self._is_synced):
             if self.valid_images == 0:
                 return self._no_pixels()
-            return self.class_steps.double() / self.class_count.double() / _STEPS
+            return where_float64_is(self.class_steps).double() / where_float64_is(self.class_count) / _STEPS
 
 
 def _steps(iou: Tensor) -> Tensor:

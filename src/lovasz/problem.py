@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lovasz.devices import widest
+
 # What every binned kernel says of a second derivative.
 ONCE = "the binned loss is differentiable once; for second derivatives use method='exact'"
 
@@ -47,7 +49,7 @@ class Problem:
         Returns:
             Tensor of the same shape, float64 where the device has it.
         """
-        dtype = torch.float32 if foreground.device.type == "mps" else torch.float64
+        dtype = widest(foreground.device)
         counted = foreground > 0 if self.only_present else torch.ones_like(foreground, dtype=torch.bool)
         if self.chosen is not None:
             chosen = torch.zeros(foreground.shape[1], dtype=torch.bool, device=foreground.device)

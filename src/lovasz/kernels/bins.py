@@ -17,6 +17,8 @@ import math
 import torch
 from torch import Tensor
 
+from lovasz.devices import widest
+
 CELL_BITS = 19  # low bits of a place inside its cell: 16 cells to the octave of a float32
 FLOOR = 0x30800000  # bits of 2^-30
 HALF_RANGE = 0x3F000000 - FLOOR  # places from 2^-30 up to 1/2
@@ -103,7 +105,7 @@ def deal(
     Returns:
         (C, cells) entries ``first bin << 5 | bits dropped``, int64.
     """
-    dtype = torch.float32 if background.device.type == "mps" else torch.float64
+    dtype = widest(background.device)
     b, f = background.to(dtype), foreground.to(dtype)
     n = totals.to(dtype).clamp(min=1).unsqueeze(1)  # (C, 1)
     above = n + (b.flip(1).cumsum(1) - b.flip(1)).flip(1)
@@ -152,7 +154,7 @@ def weights(background: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor]:
         (G, 2, K) mean weights of background and foreground and (G, 2, K) how much more the upper end of the bin weighs
         than the lower; float64 where the device has it.
     """
-    dtype = torch.float32 if background.device.type == "mps" else torch.float64
+    dtype = widest(background.device)
     b, f = background.flip(-1), foreground.flip(-1)  # highest bin first
     n = f.sum(-1, keepdim=True)
     union = (n + b.cumsum(-1) - b).to(dtype)

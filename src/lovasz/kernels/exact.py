@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lovasz.devices import where_float64_is, widest
 from lovasz.problem import Problem
 from lovasz.set_functions import SetFunction
 
@@ -55,8 +56,8 @@ def set_function_weights(foreground: Tensor, set_function: SetFunction, dtype: t
     zero = torch.zeros_like(total)
     missed = torch.cat([zero, foreground.cumsum(-1)], -1)  # (G, P + 1)
     false_alarms = torch.cat([zero, (~foreground).cumsum(-1)], -1)
-    values = set_function(missed.double(), false_alarms.double(), total.double().expand_as(missed))
-    return values.diff(dim=-1).to(dtype)
+    counts = (where_float64_is(count).double() for count in (missed, false_alarms, total.expand_as(missed)))
+    return set_function(*counts).diff(dim=-1).to(dtype).to(foreground.device)
 
 
 def extension(
@@ -114,7 +115,7 @@ def loss(
         valid = None if valid is None else valid.unsqueeze(1).expand_as(foreground)
     else:
         foreground = target == 1
-    scores = input.float() if input.device.type == "mps" else input.double()
+    scores = input.to(widest(input.device))
     if valid is not None:
         scores = scores.masked_fill(~valid, 0)  # void pixels are not even read: they may hold NaN
     errors, activation = _errors(scores, foreground, problem.errors)
