@@ -730,19 +730,8 @@ def test_a_folder_of_images_of_several_sizes_needs_no_option(tmp_path):
         for kind, pixels in (("images", rng.integers(0, 256, (*size, 3))), ("masks", rng.integers(0, 3, size))):
             (tmp_path / "mine" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "mine" / kind / f"{number}.png")
-    line = [
-        "compare",
-        "--data",
-        f"folder:{tmp_path / 'mine'}",
-        "--model",
-        "unet",
-        "--epochs",
-        1,
-        "--batch-size",
-        2,
-        "--threads",
-        1,
-    ]
+    line = ["compare", "--data", f"folder:{tmp_path / 'mine'}", "--model", "unet"]
+    line += ["--epochs", 1, "--batch-size", 2, "--threads", 1]
     result = invoke(*line, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "crops of 41 x 33 pixels" in result.stderr
