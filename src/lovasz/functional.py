@@ -183,8 +183,8 @@ def lovasz_hinge(
     require_choice("activation", activation, ACTIVATIONS)
     per_image, ignore_index = validation.flag("per_image", per_image), validation.void_label(ignore_index)
     input, target = _binary(input, target, per_image)
-    image = input.shape[2] if per_image else None
-    choice = choose(method, impl, input.device, input.numel(), image=image, shared=is_shared(group, per_image))
+    sizes = {"classes": input.shape[1], "image": input.shape[2] if per_image else None, "dtype": input.dtype}
+    choice = choose(method, impl, input.device, input.numel(), **sizes, shared=is_shared(group, per_image))
     if choice.kernel not in CHECK_LABELS:
         target = target.long()
         validation.check_labels(target, 2, ignore_index)
@@ -263,8 +263,8 @@ def lovasz_sigmoid(
             raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
         only_present, chosen = False, None
         input, target = _binary(input, target, per_image)
-    image = input.shape[2] if per_image else None
-    choice = choose(method, impl, input.device, input.numel(), image=image, shared=is_shared(group, per_image))
+    sizes = {"classes": input.shape[1], "image": input.shape[2] if per_image else None, "dtype": input.dtype}
+    choice = choose(method, impl, input.device, input.numel(), **sizes, shared=is_shared(group, per_image))
     if choice.kernel not in CHECK_LABELS:
         target = target.long()
         validation.check_labels(target, 2, ignore_index)

@@ -44,7 +44,8 @@ def softmax(
     only_present, chosen = resolve_classes(classes, num_classes)
     weight = validation.resolve_weight(weight, num_classes, input)
     image = input[0, 0].numel() if per_image else None
-    choice = choose(method, impl, input.device, input.numel(), image=image, shared=is_shared(group, per_image))
+    sizes = {"classes": num_classes, "image": image, "dtype": input.dtype}
+    choice = choose(method, impl, input.device, input.numel(), **sizes, shared=is_shared(group, per_image))
     if choice.kernel not in CHECK_LABELS:
         target = target.long()  # in uint8, -1 would equal 255
         validation.check_labels(target, num_classes, ignore_index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -59,3 +60,19 @@ class Problem:
         share = counted.to(dtype) if weight is None else counted * weight.detach().to(dtype)
         total = share.sum(1, keepdim=True)
         return share / torch.where(total > 0, total, 1) / foreground.shape[0]
+
+
+def raw_errors(scores: Tensor, foreground: Tensor, kind: str) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
+    """The errors of (N, C, S) scores as a sort takes them, and the activation to apply to them once they are in order:
+    it may make different ones equal."""
+    if kind == "sigmoid":
+        return torch.where(foreground, -scores, scores).sigmoid(), None
+    if kind in ("hinge", "elu"):
+        activation = torch.relu if kind == "hinge" else _shifted_elu
+        return 1 - torch.where(foreground, scores, -scores), activation
+    probabilities = scores.softmax(1) if kind == "softmax" else scores
+    return torch.where(foreground, 1 - probabilities, probabilities), None
+
+
+def _shifted_elu(margins: Tensor) -> Tensor:
+    return torch.nn.functional.elu(margins) + 1

@@ -70,7 +70,7 @@ def test_a_kernel_that_raises_is_a_finding_and_no_crash(monkeypatch):
 
 def test_the_choice_shown_is_the_choice_made(here):
     for device, size, shape in (("cpu", "small", doctor.SMALL), ("cpu", "large", doctor.LARGE)):
-        choice = kernels.choose("binned", "auto", torch.device(device), torch.Size(shape).numel())
+        choice = kernels.choose("binned", "auto", torch.device(device), torch.Size(shape).numel(), classes=shape[1])
         rows = [row for row in here.choices if row[0].startswith(f"{device}, {size}")]
         assert [row[1:] for row in rows] == [(doctor.IMPL_OF[choice.kernel], choice.reason)]
         assert doctor.IMPL_OF[choice.kernel].split(",")[0] in here.kernels

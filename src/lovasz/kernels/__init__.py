@@ -26,8 +26,11 @@ IMPLS = ("auto", "torch", "numba", "triton")
 # kernels that are made for it, and of the one in plain torch.
 SMALL_IMAGE, SMALL_IMAGE_IN_TORCH = 256, 4096
 
+# Up to so many errors that are ordered together Numba's sort costs less than bins; in all, for its memory.
+SORTED_TOGETHER, SORTED = 1 << 15, 1 << 22
+
 # These check the labels while they count.
-CHECK_LABELS = ("cpu", "operator", "gpu")
+CHECK_LABELS = ("cpu", "operator", "sorted", "gpu")
 
 
 def _installed(name: str) -> bool:
@@ -123,7 +126,15 @@ def available() -> dict[str, str]:
 
 
 def choose(
-    method: str, impl: str, device: torch.device, errors: int, *, image: int | None = None, shared: bool = False
+    method: str,
+    impl: str,
+    device: torch.device,
+    errors: int,
+    *,
+    classes: int = 1,
+    image: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    shared: bool = False,
 ) -> Choice:
     """Pick the kernel for one call.
 
@@ -131,8 +142,10 @@ def choose(
         method: "exact" sorts, "binned" bins.
         impl: "auto", or an explicit "torch", "numba" or "triton", which never falls back.
         device: where the input lies.
-        errors: number of errors to order, pixels times classes.
+        errors: number of errors, pixels times classes.
+        classes: of them, each of which is ordered apart.
         image: pixels of one image where each has its own loss, else None.
+        dtype: of the input.
         shared: whether several processes add up their counts, for which only bins will do.
 
     Raises:
@@ -141,26 +154,19 @@ def choose(
     """
     require_choice("method", method, METHODS)
     require_choice("impl", impl, IMPLS)
-    if method == "exact":
-        if shared:
-            raise ValueError(
-                "method='exact' with group: a sort would need the errors of all processes in one place, bins need only "
-                "their counts; use method='binned' (the default), or leave group out"
-            )
-        if impl in ("auto", "torch"):
-            return Choice("exact", "method='exact' sorts")
-        raise ValueError(f"impl={impl!r} bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
     around = followed()
-    if around and shared:
+    if around and shared and method == "binned":
         raise ValueError(
             "group: the counts of several processes cannot be followed by torch.func, forward-mode differentiation or "
             "torch.jit.trace; call backward() instead, or leave group out"
         )
-    if around and (impl in ("numba", "triton") or (impl == "torch" and _vmapped())):
+    if around and (impl in ("numba", "triton") or (impl == "torch" and method == "binned" and _vmapped())):
         raise ValueError(
             f"impl={impl!r} cannot run inside torch.func's transforms, forward-mode differentiation or "
             "torch.jit.trace; use impl='auto', which sorts there"
         )
+    if method == "exact":
+        return _exact(impl, device, errors, dtype, shared, bool(around))
     if impl == "triton":
         if _TRITON_TOO_OLD or (not torch.compiler.is_compiling() and importlib.util.find_spec("triton") is None):
             raise ImportError(f"impl='triton': {_TRITON_TOO_OLD or triton_problem()}")
@@ -168,8 +174,7 @@ def choose(
             raise ValueError(f"impl='triton' needs tensors on a CUDA device, got {device}; use impl='torch' or 'auto'")
         return Choice("gpu", "asked for by impl='triton'")
     if impl == "numba":
-        if device.type != "cpu":
-            raise ValueError(f"impl='numba' needs tensors on the CPU, got {device}; use impl='torch' or 'auto'")
+        _require_cpu(device)
         if torch.compiler.is_compiling() and _NUMBA_INSTALLED and not shared:
             return Choice("operator", "asked for by impl='numba', inside torch.compile")
         if numba_problem():
@@ -184,9 +189,62 @@ def choose(
         count = "" if torch.compiler.is_compiling() else f"{errors:,} errors, "
         return Choice("exact", f"small input ({count}at most {SMALL:,}): a sort is as quick, and exact")
     choice = _binned(device, shared)
+    together = errors // classes if image is None else image
+    if (
+        choice.kernel == "cpu"
+        and together <= SORTED_TOGETHER
+        and errors <= SORTED
+        and _sorts(dtype, errors)
+        and not shared
+    ):
+        return Choice(
+            "sorted", f"{together:,} errors to order together, at most {SORTED_TOGETHER:,}: a sort is quicker than bins"
+        )
     if image is not None and image <= (SMALL_IMAGE_IN_TORCH if choice.kernel == "portable" else SMALL_IMAGE):
         return Choice("exact", "small images, each with its own loss: a sort is quicker than bins for each, and exact")
     return choice
+
+
+def _exact(impl: str, device: torch.device, errors: int, dtype: torch.dtype, shared: bool, around: bool) -> Choice:
+    """The kernel that sorts inputs of this device."""
+    if shared:
+        raise ValueError(
+            "method='exact' with group: a sort would need the errors of all processes in one place, bins need only "
+            "their counts; use method='binned' (the default), or leave group out"
+        )
+    if impl == "triton":
+        raise ValueError("impl='triton' bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
+    if impl == "numba":
+        _require_cpu(device)
+        if not _sorts(dtype, errors):
+            raise ValueError(
+                f"impl='numba' sorts no float64 and at most {1 << 31:,} errors, got {errors:,} of {dtype}; "
+                "use impl='torch' or 'auto' with method='exact'"
+            )
+        if torch.compiler.is_compiling():
+            raise ValueError("impl='numba' cannot sort inside torch.compile; use impl='torch' or 'auto' there")
+        if numba_problem():
+            raise ImportError(f"impl='numba': {numba_problem()}")
+        return Choice("sorted", "asked for by impl='numba' and method='exact'")
+    if (
+        impl == "torch"
+        or around
+        or errors <= SMALL
+        or not _sorts(dtype, errors)
+        or _binned(device, False).kernel != "cpu"
+    ):
+        return Choice("exact", "method='exact' sorts")
+    return Choice("sorted", "method='exact' sorts; CPU tensors and numba is installed")
+
+
+def _sorts(dtype: torch.dtype, errors: int) -> bool:
+    """Whether Numba's sort takes so many errors of this type: it packs a key of 32 bits with a position of 31."""
+    return dtype != torch.float64 and errors < 1 << 31
+
+
+def _require_cpu(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise ValueError(f"impl='numba' needs tensors on the CPU, got {device}; use impl='torch' or 'auto'")
 
 
 def _binned(device: torch.device, shared: bool) -> Choice:
@@ -222,4 +280,6 @@ def load(choice: Choice) -> ModuleType:
         import lovasz.kernels.cpu.operator as operator
 
         return operator
+    if choice.kernel == "sorted":
+        return importlib.import_module("lovasz.kernels.cpu.sorting")
     return importlib.import_module("lovasz.kernels.cpu")

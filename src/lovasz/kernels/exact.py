@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lovasz.devices import where_float64_is, widest
-from lovasz.problem import Problem
+from lovasz.problem import Problem, raw_errors
 from lovasz.set_functions import SetFunction
 
 
@@ -118,7 +118,7 @@ def loss(
     scores = input.to(widest(input.device))
     if valid is not None:
         scores = scores.masked_fill(~valid, 0)  # void pixels are not even read: they may hold NaN
-    errors, activation = _errors(scores, foreground, problem.errors)
+    errors, activation = raw_errors(scores, foreground, problem.errors)
     if not problem.per_image:
         errors, foreground, valid = (_joined(t) for t in (errors, foreground, valid))  # (1, C, P)
         images = 1
@@ -136,18 +136,3 @@ def loss(
 def _joined(tensor: Tensor | None) -> Any:
     """The pixels of all images in one row per class: (N, C, S) to (1, C, N S)."""
     return None if tensor is None else tensor.transpose(0, 1).flatten(1).unsqueeze(0)
-
-
-def _errors(scores: Tensor, foreground: Tensor, kind: str) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
-    """The errors to sort, and the activation to apply to them once sorted."""
-    if kind == "sigmoid":
-        return torch.where(foreground, -scores, scores).sigmoid(), None
-    if kind in ("hinge", "elu"):
-        activation = torch.relu if kind == "hinge" else _shifted_elu
-        return 1 - torch.where(foreground, scores, -scores), activation
-    probabilities = scores.softmax(1) if kind == "softmax" else scores
-    return torch.where(foreground, 1 - probabilities, probabilities), None
-
-
-def _shifted_elu(margins: Tensor) -> Tensor:
-    return torch.nn.functional.elu(margins) + 1

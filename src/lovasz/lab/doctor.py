@@ -34,7 +34,14 @@ PACKAGES = {  # package: (what for, how to get it)
     "pillow": ("images", 'pip install "lovasz[lab]"'),
 }
 # By the names that impl= takes, as the other tables have them.
-IMPL_OF = {"exact": "torch, sorts", "portable": "torch", "cpu": "numba", "operator": "numba", "gpu": "triton"}
+IMPL_OF = {
+    "exact": "torch, sorts",
+    "portable": "torch",
+    "cpu": "numba",
+    "operator": "numba",
+    "sorted": "numba, sorts",
+    "gpu": "triton",
+}
 SMALL, LARGE = (2, 5, 32, 32), (4, 21, 512, 512)
 # Relative. Bins alone make about 1e-3 in the gradient of this small input; a faulty kernel is off by far more.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 5e-3
@@ -114,11 +121,11 @@ def _version(package: str) -> str | None:
 
 
 def _choices(found: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(input, kernel, reason) for the default method. The kernel does not depend on the floating-point type."""
+    """(input, kernel, reason) for the default method. Of float32; float64 may be binned where this is sorted."""
     for device in ("cpu", "cuda", "mps"):
         here = "" if any(name.startswith(device) for name in found) else " (none here)"
         for size, shape in (("small", SMALL), ("large", LARGE)):
-            choice = kernels.choose("binned", "auto", torch.device(device), math.prod(shape))
+            choice = kernels.choose("binned", "auto", torch.device(device), math.prod(shape), classes=shape[1])
             yield f"{device}{here}, {size}: {' x '.join(map(str, shape))}", IMPL_OF[choice.kernel], choice.reason
 
 

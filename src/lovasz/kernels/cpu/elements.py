@@ -86,19 +86,19 @@ def _elu(z, kind, count, place, slope):
 
 
 @compiled
-def _order(mode, z, kind, count, place, key):
+def order(mode, z, kind, count, place, key):
     """Integers in the order of the errors: of the scores where these tell errors apart that share a float32."""
     if mode == MODE_PROBABILITY:
         for i in range(count):
             key[i] = place[i]
     else:
         for i in range(count):
-            bits = bits_of(np.float32(-z[i] if kind[i] == 1 else z[i]))
+            bits = bits_of(np.float32(-z[i] if kind[i] == 1 else z[i]) + np.float32(0))  # -0 becomes 0
             key[i] = bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF))
 
 
 def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
-    """Thresholds given as places, as keys of ``_order``, up to rounding; 0 keeps all, the largest int nothing."""
+    """Thresholds given as places, as keys of ``order``, up to rounding; 0 keeps all, the largest int nothing."""
     if mode == MODE_PROBABILITY:
         return places
     inner = places.clip(1, (TOP if mode == MODE_SIGMOID else _LAST) - 1)
@@ -117,7 +117,7 @@ def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
 
 
 def places_of(mode: int, work: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """From errors' keys to their places: the keys are those of ``_order``, or in mode -1 those of ``softmax.py``."""
+    """From errors' keys to their places: the keys are those of ``order``, or in mode -1 those of ``softmax.py``."""
     if mode in (-1, MODE_PROBABILITY):  # keys are places
         return lambda keys: keys
     return lambda keys: _places_of(mode, work, keys.astype(np.int32))
@@ -130,12 +130,13 @@ def _places_of(mode, work, keys):
     place, kind = np.empty(count, np.int32), np.zeros(count, np.int32)
     for i in range(count):
         z[i] = from_bits(keys[i] ^ ((keys[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
-    _treat(mode, z, kind, count, place, slope)
+    treat(mode, z, kind, count, place, slope)
     return place
 
 
 @inlined
-def _treat(mode, z, kind, count, place, slope):
+def treat(mode, z, kind, count, place, slope):
+    """Place and slope of ``count`` scores z, of the kind of errors that ``mode`` names."""
     if mode == MODE_SIGMOID:
         _sigmoid(z, kind, count, place, slope)
     elif mode == MODE_PROBABILITY:
@@ -147,7 +148,7 @@ def _treat(mode, z, kind, count, place, slope):
 
 
 @compiled
-def _unfit(mode, z, kind, count):
+def unfit_score(mode, z, kind, count):
     """Whether a valid error is NaN, or beyond what float32 holds: infinite, as far as the bins can tell."""
     largest = np.int32(0)
     for i in range(count):
@@ -163,7 +164,7 @@ def _unfit(mode, z, kind, count):
 
 
 @inlined
-def _read(scores, image, c, first, count, z, kind):
+def read(scores, image, c, first, count, z, kind):
     """One stretch of scores into z and its targets into kind; returns foreground pixels and a label not allowed."""
     stride, target_stride = scores.strides[2], scores.target_strides[2]
     at = image * scores.strides[0] + c * scores.strides[1] + first * stride
@@ -235,18 +236,18 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, un
         position += count
         if not active[group] and scores.labelled:  # labels have been counted before
             continue
-        members, wrong, label = _read(scores, image, c, first, count, z, kind)
+        members, wrong, label = read(scores, image, c, first, count, z, kind)
         if wrong:
             status[0] = 1
             status[1] = label
         if not active[group]:
             continue
-        _treat(mode, z, kind, count, place, slope)
-        if _unfit(mode, z, kind, count):
+        treat(mode, z, kind, count, place, slope)
+        if unfit_score(mode, z, kind, count):
             unfit[group] = True
         totals[group] += members
         if kept.thresholds[c] != NOTHING:
-            _order(mode, z, kind, count, place, key)
+            order(mode, z, kind, count, place, key)
             largest = key[0]
             for i in range(count):
                 largest = max(largest, key[i])
@@ -285,8 +286,8 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out,
         at = image * out_strides[0] + c * out_strides[1] + first * stride
         written = out[at:]
         if active[row if scores.per_image else c]:
-            _read(scores, image, c, first, count, z, kind)
-            _treat(mode, z, kind, count, place, slope)
+            read(scores, image, c, first, count, z, kind)
+            treat(mode, z, kind, count, place, slope)
             find(place, None, lut[c], count, found, rest, None)
             offset = np.int32(image * size if scores.per_image else 0)
             for i in range(count):

@@ -14,7 +14,7 @@ import torch
 
 from lovasz.kernels.bins import CELL_BITS
 from lovasz.kernels.cpu.arithmetic import inlined
-from lovasz.kernels.cpu.tables import slope_terms, weigh_rest
+from lovasz.kernels.cpu.tables import tied_weights, weigh_rest
 from lovasz.loops import compiled, in_threads
 
 MOST, LEAST, TOGETHER = 4096, 1024, 1 << 16  # errors of one class, and of all classes together
@@ -215,10 +215,7 @@ def _gather(kept, c, limit, keys, owners):
 
 @compiled
 def _weigh(keys, owners, n, share, weights):
-    """Weights of one class's errors by ``keys`` in rising order; equal ones share theirs.
-
-    The formulas stand at ``bins.weights``: a bin here is a run of equal keys.
-    """
+    """Weights of one class's errors by ``keys`` in rising order; equal ones share theirs."""
     a = np.float64(n)
     remaining = np.float64(n)
     end = len(keys)
@@ -229,13 +226,7 @@ def _weigh(keys, owners, n, share, weights):
             begin -= 1
             f += owners[keys[begin] & 0xFFFFFFFF] & 1
         b = end - begin - f
-        if b == 0:
-            q_f = 1.0 / a
-            q_b = 0.0
-        else:
-            log, rest = slope_terms(b / a)
-            q_f = log / b
-            q_b = remaining / (a * (a + b)) - f * rest / (b * b)
+        q_f, q_b = tied_weights(a, remaining, f, b)
         for i in range(begin, end):
             at = keys[i] & 0xFFFFFFFF
             weights[at] = share * (q_f if owners[at] & 1 else q_b)

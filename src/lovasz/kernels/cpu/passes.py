@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lovasz import validation
 from lovasz.kernels import bins
 from lovasz.kernels.cpu import elements, heads, layout, softmax, tables
-from lovasz.kernels.cpu.arithmetic import Scores
+from lovasz.kernels.cpu.inputs import Inputs
 from lovasz.kernels.cpu.parts import pieces, split
 from lovasz.loops import in_threads
 from lovasz.memory import reused_empty_like
@@ -22,14 +21,6 @@ from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup, sum_over
 
 TOO_MANY = "input has {} classes, too many for the CPU kernel: use method='exact'"
-_MODES = {
-    "sigmoid": elements.MODE_SIGMOID,
-    "probability": elements.MODE_PROBABILITY,
-    "hinge": elements.MODE_HINGE,
-    "elu": elements.MODE_ELU,
-}
-_TILE = 65536  # bytes of a tile of pixels with all their classes
-_NO_LOGITS = np.empty(0, np.float32)  # where labels alone are read: compiled once for logits of every type
 
 
 def loss(
@@ -103,47 +94,37 @@ class _Counts(NamedTuple):
     kept: heads.Kept  # the largest errors
 
 
-class _Passes:
-    """Both passes over one input: how it lies in memory, and who computes which part."""
+class _Passes(Inputs):
+    """Both passes over one input: who computes which part."""
 
     def __init__(self, input: Tensor, target: Tensor, problem: Problem, group: ProcessGroup | None) -> None:
-        self.input = input
-        self.problem = problem
+        super().__init__(input, target, problem)
         self.process_group = group
-        self.images, self.classes, self.pixels = input.shape
-        self.groups = self.classes * (self.images if problem.per_image else 1)
-        self.x = layout.storage(input)
-        self.work = np.empty(0, np.float64 if input.dtype == torch.float64 else np.float32)
-        self.target = target.view(-1).numpy()
-        self.mirrored = problem.errors not in ("hinge", "elu")
         self.cells = bins.MIRRORED_CELLS if self.mirrored else bins.UNBOUNDED_CELLS
         if self.classes * self.cells >= 1 << 26:  # not even the sample finds its bins, see tables.deal
             raise ValueError(TOO_MANY.format(self.classes))
-        self.softmax = problem.errors == "softmax"
-        self.mode = _MODES.get(problem.errors, -1)
         # Exact weights need all errors of a class side by side: one group, one process.
         whole = group is None and self.groups == self.classes
         self.head_size = heads.size(self.classes, self.images * self.pixels) if whole else 0
-        self.width = min(1024, max(256, _TILE // (4 * self.classes) // 16 * 16))
 
     def value(self, weight: Tensor | None) -> tuple[Tensor, _Tables]:
         """First pass: deal the bins, count, weigh. The loss as a tensor, NaN where an error is, and the tables."""
         totals, surplus = None, np.zeros(self.groups, np.int64)
         if self.problem.labelled:
-            totals, surplus = self._count_labels()
+            totals, surplus = self.count_labels()
         # Without labels every chosen group is counted, and its foreground with it.
-        shares = self._shares(totals, weight)
+        shares = self.shares(totals, weight)
         lut, used, thresholds = self._deal(totals, shares)
         if self.process_group is not None and totals is not None:
             totals = self._shared(totals)
-            shares = self._shares(totals, weight)
+            shares = self.shares(totals, weight)
         entropy = None
         if self.softmax and self.problem.cross_entropy is not None:
             entropy = self._cross_entropy(totals, weight)
         counts = self._count_errors(lut, used, 1, self.problem.per_image, shares != 0, thresholds, entropy)
         if totals is None:
             totals = self._shared(counts.foreground)
-            shares = self._shares(totals, weight)
+            shares = self.shares(totals, weight)
         # Of masks a group that is left out spoils nothing.
         nan = bool((counts.unfit if self.softmax else counts.unfit & (shares != 0)).any())
         if not self.softmax:
@@ -228,30 +209,6 @@ class _Passes:
         each = each * (factor / whole if whole > 0 else 0.0)
         return softmax.Entropy(each, float(each.sum()), smoothing)
 
-    def _shares(self, totals: np.ndarray | None, weight: Tensor | None) -> np.ndarray:
-        """Each group's share in the average; before its foreground is known, as if it had some."""
-        problem = self.problem
-        if weight is None and problem.chosen is None and not problem.only_present:
-            return np.full(self.groups, 1 / self.groups)
-        foreground = np.ones(self.groups, np.int64) if totals is None else totals
-        return self.problem.shares(torch.from_numpy(foreground).view(-1, self.classes), weight).view(-1).numpy()
-
-    def _count_labels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels of each group (G,), and those with the void ones of its image (G,)."""
-        bounds = split(self.images * self.pixels, self.images * self.pixels)
-        parts = len(bounds) - 1
-        totals = np.zeros((parts, self.groups), np.int64)
-        surplus = np.zeros((parts, self.groups), np.int64)
-        status = np.zeros((parts, 3), np.int64)
-        labels = self._scores()._replace(x=_NO_LOGITS, work=_NO_LOGITS)
-
-        def run(i: int) -> None:
-            softmax.count_labels(labels, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
-
-        in_threads(run, parts)
-        self._raise_for_labels(status)
-        return totals.sum(0), surplus.sum(0)
-
     def _count_errors(
         self,
         lut: np.ndarray,
@@ -277,7 +234,7 @@ class _Passes:
         unfit = np.zeros((parts, self.classes * images), np.bool_)
         sums = np.zeros((parts, 1))
         status = np.zeros((parts, 3), np.int64)
-        scores = self._scores(step, per_image)
+        scores = self.scores(step, per_image)
         kept = heads.room(parts, self.classes, self.head_size, thresholds)
 
         def run(i: int) -> None:
@@ -292,35 +249,10 @@ class _Passes:
                 )
 
         in_threads(run, parts)
-        self._raise_for_labels(status)
+        self.raise_for_labels(status)
         if self.softmax:  # the classes of a pixel share its NaN
             unfit[:] = status[:, 2].any()
         return _Counts(hist, totals.sum(0), np.asarray(unfit.any(0)), float(sums.sum()), kept)
-
-    def _raise_for_labels(self, status: np.ndarray) -> None:
-        if status[:, 0].any():
-            label = int(status[status[:, 0].argmax(), 1])
-            raise validation.label_error(label, self.classes if self.problem.labelled else 2)
-
-    def _scores(self, step: int = 1, per_image: bool | None = None) -> Scores:
-        """Every ``step``-th pixel of the input, as the loops read it."""
-        image, channel, pixel = self.input.stride()
-        if self.problem.labelled:
-            target_strides = (self.pixels, 0, step)
-        else:
-            target_strides = (self.classes * self.pixels, self.pixels, step)
-        return Scores(
-            x=self.x,
-            work=self.work,
-            strides=(image, channel, pixel * step),
-            shape=(self.images, self.classes, -(-self.pixels // step)),
-            target=self.target,
-            target_strides=target_strides,
-            labelled=self.problem.labelled,
-            void=self.problem.ignore_index or 0,
-            has_void=self.problem.ignore_index is not None,
-            per_image=self.problem.per_image if per_image is None else per_image,
-        )
 
     def gradient(self, found: _Tables, incoming: float, dtype: torch.dtype) -> Tensor:
         """Second pass: the gradient of the loss times what comes in, laid out as the input."""
@@ -332,7 +264,7 @@ class _Passes:
         flat = layout.storage(out)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = pieces(units, units * (self.classes if self.softmax else 1))
-        scores = self._scores()
+        scores = self.scores()
         factor = self.problem.scale * incoming
         lines = found.weights if factor == 1 else found.weights * np.float32(factor)
         known = (found.lut, lines, found.shares != 0)

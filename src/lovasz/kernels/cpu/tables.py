@@ -102,6 +102,20 @@ def slope_terms(x):
 
 
 @inlined
+def tied_weights(a, remaining, f, b):
+    """Weights of equal errors, f of foreground and b of background, that share theirs: the means of ``bins.weights``.
+
+    a: union before them; remaining: foreground not passed yet. Without any foreground the first ones share all.
+    """
+    if b == 0:
+        return 1.0 / a, 0.0
+    if f == 0:
+        return 0.0, remaining / (a * (a + b)) if a > 0 else 1.0 / b
+    log, rest = slope_terms(b / a)
+    return log / b, remaining / (a * (a + b)) - f * rest / (b * b)
+
+
+@inlined
 def _errors_of(place, mirrored):
     """The error at a place, and by how much it grows with each unit of the place."""
     if mirrored and place >= HALF_RANGE:

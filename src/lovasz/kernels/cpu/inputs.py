@@ -1,0 +1,94 @@
+"""One input as the CPU kernel takes it: how it lies in memory, its labels counted, each group's share in the average.
+
+Apart because bins and sort share it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lovasz import validation
+from lovasz.kernels.cpu import elements, layout, softmax
+from lovasz.kernels.cpu.arithmetic import Scores
+from lovasz.kernels.cpu.parts import split
+from lovasz.loops import in_threads
+from lovasz.problem import Problem
+
+_MODES = {
+    "sigmoid": elements.MODE_SIGMOID,
+    "probability": elements.MODE_PROBABILITY,
+    "hinge": elements.MODE_HINGE,
+    "elu": elements.MODE_ELU,
+}
+_TILE = 65536  # bytes of a tile of pixels with all their classes
+_NO_LOGITS = np.empty(0, np.float32)  # where labels alone are read: compiled once for logits of every type
+
+
+class Inputs:
+    """(N, C, S) scores and their target for one problem. ``groups`` of errors have a loss of their own each: the
+    classes, or those of each image in turn."""
+
+    def __init__(self, input: Tensor, target: Tensor, problem: Problem) -> None:
+        self.input = input
+        self.problem = problem
+        self.images, self.classes, self.pixels = input.shape
+        self.groups = self.classes * (self.images if problem.per_image else 1)
+        self.x = layout.storage(input)
+        self.work = np.empty(0, np.float64 if input.dtype == torch.float64 else np.float32)
+        self.target = target.view(-1).numpy()
+        self.mirrored = problem.errors not in ("hinge", "elu")
+        self.softmax = problem.errors == "softmax"
+        self.mode = _MODES.get(problem.errors, -1)
+        self.width = min(1024, max(256, _TILE // (4 * self.classes) // 16 * 16))
+
+    def shares(self, totals: np.ndarray | None, weight: Tensor | None) -> np.ndarray:
+        """Each group's share in the average; before its foreground is known, as if it had some."""
+        problem = self.problem
+        if weight is None and problem.chosen is None and not problem.only_present:
+            return np.full(self.groups, 1 / self.groups)
+        foreground = np.ones(self.groups, np.int64) if totals is None else totals
+        return self.problem.shares(torch.from_numpy(foreground).view(-1, self.classes), weight).view(-1).numpy()
+
+    def count_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of each group (G,), and those with the void ones of its image (G,)."""
+        bounds = split(self.images * self.pixels, self.images * self.pixels)
+        parts = len(bounds) - 1
+        totals = np.zeros((parts, self.groups), np.int64)
+        surplus = np.zeros((parts, self.groups), np.int64)
+        status = np.zeros((parts, 3), np.int64)
+        labels = self.scores()._replace(x=_NO_LOGITS, work=_NO_LOGITS)
+
+        def run(i: int) -> None:
+            softmax.count_labels(labels, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
+
+        in_threads(run, parts)
+        self.raise_for_labels(status)
+        return totals.sum(0), surplus.sum(0)
+
+    def raise_for_labels(self, status: np.ndarray) -> None:
+        """What the threads say of labels that are not allowed: (R, 3), first whether one was met, then which."""
+        if status[:, 0].any():
+            label = int(status[status[:, 0].argmax(), 1])
+            raise validation.label_error(label, self.classes if self.problem.labelled else 2)
+
+    def scores(self, step: int = 1, per_image: bool | None = None) -> Scores:
+        """Every ``step``-th pixel of the input, as the loops read it."""
+        image, channel, pixel = self.input.stride()
+        if self.problem.labelled:
+            target_strides = (self.pixels, 0, step)
+        else:
+            target_strides = (self.classes * self.pixels, self.pixels, step)
+        return Scores(
+            x=self.x,
+            work=self.work,
+            strides=(image, channel, pixel * step),
+            shape=(self.images, self.classes, -(-self.pixels // step)),
+            target=self.target,
+            target_strides=target_strides,
+            labelled=self.problem.labelled,
+            void=self.problem.ignore_index or 0,
+            has_void=self.problem.ignore_index is not None,
+            per_image=self.problem.per_image if per_image is None else per_image,
+        )

@@ -1,0 +1,144 @@
+"""The exact losses on the CPU: every error is sorted, class by class, and weighed by its rank.
+
+Apart from ``passes.py``, which bins. The sort's result takes the memory of one float32 per score from forward to
+backward, so it serves method="exact", and inputs so small that bins cost more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lovasz.kernels.cpu import layout, order
+from lovasz.kernels.cpu.inputs import Inputs
+from lovasz.kernels.cpu.parts import pieces, split
+from lovasz.loops import in_threads
+from lovasz.memory import reused_empty_like
+from lovasz.problem import Problem, raw_errors
+
+
+def loss(
+    input: Tensor,
+    target: Tensor,
+    problem: Problem,
+    weight: Tensor | None,
+    group: None = None,  # noqa: ARG001 - as all kernels have it; `choose` sends no shared batch here
+) -> Tensor:
+    """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks."""
+    return _Sorted.apply(layout.computable(input), layout.readable(target), problem, weight)  # pyright: ignore[reportReturnType]
+
+
+class _Sorted(torch.autograd.Function):
+    """The weights in forward; in backward the scores are read again."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
+        sorts = _Sorts(input, target, problem)
+        value, weights, ctx.active = sorts.value(weight)
+        ctx.problem = problem
+        ctx.save_for_backward(input, target, weights)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
+        input, target, weights = ctx.saved_tensors
+        incoming = grad_outputs[0]
+        if torch.is_grad_enabled():  # create_graph=True
+            return _differentiable(incoming, input, target, ctx.problem, weights), None, None, None
+        return _Sorts(input, target, ctx.problem).gradient(weights, ctx.active, incoming), None, None, None
+
+
+class _Sorts(Inputs):
+    """Both passes over one input and the sort between them: who computes which part."""
+
+    def value(self, weight: Tensor | None) -> tuple[Tensor, Tensor, np.ndarray]:
+        """The loss, NaN where an error is; the weight of each error (G, errors); which groups count (G,)."""
+        together = self.images * self.pixels // (self.groups // self.classes)
+        weights = torch.empty(self.groups, together, dtype=torch.float32, device="cpu")
+        keys = weights.view(torch.int32).numpy()
+        totals = self.count_labels()[0] if self.problem.labelled else None
+        shares = self.shares(totals, weight)  # without labels every chosen group counts its foreground first
+        foreground, unfit = self._fill(keys, shares != 0)
+        if totals is None:
+            totals, shares = foreground, self.shares(foreground, weight)
+        nan = bool((unfit if self.softmax else unfit & (shares != 0)).any())
+        losses = np.empty(self.groups)
+        parts = min(self.groups, 4 * torch.get_num_threads())
+        bounds = [self.groups * i // parts for i in range(parts + 1)]
+        known = (totals, shares, keys, weights.numpy(), losses)
+        scores = self.scores()
+        in_threads(lambda i: order.weigh_groups(self.mode, scores, bounds[i], bounds[i + 1], *known), parts)
+        value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale
+        dtype = torch.promote_types(self.input.dtype, torch.float32)
+        return torch.tensor(value, dtype=dtype, device="cpu"), weights, shares != 0
+
+    def _strides(self) -> tuple[int, int]:
+        """Of keys and weights, for image and class."""
+        if self.problem.per_image:
+            return self.classes * self.pixels, self.pixels
+        return self.pixels, self.images * self.pixels
+
+    def _fill(self, keys: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Write the keys; foreground pixels (G,) of masks, and whether a group (G,) has an error of NaN or infinity."""
+        units = self.images * self.pixels * (1 if self.softmax else self.classes)
+        bounds = split(units, units * (self.classes if self.softmax else 1))
+        parts = len(bounds) - 1
+        totals, unfit = np.zeros((parts, self.groups), np.int64), np.zeros((parts, self.groups), np.bool_)
+        status = np.zeros((parts, 3), np.int64)
+        scores, flat, strides = self.scores(), keys.reshape(-1), self._strides()
+
+        def run(i: int) -> None:
+            part = (scores, bounds[i], bounds[i + 1])
+            if self.softmax:
+                order.keys_softmax(*part, self.width, active, flat, strides, status[i])
+            else:
+                order.keys_elements(self.mode, *part, active, flat, strides, totals[i], unfit[i], status[i])
+
+        in_threads(run, parts)
+        self.raise_for_labels(status)
+        if self.softmax:  # the classes of a pixel share its NaN
+            unfit[:] = status[:, 2].any()
+        return totals.sum(0), np.asarray(unfit.any(0))
+
+    def gradient(self, weights: Tensor, active: np.ndarray, incoming: Tensor) -> Tensor:
+        """The gradient of the loss times what comes in, laid out as the input."""
+        out = reused_empty_like(self.input, self.input.dtype)
+        units = self.images * self.pixels * (1 if self.softmax else self.classes)
+        bounds = pieces(units, units * (self.classes if self.softmax else 1))
+        factor = self.work.dtype.type(self.problem.scale * float(incoming))
+        known = (weights.view(-1).numpy(), self._strides(), factor, layout.storage(out), out.stride())
+        scores = self.scores()
+
+        def run(i: int) -> None:
+            part = (scores, bounds[i], bounds[i + 1])
+            if self.softmax:
+                order.gradient_softmax(*part, self.width, *known)
+            else:
+                order.gradient_elements(self.mode, *part, active, *known)
+
+        in_threads(run, len(bounds) - 1)
+        return out
+
+
+def _differentiable(incoming: Tensor, input: Tensor, target: Tensor, problem: Problem, weights: Tensor) -> Tensor:
+    """The gradient as operations that can be differentiated again: near its input the loss is the sum of the errors
+    times these weights, which do not change there."""
+    images, classes, pixels = input.shape
+    order = (images, classes, pixels) if problem.per_image else (classes, images, pixels)
+    weights = weights.view(order) if problem.per_image else weights.view(order).transpose(0, 1)  # (N, C, S)
+    if problem.labelled:
+        foreground = target.unsqueeze(1) == torch.arange(classes, device="cpu").view(1, -1, 1)  # (N, C, S)
+    else:
+        foreground = target == 1
+    with torch.enable_grad():
+        scores = input.double()
+        if problem.ignore_index is not None:  # void pixels may hold NaN
+            void = target == problem.ignore_index
+            scores = scores.masked_fill(void.unsqueeze(1) if problem.labelled else void, 0)
+        errors, activation = raw_errors(scores, foreground, problem.errors)
+        value = problem.scale * ((errors if activation is None else activation(errors)) * weights).sum()
+        (gradient,) = torch.autograd.grad(value, input, incoming.to(value.dtype), create_graph=True)
+    return gradient
