@@ -47,6 +47,9 @@ def softmax_ways() -> list[Contestant]:
     ways: dict[str, Loss] = {
         "lovasz_softmax, impl='torch'": functools.partial(lovasz.lovasz_softmax, impl="torch"),
         "lovasz_softmax, method='exact'": functools.partial(lovasz.lovasz_softmax, method="exact"),
+        "lovasz_softmax, method='exact', impl='torch'": functools.partial(
+            lovasz.lovasz_softmax, method="exact", impl="torch"
+        ),
     }
     return [Contestant(name, loss, formulas.softmax_by_class) for name, loss in ways.items()]
 

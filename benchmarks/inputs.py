@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lovasz.kernels import choose
+
 KINDS = {"random": (1.0, 0.0), "trained": (2.0, 6.0), "untrained": (0.01, 0.0), "confident": (3.0, 20.0)}
 YARDSTICK = "F.cross_entropy"
 
@@ -35,16 +37,28 @@ def binary(images: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 def piece(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The corner of the first two images that results are checked on, in the layout of the whole.
 
-    It holds too many errors for the default to sort them: the kernel that is timed is the one that is checked.
+    It is as large as it must be for the default to take the kernel that is timed, whether images have losses of their
+    own or not.
     """
     if scores.dim() == 2:
-        return scores[:8192].detach(), target[:8192]
-    if target.dim() == scores.dim():
-        return scores[:2, :96, :96].detach().contiguous(), target[:2, :96, :96].contiguous()
-    side = 64 if scores.shape[1] >= 8 else 128
+        return scores[:65536].detach(), target[:65536]
+    binary = target.dim() == scores.dim()
+    side = 64
+    while side < min(scores.shape[-2:]) and _kernels(scores[:2, ..., :side, :side], binary) != _kernels(scores, binary):
+        side += 8
+    if binary:
+        return scores[:2, :side, :side].detach().contiguous(), target[:2, :side, :side].contiguous()
     form = torch.channels_last if scores.stride(1) == 1 and scores.shape[1] > 1 else torch.contiguous_format
     corner = scores[:2, :, :side, :side].detach().contiguous(memory_format=form)
     return corner, target[:2, :side, :side].contiguous()
+
+
+def _kernels(scores: Tensor, binary: bool) -> set[str]:
+    """The kernels that the losses of a batch and of single images take."""
+    sizes = {"classes": 1 if binary else scores.shape[1], "dtype": scores.dtype}
+    images = (None, scores.shape[-1] * scores.shape[-2])
+    device = scores.device
+    return {choose("binned", "auto", device, scores.numel(), image=image, **sizes).kernel for image in images}
 
 
 def shape(scores: Tensor) -> str:

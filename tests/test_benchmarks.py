@@ -79,12 +79,23 @@ def test_a_library_with_a_wrong_value_is_named_and_not_timed(monkeypatch: pytest
 def test_the_piece_that_is_checked_goes_through_the_kernel_that_is_timed() -> None:
     from lovasz.kernels import choose
 
-    for images, classes in ((4, 21), (1, 2), (1, 150)):
-        scores, target = inputs.multiclass(images, classes, 128)
+    device = torch.device("cpu")
+
+    def kernel(scores, classes, image=None):
+        return choose("binned", "auto", device, scores.numel(), classes=classes, image=image).kernel
+
+    for images, classes, size in ((4, 21, 256), (1, 2, 512), (1, 150, 256), (2, 21, 64)):
+        scores, target = inputs.multiclass(images, classes, size)
         small, labels = inputs.piece(scores, target)
         assert labels.shape == small.shape[:1] + small.shape[2:]
-        device = torch.device("cpu")
-        assert choose("binned", "auto", device, small.numel()) == choose("binned", "auto", device, 10**8)
+        assert small.numel() < scores.numel() or size == 64
+        assert kernel(small, classes) == kernel(scores, classes)
+    scores, masks = inputs.binary(8, 512)
+    small, labels = inputs.piece(scores, masks)
+    assert labels.shape == small.shape
+    for whole in (True, False):
+        sizes = [None if whole else images[0].numel() for images in (small, scores)]
+        assert kernel(small, 1, sizes[0]) == kernel(scores, 1, sizes[1])
 
 
 def test_layouts_stay_in_the_piece_that_is_checked() -> None:

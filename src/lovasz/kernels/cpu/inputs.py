@@ -58,7 +58,7 @@ class Inputs:
         totals = np.zeros((parts, self.groups), np.int64)
         surplus = np.zeros((parts, self.groups), np.int64)
         status = np.zeros((parts, 3), np.int64)
-        labels = self.scores()._replace(x=_NO_LOGITS, work=_NO_LOGITS)
+        labels = self.labels()
 
         def run(i: int) -> None:
             softmax.count_labels(labels, bounds[i], bounds[i + 1], totals[i], surplus[i], status[i])
@@ -72,6 +72,10 @@ class Inputs:
         if status[:, 0].any():
             label = int(status[status[:, 0].argmax(), 1])
             raise validation.label_error(label, self.classes if self.problem.labelled else 2)
+
+    def labels(self) -> Scores:
+        """The target alone, as the loops read it."""
+        return self.scores()._replace(x=_NO_LOGITS, work=_NO_LOGITS)
 
     def scores(self, step: int = 1, per_image: bool | None = None) -> Scores:
         """Every ``step``-th pixel of the input, as the loops read it."""

@@ -101,19 +101,19 @@ def pack(key, owner, counts, gathered, n):
 
 
 @inlined
-def _gather(scores, image, images, c, keys, counts, gathered):
+def _gather(labels, image, images, c, keys, counts, gathered):
     """Pack the keys of valid errors of class c in so many images with what is to be known of each: twice its position
     in ``keys``, plus 1 for foreground. Returns how many there are."""
-    pixels = scores.shape[2]
-    own = np.int64(c) if scores.labelled else np.int64(1)
+    pixels = labels.shape[2]
+    own = np.int64(c) if labels.labelled else np.int64(1)
     counts[:] = 0
     n = 0
     for k in range(images):
-        start = (image + k) * scores.target_strides[0] + c * scores.target_strides[1]
-        target = scores.target[start : start + pixels]
+        start = (image + k) * labels.target_strides[0] + c * labels.target_strides[1]
+        target = labels.target[start : start + pixels]
         for i in range(pixels):
             t = np.int64(target[i])
-            if scores.has_void and t == scores.void:
+            if labels.has_void and t == labels.void:
                 continue
             at = k * pixels + i
             pack(keys[at], np.uint64(2 * at + (t == own)), counts, gathered, n)
@@ -221,22 +221,22 @@ def _weigh(ordered, errors, n, total, share, weights):
 
 
 @compiled
-def weigh_groups(mode, scores, begin, end, totals, shares, keys, weights, losses):
+def weigh_groups(mode, labels, begin, end, totals, shares, keys, weights, losses):
     """From keys to weights, of groups ``begin`` to ``end``; the losses of these, not times the share.
 
-    totals: (G,) foreground pixels; shares: (G,) in the average; keys: (G, errors) int32; weights: the same memory as
-    float32, 0 for void pixels and groups without a share. Equal errors share their weight, so that the order of the
-    pixels has no say.
+    labels: ``Scores`` without logits; totals: (G,) foreground pixels; shares: (G,) in the average; keys: (G, errors)
+    int32; weights: the same memory as float32, 0 for void pixels and groups without a share. Equal errors share their
+    weight, so that the order of the pixels has no say.
     """
-    images, classes, pixels = scores.shape
-    together = 1 if scores.per_image else images
+    images, classes, pixels = labels.shape
+    together = 1 if labels.per_image else images
     gathered, other = np.empty(together * pixels, np.uint64), np.empty(together * pixels, np.uint64)
     counts = np.empty((ROUNDS, 1 << DIGIT), np.int32)
     for g in range(begin, end):
         n = 0
         if shares[g] != 0:
-            image = g // classes if scores.per_image else 0
-            n = _gather(scores, image, together, g % classes, keys[g], counts, gathered)
+            image = g // classes if labels.per_image else 0
+            n = _gather(labels, image, together, g % classes, keys[g], counts, gathered)
         if n < together * pixels:
             weights[g] = 0
         losses[g] = 0.0

@@ -69,8 +69,8 @@ class _Sorts(Inputs):
         parts = min(self.groups, 4 * torch.get_num_threads())
         bounds = [self.groups * i // parts for i in range(parts + 1)]
         known = (totals, shares, keys, weights.numpy(), losses)
-        scores = self.scores()
-        in_threads(lambda i: order.weigh_groups(self.mode, scores, bounds[i], bounds[i + 1], *known), parts)
+        labels = self.labels()
+        in_threads(lambda i: order.weigh_groups(self.mode, labels, bounds[i], bounds[i + 1], *known), parts)
         value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale
         dtype = torch.promote_types(self.input.dtype, torch.float32)
         return torch.tensor(value, dtype=dtype, device="cpu"), weights, shares != 0
