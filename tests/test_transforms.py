@@ -116,3 +116,20 @@ def test_weights_of_classes_may_be_batched_too() -> None:
     weights[1, 2] = -1
     with pytest.raises(ValueError, match="weight must be finite and not negative"):
         torch.func.vmap(loss)(scores, target, weights)
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason="numba is missing")
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("method", ["binned", "exact"])
+def test_several_gradients_come_in_at_once(method: str, dtype: torch.dtype, create_graph: bool) -> None:
+    """As ``torch.autograd.functional.jacobian(vectorize=True)`` has it."""
+    scores, target = (tensor[0] for tensor in draw())
+    leaf = scores.to(dtype).requires_grad_()
+    value = lovasz.lovasz_softmax(leaf, target, ignore_index=255, method=method, impl="numba")
+    several = torch.tensor([1.0, -3.0])
+    how = {"retain_graph": True, "create_graph": create_graph}
+    (together,) = torch.autograd.grad(value, leaf, several, is_grads_batched=True, **how)
+    for factor, gradient in zip(several, together, strict=True):
+        assert gradient.dtype == dtype
+        torch.testing.assert_close(gradient, torch.autograd.grad(value, leaf, factor, **how)[0], rtol=2e-3, atol=1e-7)

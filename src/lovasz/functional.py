@@ -47,7 +47,8 @@ def lovasz_softmax(
         ignore_index: label of void pixels, any integer, also a negative one; they have neither value nor gradient.
         weight: (C,) class weights w of the average; default 1.
         method: "binned" (linear time; with ``impl="auto"`` small inputs are sorted) or "exact" (sorted).
-        impl: "auto", "torch", "numba" or "triton"; an explicit one never falls back.
+        impl: "auto", "torch", "numba" or "triton"; an explicit one never falls back. All but "triton" sort, "numba" no
+            float64.
         group: a torch.distributed process group, of which every process calls this with its part of the batch: the
             loss is then that of the batch of all together, the same number in each process, for one small message of
             counts. Its gradient is multiplied by the number of processes; DistributedDataParallel divides by it, so the

@@ -28,3 +28,9 @@ def storage(tensor: Tensor) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return flat.view(torch.int16).numpy()
     return flat.numpy().view(np.uint16) if tensor.dtype == torch.float16 else flat.numpy()
+
+
+def is_batch(incoming: Tensor) -> bool:
+    """Whether the gradient that comes in stands for several at once, as with ``is_grads_batched=True``: it has no
+    value that a loop could be given, but what the loops find for 1 may be multiplied by it."""
+    return torch._C._functorch.is_legacy_batchedtensor(incoming)  # pyright: ignore[reportAttributeAccessIssue]

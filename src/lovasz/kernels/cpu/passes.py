@@ -58,7 +58,11 @@ class _Binned(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None, None]:  # pyright: ignore
         input, target = ctx.saved_tensors
-        return _Gradient.apply(grad_outputs[0], input, target, ctx), None, None, None, None  # pyright: ignore
+        incoming = grad_outputs[0]
+        if layout.is_batch(incoming):
+            gradient = _Gradient.apply(torch.ones((), device="cpu"), input, target, ctx)
+            return (gradient * incoming).to(input.dtype), None, None, None, None  # pyright: ignore
+        return _Gradient.apply(incoming, input, target, ctx), None, None, None, None  # pyright: ignore
 
 
 class _Gradient(torch.autograd.Function):

@@ -46,9 +46,13 @@ class _Sorted(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore
         input, target, weights = ctx.saved_tensors
         incoming = grad_outputs[0]
+        batch = layout.is_batch(incoming)
+        factor = torch.ones((), device="cpu") if batch else incoming
         if torch.is_grad_enabled():  # create_graph=True
-            return _differentiable(incoming, input, target, ctx.problem, weights), None, None, None
-        return _Sorts(input, target, ctx.problem).gradient(weights, ctx.active, incoming), None, None, None
+            gradient = _differentiable(factor, input, target, ctx.problem, weights)
+        else:
+            gradient = _Sorts(input, target, ctx.problem).gradient(weights, ctx.active, factor)
+        return (gradient * incoming).to(input.dtype) if batch else gradient, None, None, None
 
 
 class _Sorts(Inputs):
