@@ -27,7 +27,7 @@ IMPLS = ("auto", "torch", "numba", "triton")
 SMALL_IMAGE, SMALL_IMAGE_IN_TORCH = 256, 4096
 
 # Up to so many errors that are ordered together Numba's sort costs less than bins; in all, for its memory.
-SORTED_TOGETHER, SORTED = 1 << 15, 1 << 22
+SORTED_TOGETHER, SORTED = 1 << 16, 1 << 22
 
 # These check the labels while they count.
 CHECK_LABELS = ("cpu", "operator", "sorted", "gpu")

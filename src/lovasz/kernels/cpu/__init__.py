@@ -1,4 +1,4 @@
-"""The binned kernel for the CPU, compiled by Numba; importing it loads numba."""
+"""The kernels for the CPU, compiled by Numba, which importing this loads. ``loss`` bins; ``sorting.loss`` sorts."""
 
 from lovasz.kernels.cpu.passes import loss
 

@@ -86,7 +86,7 @@ def _elu(z, kind, count, place, slope):
 
 
 @compiled
-def order(mode, z, kind, count, place, key):
+def order_keys(mode, z, kind, count, place, key):
     """Integers in the order of the errors: of the scores where these tell errors apart that share a float32."""
     if mode == MODE_PROBABILITY:
         for i in range(count):
@@ -98,7 +98,7 @@ def order(mode, z, kind, count, place, key):
 
 
 def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
-    """Thresholds given as places, as keys of ``order``, up to rounding; 0 keeps all, the largest int nothing."""
+    """Thresholds given as places, as keys of ``order_keys``, up to rounding; 0 keeps all, the largest int nothing."""
     if mode == MODE_PROBABILITY:
         return places
     inner = places.clip(1, (TOP if mode == MODE_SIGMOID else _LAST) - 1)
@@ -117,7 +117,7 @@ def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
 
 
 def places_of(mode: int, work: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """From errors' keys to their places: the keys are those of ``order``, or in mode -1 those of ``softmax.py``."""
+    """From errors' keys to their places: the keys are those of ``order_keys``, or in mode -1 of ``softmax.py``."""
     if mode in (-1, MODE_PROBABILITY):  # keys are places
         return lambda keys: keys
     return lambda keys: _places_of(mode, work, keys.astype(np.int32))
@@ -247,7 +247,7 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, un
             unfit[group] = True
         totals[group] += members
         if kept.thresholds[c] != NOTHING:
-            order(mode, z, kind, count, place, key)
+            order_keys(mode, z, kind, count, place, key)
             largest = key[0]
             for i in range(count):
                 largest = max(largest, key[i])

@@ -8,7 +8,7 @@ import numpy as np
 
 from lovasz.kernels.bins import HALF_RANGE
 from lovasz.kernels.cpu.arithmetic import LOWEST, TOP, exp, from_bits, inlined, mirrored_place, store
-from lovasz.kernels.cpu.elements import MODE_ELU, MODE_HINGE, MODE_SIGMOID, WIDTH, order, read, treat, unfit_score
+from lovasz.kernels.cpu.elements import MODE_ELU, MODE_HINGE, MODE_SIGMOID, WIDTH, order_keys, read, treat, unfit_score
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, write
 from lovasz.kernels.cpu.tables import tied_weights
 from lovasz.loops import compiled
@@ -88,7 +88,7 @@ def keys_elements(mode, scores, begin, end, active, keys, key_strides, totals, u
             unfit[group] = True
         totals[group] += members
         at = image * key_strides[0] + c * key_strides[1] + first
-        order(mode, z, kind, count, place, keys[at : at + count])
+        order_keys(mode, z, kind, count, place, keys[at : at + count])
 
 
 @inlined
@@ -178,7 +178,7 @@ def _key(value):
 
 @inlined
 def _score(value):
-    """What ``elements.order`` made a key of."""
+    """What ``elements.order_keys`` made a key of."""
     key = _key(value)
     return from_bits(np.int32(key ^ ((key >> np.int32(31)) & np.int32(0x7FFFFFFF))))
 
@@ -221,16 +221,16 @@ def _weigh(ordered, errors, n, total, share, weights):
 
 
 @compiled
-def weigh_groups(mode, labels, begin, end, totals, shares, keys, weights, losses):
+def weigh_groups(mode, labels, begin, end, totals, shares, keys, weights, losses, scratch):
     """From keys to weights, of groups ``begin`` to ``end``; the losses of these, not times the share.
 
     labels: ``Scores`` without logits; totals: (G,) foreground pixels; shares: (G,) in the average; keys: (G, errors)
     int32; weights: the same memory as float32, 0 for void pixels and groups without a share. Equal errors share their
-    weight, so that the order of the pixels has no say.
+    weight, so that the order of the pixels has no say. scratch: (2, errors) uint64.
     """
     images, classes, pixels = labels.shape
     together = 1 if labels.per_image else images
-    gathered, other = np.empty(together * pixels, np.uint64), np.empty(together * pixels, np.uint64)
+    gathered, other = scratch[0], scratch[1]
     counts = np.empty((ROUNDS, 1 << DIGIT), np.int32)
     for g in range(begin, end):
         n = 0

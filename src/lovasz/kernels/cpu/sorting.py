@@ -1,7 +1,7 @@
 """The exact losses on the CPU: every error is sorted, class by class, and weighed by its rank.
 
-Apart from ``passes.py``, which bins. The sort's result takes the memory of one float32 per score from forward to
-backward, so it serves method="exact", and inputs so small that bins cost more.
+Apart from ``passes.py``, which bins. The weights take one float32 per score from forward to backward, and the sort 16
+bytes per pixel on each thread; so it serves method="exact", and groups of errors so small that bins cost more.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class _Sorts(Inputs):
     def value(self, weight: Tensor | None) -> tuple[Tensor, Tensor, np.ndarray]:
         """The loss, NaN where an error is; the weight of each error (G, errors); which groups count (G,)."""
         together = self.images * self.pixels // (self.groups // self.classes)
-        weights = torch.empty(self.groups, together, dtype=torch.float32, device="cpu")
-        keys = weights.view(torch.int32).numpy()
+        weights = np.empty((self.groups, together), np.float32)  # numpy asks for large pages, torch does not
+        keys = weights.view(np.int32)
         totals = self.count_labels()[0] if self.problem.labelled else None
         shares = self.shares(totals, weight)  # without labels every chosen group counts its foreground first
         foreground, unfit = self._fill(keys, shares != 0)
@@ -72,12 +72,22 @@ class _Sorts(Inputs):
         losses = np.empty(self.groups)
         parts = min(self.groups, 4 * torch.get_num_threads())
         bounds = [self.groups * i // parts for i in range(parts + 1)]
-        known = (totals, shares, keys, weights.numpy(), losses)
+        known = (totals, shares, keys, weights, losses)
         labels = self.labels()
-        in_threads(lambda i: order.weigh_groups(self.mode, labels, bounds[i], bounds[i + 1], *known), parts)
+        idle: list[np.ndarray] = []  # memory that a thread has done with
+
+        def run(i: int) -> None:
+            try:
+                scratch = idle.pop()
+            except IndexError:
+                scratch = np.empty((2, together), np.uint64)
+            order.weigh_groups(self.mode, labels, bounds[i], bounds[i + 1], *known, scratch)
+            idle.append(scratch)
+
+        in_threads(run, parts)
         value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale
         dtype = torch.promote_types(self.input.dtype, torch.float32)
-        return torch.tensor(value, dtype=dtype, device="cpu"), weights, shares != 0
+        return torch.tensor(value, dtype=dtype, device="cpu"), torch.from_numpy(weights), shares != 0
 
     def _strides(self) -> tuple[int, int]:
         """Of keys and weights, for image and class."""
