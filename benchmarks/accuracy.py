@@ -45,7 +45,7 @@ def _cases(settings: Settings) -> Iterator[tuple[str, Loss, Loss, Callable[[], t
     for kind in BINARY:
         yield f"one class: {kind}", lovasz_sigmoid, formulas.sigmoid, lambda kind=kind: binary(kind, pixels)
     for classes in CLASSES:
-        size = settings.size(128 if classes > 100 else 256)
+        size = settings.size(176 if classes > 100 else 288)  # more pixels than are sorted by default: bins are on trial
         for kind in MULTICLASS:
             draw = lambda kind=kind, classes=classes, size=size: multiclass(kind, classes, size)  # noqa: E731
             yield f"{classes} classes: {kind}", lovasz_softmax, formulas.softmax_by_class, draw
