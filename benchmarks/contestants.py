@@ -24,6 +24,11 @@ class Contestant:
     loss: Loss
     formula: Loss | None = None
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is a loss of this package, not a yardstick or a rival."""
+        return self.name.startswith("lovasz_")
+
 
 def cross_entropy() -> Contestant:
     """The yardstick of multi-class losses."""

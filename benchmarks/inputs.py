@@ -1,4 +1,4 @@
-"""Random scores and labels to time on, and the small piece of them on which results are checked."""
+"""Random scores and labels to time on, and the small pieces of them on which results are checked."""
 
 from __future__ import annotations
 
@@ -34,31 +34,35 @@ def binary(images: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return scores.requires_grad_(), torch.randint(0, 2, (images, size, size), generator=generator)
 
 
-def piece(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The corner of the first two images that results are checked on, in the layout of the whole.
+def corner(scores: Tensor, target: Tensor, side: int = 64) -> tuple[Tensor, Tensor]:
+    """The first pixels of the first two images, ``side`` each way, in the layout of the whole.
 
-    It is as large as it must be for the default to take the kernel that is timed, whether images have losses of their
-    own or not.
+    On more of them the usual formulas in float32 are too far from float64 to pass.
     """
     if scores.dim() == 2:
-        return scores[:65536].detach(), target[:65536]
-    binary = target.dim() == scores.dim()
-    side = 64
-    while side < min(scores.shape[-2:]) and _kernels(scores[:2, ..., :side, :side], binary) != _kernels(scores, binary):
+        return scores[: 2 * side * side].detach(), target[: 2 * side * side]
+    form = torch.channels_last if scores.dim() == 4 and scores.stride(1) == 1 < scores.shape[1] else None
+    part = scores[:2, ..., :side, :side].detach().contiguous(memory_format=form or torch.contiguous_format)
+    return part, target[:2, ..., :side, :side].contiguous()
+
+
+def piece(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The corner that ours is checked on: as large as it must be for the default to take the kernel that is timed,
+    whether images have losses of their own or not.
+    """
+    binary, side = target.dim() == scores.dim(), 64
+    most = scores.shape[0] if scores.dim() == 2 else min(scores.shape[-2:])
+    while side < most and _kernels(corner(scores, target, side)[0], binary) != _kernels(scores, binary):
         side += 8
-    if binary:
-        return scores[:2, :side, :side].detach().contiguous(), target[:2, :side, :side].contiguous()
-    form = torch.channels_last if scores.stride(1) == 1 and scores.shape[1] > 1 else torch.contiguous_format
-    corner = scores[:2, :, :side, :side].detach().contiguous(memory_format=form)
-    return corner, target[:2, :side, :side].contiguous()
+    return corner(scores, target, side)
 
 
 def _kernels(scores: Tensor, binary: bool) -> set[str]:
     """The kernels that the losses of a batch and of single images take."""
     sizes = {"classes": 1 if binary else scores.shape[1], "dtype": scores.dtype}
-    images = (None, scores.shape[-1] * scores.shape[-2])
-    device = scores.device
-    return {choose("binned", "auto", device, scores.numel(), image=image, **sizes).kernel for image in images}
+    images = {None, scores.numel() // scores.shape[0] // sizes["classes"]} if scores.dim() > 2 else {None}
+    count = scores.numel()
+    return {choose("binned", "auto", scores.device, count, image=image, **sizes).kernel for image in images}
 
 
 def shape(scores: Tensor) -> str:

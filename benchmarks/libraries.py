@@ -57,7 +57,7 @@ def _tables(
     libraries: list[Library], ours: list[Contestant], scores: Tensor, target: Tensor, settings: Settings
 ) -> list[dict[str, Any]]:
     right, notes = [], []
-    small = inputs.piece(scores, target)
+    small = inputs.corner(scores, target)
     for library in libraries:
         contestant, note = judged(library, *small)
         if contestant is None:

@@ -52,10 +52,10 @@ def beside_slow(
 
 
 def _check(contestants: Sequence[Contestant], scores: Tensor, target: Tensor) -> None:
-    small = inputs.piece(scores, target)
+    piece, corner = inputs.piece(scores, target), inputs.corner(scores, target)
     for contestant in contestants:
         if contestant.formula is not None:
-            check(contestant.name, contestant.loss, contestant.formula, *small)
+            check(contestant.name, contestant.loss, contestant.formula, *(piece if contestant.ours else corner))
 
 
 def _call(contestant: Contestant, scores: Tensor, target: Tensor) -> Callable[[], Tensor]:

@@ -101,8 +101,9 @@ def test_the_piece_that_is_checked_goes_through_the_kernel_that_is_timed() -> No
 def test_layouts_stay_in_the_piece_that_is_checked() -> None:
     scores, target = inputs.multiclass(3, 8, 80)
     lying = scores.detach().contiguous(memory_format=torch.channels_last)
-    assert inputs.piece(lying, target)[0].is_contiguous(memory_format=torch.channels_last)
-    assert inputs.piece(scores, target)[0].is_contiguous()
+    for part in (inputs.piece, inputs.corner):
+        assert part(lying, target)[0].is_contiguous(memory_format=torch.channels_last)
+        assert part(scores, target)[0].is_contiguous()
 
 
 def test_contestants_take_turns_and_warm_up_once() -> None:
