@@ -55,7 +55,7 @@ def value_and_gradient(loss, logits: Tensor) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize("impl", [*IMPLS, "auto"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("size", [(7, 9), (80, 90)], ids=["small", "binned"])
+@pytest.mark.parametrize("size", [(7, 9), (80, 90)], ids=["small", "large"])
 def test_is_the_sum_of_the_two_losses(size: tuple[int, int], options: dict, impl: str) -> None:
     logits, target = draw(size, options.get("ignore_index"))
     value, gradient = value_and_gradient(
@@ -64,6 +64,26 @@ def test_is_the_sum_of_the_two_losses(size: tuple[int, int], options: dict, impl
     expected, slope = value_and_gradient(lambda z: sum_of_both(z, target, options), logits)
     assert value == pytest.approx(expected, rel=1e-5)
     assert relative(gradient, slope) <= 1e-3
+
+
+@pytest.mark.skipif(bool(numba_problem()), reason="numba is missing")
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_beside_a_sort_it_is_the_sum_too_and_so_are_its_second_derivatives(options: dict) -> None:
+    logits, target = draw((30, 40), options.get("ignore_index"))
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+
+    def both(loss, leaf: Tensor) -> tuple[float, Tensor, Tensor]:
+        value = 3 * loss(leaf.requires_grad_())
+        (gradient,) = torch.autograd.grad(value, leaf, retain_graph=True)
+        (again,) = torch.autograd.grad(value, leaf, create_graph=True)
+        assert relative(again.detach(), gradient) <= 1e-5
+        return value.item(), gradient, torch.autograd.grad((again * direction).sum(), leaf)[0]
+
+    got = both(lambda z: lovasz_cross_entropy(z, target, method="exact", impl="numba", **options), logits.float())
+    expected = both(lambda z: sum_of_both(z, target, options), logits.clone())
+    assert got[0] == pytest.approx(expected[0], rel=1e-6)
+    for one, other in zip(got[1:], expected[1:], strict=True):
+        assert relative(one, other) <= 2e-5
 
 
 @pytest.mark.parametrize("impl", IMPLS)

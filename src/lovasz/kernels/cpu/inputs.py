@@ -12,6 +12,7 @@ from torch import Tensor
 from lovasz import validation
 from lovasz.kernels.cpu import elements, layout, softmax
 from lovasz.kernels.cpu.arithmetic import Scores
+from lovasz.kernels.cpu.entropy import Entropy
 from lovasz.kernels.cpu.parts import split
 from lovasz.loops import in_threads
 from lovasz.problem import Problem
@@ -50,6 +51,18 @@ class Inputs:
             return np.full(self.groups, 1 / self.groups)
         foreground = np.ones(self.groups, np.int64) if totals is None else totals
         return self.problem.shares(torch.from_numpy(foreground).view(-1, self.classes), weight).view(-1).numpy()
+
+    def entropy(self, totals: np.ndarray | None, weight: Tensor | None) -> Entropy | None:
+        """The cross-entropy that goes with the loss, if one does, as the loops take it."""
+        if not self.softmax or self.problem.cross_entropy is None:
+            return None
+        assert totals is not None
+        factor, smoothing = self.problem.cross_entropy
+        each = np.ones(self.classes) if weight is None else weight.detach().double().cpu().numpy()
+        pixels = totals.reshape(-1, self.classes).sum(0)
+        whole = float((each * pixels).sum())
+        each = each * (factor / whole if whole > 0 else 0.0)
+        return Entropy(each, float(each.sum()), smoothing)
 
     def count_labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixels of each group (G,), and those with the void ones of its image (G,)."""

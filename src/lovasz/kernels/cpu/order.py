@@ -9,6 +9,7 @@ import numpy as np
 from lovasz.kernels.bins import HALF_RANGE
 from lovasz.kernels.cpu.arithmetic import LOWEST, TOP, exp, from_bits, inlined, mirrored_place, store
 from lovasz.kernels.cpu.elements import MODE_ELU, MODE_HINGE, MODE_SIGMOID, WIDTH, order_keys, read, treat, unfit_score
+from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, write
 from lovasz.kernels.cpu.tables import tied_weights
 from lovasz.loops import compiled
@@ -19,11 +20,11 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 @compiled
-def keys_softmax(scores, begin, end, width, active, keys, key_strides, status):
+def keys_softmax(scores, begin, end, width, active, keys, key_strides, entropy, sums, status):
     """The keys of pixels ``begin`` to ``end`` in all classes, from logits; what void pixels get is not read.
 
     active: (G,) False for groups to leave out; keys: flat int32, key_strides: for (image, class), pixels beside one
-    another. status: [.., .., NaN met].
+    another. entropy: None, or the cross-entropy to add to ``sums[0]``. status: [.., .., NaN met].
     """
     _, classes, pixels = scores.shape
     tile = np.empty((classes, width), scores.work.dtype)
@@ -40,6 +41,8 @@ def keys_softmax(scores, begin, end, width, active, keys, key_strides, status):
         first = position - image * pixels
         count = min(width, end - position, pixels - first)
         exponentials(scores, image, first, count, tile, right, scale, peak, label)
+        if entropy is not None:
+            sums[0] += cross_entropy(scores, image, first, count, right, scale, peak, label, entropy)
         if normalise(label, count, np.int32(0), right, scale, wrong, place, cell):
             status[2] = 1
         group = image * classes if scores.per_image else 0
@@ -248,9 +251,10 @@ def weigh_groups(mode, labels, begin, end, totals, shares, keys, weights, losses
 
 
 @compiled
-def gradient_softmax(scores, begin, end, width, weights, weight_strides, factor, out, out_strides):
+def gradient_softmax(scores, begin, end, width, weights, weight_strides, factor, incoming, entropy, out, out_strides):
     """The gradient at the logits of pixels ``begin`` to ``end``, times ``factor``, into ``out``; the formula stands at
-    ``softmax.gradient_softmax``. weights: flat, weight_strides: for (image, class)."""
+    ``softmax.gradient_softmax``. weights: flat, weight_strides: for (image, class); incoming: what to multiply the
+    cross-entropy by, if there is one."""
     _, classes, pixels = scores.shape
     tile = np.empty((classes, width), scores.work.dtype)
     slopes = np.empty((classes, width), scores.work.dtype)
@@ -283,8 +287,12 @@ def gradient_softmax(scores, begin, end, width, weights, weight_strides, factor,
             q = slopes[np.uint32(max(label[i], np.int32(0))), i]  # of void pixels all factors are 0
             own[i] = -right[i] * (wrong[i] * q + mean[i])
             mean[i] -= right[i] * q
+        if entropy is not None:
+            pull(entropy, incoming, count, right, label, own, mean)
         at = image * out_strides[0] + first * out_strides[2]
         write(out, at, out_strides, count, tile, slopes, mean)
+        if entropy is not None and entropy.smoothing > 0:
+            smooth(entropy, incoming, out, at, out_strides, count, tile, slopes, mean, label)
         for i in range(count):
             if label[i] >= 0:
                 store(out, np.uint64(at + i * out_strides[2] + np.int64(label[i]) * out_strides[1]), own[i])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lovasz.kernels import bins
 from lovasz.kernels.cpu import elements, heads, layout, softmax, tables
+from lovasz.kernels.cpu.entropy import Entropy
 from lovasz.kernels.cpu.inputs import Inputs
 from lovasz.kernels.cpu.parts import pieces, split
 from lovasz.loops import in_threads
@@ -85,7 +86,7 @@ class _Tables(NamedTuple):
     weights: np.ndarray  # (2, bins, 2)
     head: heads.Head  # the largest errors, weighed one by one
     shares: np.ndarray  # (G,)
-    entropy: softmax.Entropy | None
+    entropy: Entropy | None
 
 
 class _Counts(NamedTuple):
@@ -122,9 +123,7 @@ class _Passes(Inputs):
         if self.process_group is not None and totals is not None:
             totals = self._shared(totals)
             shares = self.shares(totals, weight)
-        entropy = None
-        if self.softmax and self.problem.cross_entropy is not None:
-            entropy = self._cross_entropy(totals, weight)
+        entropy = self.entropy(totals, weight)
         counts = self._count_errors(lut, used, 1, self.problem.per_image, shares != 0, thresholds, entropy)
         if totals is None:
             totals = self._shared(counts.foreground)
@@ -202,17 +201,6 @@ class _Passes(Inputs):
             return counts
         return sum_over(self.process_group, torch.from_numpy(counts)).numpy()
 
-    def _cross_entropy(self, totals: np.ndarray | None, weight: Tensor | None) -> softmax.Entropy:
-        """The term that goes with the loss, as the loops take it."""
-        assert totals is not None
-        assert self.problem.cross_entropy is not None
-        factor, smoothing = self.problem.cross_entropy
-        each = np.ones(self.classes) if weight is None else weight.detach().double().cpu().numpy()
-        pixels = totals.reshape(-1, self.classes).sum(0)
-        whole = float((each * pixels).sum())
-        each = each * (factor / whole if whole > 0 else 0.0)
-        return softmax.Entropy(each, float(each.sum()), smoothing)
-
     def _count_errors(
         self,
         lut: np.ndarray,
@@ -221,7 +209,7 @@ class _Passes(Inputs):
         per_image: bool,
         active: np.ndarray,
         thresholds: np.ndarray | None = None,
-        entropy: softmax.Entropy | None = None,
+        entropy: Entropy | None = None,
     ) -> _Counts:
         """Of every ``step``-th pixel; the largest errors are those above ``thresholds``."""
         pixels = -(-self.pixels // step)
@@ -272,15 +260,16 @@ class _Passes(Inputs):
         factor = self.problem.scale * incoming
         lines = found.weights if factor == 1 else found.weights * np.float32(factor)
         known = (found.lut, lines, found.shares != 0)
-        wrong, right, both = (heads.for_gradient(found.head, factor, kind) for kind in (0, 1, None))
+        kinds = (0, 1) if self.softmax else (None,)
+        exact = [heads.for_gradient(found.head, factor, kind) for kind in kinds]
         terms = (self.work.dtype.type(incoming), found.entropy)
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                softmax.gradient_softmax(*part, self.width, *known, wrong, right, *terms, flat, out.stride())
+                softmax.gradient_softmax(*part, self.width, *known, *exact, *terms, flat, out.stride())
             else:
-                elements.gradient_elements(self.mode, *part, *known, both, flat, out.stride())
+                elements.gradient_elements(self.mode, *part, *known, *exact, flat, out.stride())
 
         in_threads(run, len(bounds) - 1)
         return out

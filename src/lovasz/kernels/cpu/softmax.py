@@ -3,28 +3,14 @@
 A thread takes tiles of some hundred pixels with all their classes, which stay in its cache.
 """
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 
-from lovasz.kernels.cpu.arithmetic import ONE, inlined, load, mirrored_place, store
+from lovasz.kernels.cpu.arithmetic import ONE, inlined, mirrored_place, store
+from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
 from lovasz.kernels.cpu.heads import cursors, keep, keep_row
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, write
 from lovasz.kernels.cpu.vectors import find, prefetch, weigh
 from lovasz.loops import compiled
-
-
-class Entropy(NamedTuple):
-    """The cross-entropy that goes with the loss, computed in the same passes.
-
-    class_weights: (C,) float64, over the sum that the mean divides by and times the term's own weight; so is their sum
-    in ``total``; smoothing: label smoothing, from 0 to 1.
-    """
-
-    class_weights: np.ndarray
-    total: float
-    smoothing: float
 
 
 @compiled
@@ -57,29 +43,6 @@ def count_labels(scores, begin, end, totals, surplus, status):
             totals[group + c] += counts[c]
             surplus[group + c] += counts[c] + voids
         position += count
-
-
-@inlined
-def _cross_entropy(scores, image, first, count, right, others, peak, label, entropy):
-    """The cross-entropy of ``count`` pixels, weighted and divided as ``entropy`` says."""
-    _, class_stride, stride = scores.strides
-    at = image * scores.strides[0] + first * stride
-    classes = len(entropy.class_weights)
-    each = entropy.smoothing / classes
-    result = 0.0
-    for i in range(count):
-        if label[i] < 0:
-            continue
-        t = np.uint32(label[i])
-        pixel = scores.x[at + i * stride :]
-        log = math.log(others[i] + right[i])
-        straight = (1.0 - entropy.smoothing) * entropy.class_weights[t]
-        result += straight * (log + (peak[i] - load(pixel, t * class_stride)))
-        if each > 0:
-            result += each * entropy.total * log
-            for c in range(classes):
-                result += each * entropy.class_weights[c] * (peak[i] - load(pixel, c * class_stride))
-    return result
 
 
 @inlined
@@ -123,7 +86,7 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
         count = min(width, end - position, pixels - first)
         exponentials(scores, image, first, count, tile, right, scale, peak, label)
         if entropy is not None:
-            sums[0] += _cross_entropy(scores, image, first, count, right, scale, peak, label, entropy)
+            sums[0] += cross_entropy(scores, image, first, count, right, scale, peak, label, entropy)
         group = image * classes if scores.per_image else 0
         start = image * size if scores.per_image else 0
         wrong_bins = hist[0, start : start + size]
@@ -240,24 +203,11 @@ def gradient_softmax(
             own[i] = own[i] * share[i] - right[i] * mean[i]
             mean[i] -= right[i] * share[i]
         if entropy is not None:
-            each = factor * entropy.smoothing / classes
-            for i in range(count):
-                if label[i] >= 0:
-                    t = np.uint32(label[i])
-                    straight = factor * (1 - entropy.smoothing) * entropy.class_weights[t]
-                    pull = straight + each * entropy.total
-                    own[i] += pull * right[i] - straight - each * entropy.class_weights[t]
-                    mean[i] -= pull
+            pull(entropy, factor, count, right, label, own, mean)
         at = image * out_strides[0] + first * out_strides[2]
         write(out, at, out_strides, count, tile, slopes, mean)
         if entropy is not None and entropy.smoothing > 0:
-            each = factor * entropy.smoothing / classes
-            for i in range(count):
-                if label[i] >= 0:
-                    pixel = out[at + i * out_strides[2] :]
-                    for c in range(classes):
-                        value = tile[c, i] * (slopes[c, i] - mean[i]) - each * entropy.class_weights[c]
-                        store(pixel, c * out_strides[1], value)
+            smooth(entropy, factor, out, at, out_strides, count, tile, slopes, mean, label)
         for i in range(count):
             if label[i] >= 0:
                 store(out, np.uint64(at + i * out_strides[2] + np.int64(label[i]) * out_strides[1]), own[i])

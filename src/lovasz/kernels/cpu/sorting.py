@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lovasz.kernels.cpu import layout, order
+from lovasz.kernels.cpu.entropy import Entropy
 from lovasz.kernels.cpu.inputs import Inputs
 from lovasz.kernels.cpu.parts import pieces, split
 from lovasz.loops import in_threads
@@ -36,8 +37,7 @@ class _Sorted(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None) -> Tensor:
-        sorts = _Sorts(input, target, problem)
-        value, weights, ctx.active = sorts.value(weight)
+        value, weights, ctx.active, ctx.entropy = _Sorts(input, target, problem).value(weight)
         ctx.problem = problem
         ctx.save_for_backward(input, target, weights)
         return value
@@ -49,23 +49,25 @@ class _Sorted(torch.autograd.Function):
         batch = layout.is_batch(incoming)
         factor = torch.ones((), device="cpu") if batch else incoming
         if torch.is_grad_enabled():  # create_graph=True
-            gradient = _differentiable(factor, input, target, ctx.problem, weights)
+            gradient = _differentiable(factor, input, target, ctx.problem, weights, ctx.entropy)
         else:
-            gradient = _Sorts(input, target, ctx.problem).gradient(weights, ctx.active, factor)
+            gradient = _Sorts(input, target, ctx.problem).gradient(weights, ctx.active, ctx.entropy, factor)
         return (gradient * incoming).to(input.dtype) if batch else gradient, None, None, None
 
 
 class _Sorts(Inputs):
     """Both passes over one input and the sort between them: who computes which part."""
 
-    def value(self, weight: Tensor | None) -> tuple[Tensor, Tensor, np.ndarray]:
-        """The loss, NaN where an error is; the weight of each error (G, errors); which groups count (G,)."""
+    def value(self, weight: Tensor | None) -> tuple[Tensor, Tensor, np.ndarray, Entropy | None]:
+        """The loss, NaN where an error is; the weight of each error (G, errors); which groups count (G,); the
+        cross-entropy that goes with it."""
         together = self.images * self.pixels // (self.groups // self.classes)
         weights = np.empty((self.groups, together), np.float32)  # numpy asks for large pages, torch does not
         keys = weights.view(np.int32)
         totals = self.count_labels()[0] if self.problem.labelled else None
         shares = self.shares(totals, weight)  # without labels every chosen group counts its foreground first
-        foreground, unfit = self._fill(keys, shares != 0)
+        entropy = self.entropy(totals, weight)
+        foreground, unfit, cross_entropy = self._fill(keys, shares != 0, entropy)
         if totals is None:
             totals, shares = foreground, self.shares(foreground, weight)
         nan = bool((unfit if self.softmax else unfit & (shares != 0)).any())
@@ -85,9 +87,9 @@ class _Sorts(Inputs):
             idle.append(scratch)
 
         in_threads(run, parts)
-        value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale
+        value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale + cross_entropy
         dtype = torch.promote_types(self.input.dtype, torch.float32)
-        return torch.tensor(value, dtype=dtype, device="cpu"), torch.from_numpy(weights), shares != 0
+        return torch.tensor(value, dtype=dtype, device="cpu"), torch.from_numpy(weights), shares != 0, entropy
 
     def _strides(self) -> tuple[int, int]:
         """Of keys and weights, for image and class."""
@@ -95,19 +97,22 @@ class _Sorts(Inputs):
             return self.classes * self.pixels, self.pixels
         return self.pixels, self.images * self.pixels
 
-    def _fill(self, keys: np.ndarray, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Write the keys; foreground pixels (G,) of masks, and whether a group (G,) has an error of NaN or infinity."""
+    def _fill(
+        self, keys: np.ndarray, active: np.ndarray, entropy: Entropy | None
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """Write the keys; foreground pixels (G,) of masks, whether a group (G,) has an error of NaN or infinity, and
+        the cross-entropy."""
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = split(units, units * (self.classes if self.softmax else 1))
         parts = len(bounds) - 1
         totals, unfit = np.zeros((parts, self.groups), np.int64), np.zeros((parts, self.groups), np.bool_)
-        status = np.zeros((parts, 3), np.int64)
+        sums, status = np.zeros((parts, 1)), np.zeros((parts, 3), np.int64)
         scores, flat, strides = self.scores(), keys.reshape(-1), self._strides()
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                order.keys_softmax(*part, self.width, active, flat, strides, status[i])
+                order.keys_softmax(*part, self.width, active, flat, strides, entropy, sums[i], status[i])
             else:
                 order.keys_elements(self.mode, *part, active, flat, strides, totals[i], unfit[i], status[i])
 
@@ -115,44 +120,53 @@ class _Sorts(Inputs):
         self.raise_for_labels(status)
         if self.softmax:  # the classes of a pixel share its NaN
             unfit[:] = status[:, 2].any()
-        return totals.sum(0), np.asarray(unfit.any(0))
+        return totals.sum(0), np.asarray(unfit.any(0)), float(sums.sum())
 
-    def gradient(self, weights: Tensor, active: np.ndarray, incoming: Tensor) -> Tensor:
+    def gradient(self, weights: Tensor, active: np.ndarray, entropy: Entropy | None, incoming: Tensor) -> Tensor:
         """The gradient of the loss times what comes in, laid out as the input."""
         out = reused_empty_like(self.input, self.input.dtype)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = pieces(units, units * (self.classes if self.softmax else 1))
-        factor = self.work.dtype.type(self.problem.scale * float(incoming))
-        known = (weights.view(-1).numpy(), self._strides(), factor, layout.storage(out), out.stride())
+        kind = self.work.dtype.type
+        known = (weights.view(-1).numpy(), self._strides(), kind(self.problem.scale * float(incoming)))
+        written = (layout.storage(out), out.stride())
         scores = self.scores()
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                order.gradient_softmax(*part, self.width, *known)
+                order.gradient_softmax(*part, self.width, *known, kind(float(incoming)), entropy, *written)
             else:
-                order.gradient_elements(self.mode, *part, active, *known)
+                order.gradient_elements(self.mode, *part, active, *known, *written)
 
         in_threads(run, len(bounds) - 1)
         return out
 
 
-def _differentiable(incoming: Tensor, input: Tensor, target: Tensor, problem: Problem, weights: Tensor) -> Tensor:
+def _differentiable(
+    incoming: Tensor, input: Tensor, target: Tensor, problem: Problem, weights: Tensor, entropy: Entropy | None
+) -> Tensor:
     """The gradient as operations that can be differentiated again: near its input the loss is the sum of the errors
     times these weights, which do not change there."""
     images, classes, pixels = input.shape
     order = (images, classes, pixels) if problem.per_image else (classes, images, pixels)
     weights = weights.view(order) if problem.per_image else weights.view(order).transpose(0, 1)  # (N, C, S)
+    valid = (
+        torch.ones_like(target, dtype=torch.bool) if problem.ignore_index is None else target != problem.ignore_index
+    )
     if problem.labelled:
         foreground = target.unsqueeze(1) == torch.arange(classes, device="cpu").view(1, -1, 1)  # (N, C, S)
+        valid = valid.unsqueeze(1)  # (N, 1, S)
     else:
         foreground = target == 1
     with torch.enable_grad():
-        scores = input.double()
-        if problem.ignore_index is not None:  # void pixels may hold NaN
-            void = target == problem.ignore_index
-            scores = scores.masked_fill(void.unsqueeze(1) if problem.labelled else void, 0)
+        scores = input.double().masked_fill(~valid, 0)  # void pixels may hold NaN
         errors, activation = raw_errors(scores, foreground, problem.errors)
         value = problem.scale * ((errors if activation is None else activation(errors)) * weights).sum()
+        if entropy is not None:
+            each = torch.from_numpy(entropy.class_weights).view(1, -1, 1)
+            share = (1 - entropy.smoothing) * foreground + entropy.smoothing / classes  # (N, C, S)
+            share = share * each * valid
+            value = value - torch.where(share > 0, share * scores.log_softmax(1), 0).sum()
         (gradient,) = torch.autograd.grad(value, input, incoming.to(value.dtype), create_graph=True)
     return gradient
