@@ -14,7 +14,7 @@ import torch
 
 from lovasz.kernels.bins import CELL_BITS
 from lovasz.kernels.cpu.arithmetic import inlined
-from lovasz.kernels.cpu.tables import tied_weights, weigh_rest
+from lovasz.kernels.cpu.tables import bin_of, errors_of, tied_weights, weigh_rest
 from lovasz.loops import compiled, in_threads
 
 MOST, LEAST = 4096, 1024  # errors of one class
@@ -24,6 +24,7 @@ TOGETHER = 150 * 3840
 DENSEST = 16  # at most one pixel of so many is kept
 ROW = 1024  # neighbours that are looked at together
 NOTHING = np.int32(2**31 - 1)  # the threshold of a class that keeps nothing
+_NO_BIN = 2**31 - 1
 
 
 class Kept(NamedTuple):
@@ -217,10 +218,12 @@ def _gather(kept, c, limit, keys, owners):
 
 
 @compiled
-def _weigh(keys, owners, n, share, weights):
-    """Weights of one class's errors by ``keys`` in rising order; equal ones share theirs."""
+def _weigh(mirrored, keys, places, owners, n, share, weights):
+    """Weights of one class's errors by ``keys`` in rising order; equal ones share theirs. Returns their part of the
+    loss, not times the share. places: in the order of the owners, as the weights."""
     a = np.float64(n)
     remaining = np.float64(n)
+    loss = 0.0
     end = len(keys)
     while end > 0:
         begin = end
@@ -232,37 +235,66 @@ def _weigh(keys, owners, n, share, weights):
         q_f, q_b = tied_weights(a, remaining, f, b)
         for i in range(begin, end):
             at = keys[i] & 0xFFFFFFFF
-            weights[at] = share * (q_f if owners[at] & 1 else q_b)
+            q = q_f if owners[at] & 1 else q_b
+            weights[at] = share * q
+            loss += q * errors_of(places[at], mirrored)[0]
         a += b
         remaining -= f
         end = begin
+    return loss
+
+
+class Limits(NamedTuple):
+    """Where the errors that are weighed one by one end, of each class.
+
+    keys: (C,) which they exceed; counts: (C,) how many do; bins: (G,) in which they end, beyond all for none.
+    """
+
+    keys: np.ndarray
+    counts: np.ndarray
+    bins: np.ndarray
+
+
+def limits(
+    kept: Kept, lut: np.ndarray, totals: np.ndarray, shares: np.ndarray, places_of: Callable[[np.ndarray], np.ndarray]
+) -> Limits:
+    """lut, totals, shares: as in ``tables.weigh``. places_of: from keys to places."""
+    classes = len(lut)
+    found = Limits(np.zeros(classes, np.int64), np.zeros(classes, np.int64), np.full(len(totals), _NO_BIN))
+    if kept.keys.size:
+        parts = min(torch.get_num_threads(), classes)
+        bounds = [classes * i // parts for i in range(parts + 1)]
+        in_threads(lambda i: _limits(kept, totals, shares, bounds[i], bounds[i + 1], found.keys, found.counts), parts)
+        places = places_of(found.keys)
+        for c in np.flatnonzero(found.counts):
+            found.bins[c] = bin_of.py_func(lut[c], places[c])
+    return found
 
 
 def weigh(
+    mirrored: bool,
     kept: Kept,
+    limits: Limits,
     lut: np.ndarray,
     hist: np.ndarray,
     surplus: np.ndarray,
     totals: np.ndarray,
     shares: np.ndarray,
     weights_of_bins: np.ndarray,
+    losses: np.ndarray,
     places_of: Callable[[np.ndarray], np.ndarray],
     dtype: np.dtype,
 ) -> Head:
     """Exact weights, times the shares, of what all threads have kept; owners still tell the kind.
 
-    lut, hist, surplus, totals, shares, weights_of_bins: as in ``tables.weigh``; the last are written anew where
-    a part of a bin is weighed here. places_of: from keys to places.
+    mirrored, lut, hist, surplus, totals, shares, weights_of_bins, losses: as in ``tables.weigh``; weights are written
+    anew where a part of a bin is weighed here, and losses receive what bins from ``limits.bins`` on leave out.
     """
-    classes = len(lut)
-    limits, counts = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    if not kept.keys.size:
-        return Head(np.zeros(classes + 1, np.int64), np.empty(0, np.int64), np.empty(0, dtype))
-    parts = min(torch.get_num_threads(), classes)
-    bounds = [classes * i // parts for i in range(parts + 1)]
-    in_threads(lambda i: _limits(kept, totals, shares, bounds[i], bounds[i + 1], limits, counts), parts)
+    classes, counts = len(lut), limits.counts
     starts = np.append(0, counts.cumsum())
     owners, weights = np.empty(starts[-1], np.int64), np.empty(starts[-1], dtype)
+    parts = min(torch.get_num_threads(), classes)
+    bounds = [classes * i // parts for i in range(parts + 1)]
 
     def run(part: int) -> None:
         for c in range(bounds[part], bounds[part + 1]):
@@ -270,14 +302,15 @@ def weigh(
                 continue
             mine = slice(starts[c], starts[c + 1])
             keys = np.empty(counts[c], np.int64)
-            _gather(kept, c, limits[c], keys, owners[mine])
-            places = places_of(np.append(keys >> 32, limits[c]))  # before the sort: in the order of the owners
+            _gather(kept, c, limits.keys[c], keys, owners[mine])
+            places = places_of(np.append(keys >> 32, limits.keys[c]))  # before the sort: in the order of the owners
             keys.sort()
-            _weigh(keys, owners[mine], totals[c], shares[c], weights[mine])
+            losses[c] += _weigh(mirrored, keys, places, owners[mine], totals[c], shares[c], weights[mine])
             rest = lut[c], hist, surplus[c], totals[c], shares[c], places[:-1], owners[mine], places[-1]
-            weigh_rest(*rest, weights_of_bins)
+            losses[c] += weigh_rest(mirrored, *rest, weights_of_bins)
 
-    in_threads(run, parts)
+    if starts[-1]:
+        in_threads(run, parts)
     return Head(starts, owners, weights)
 
 

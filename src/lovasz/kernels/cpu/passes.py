@@ -141,10 +141,12 @@ class _Passes(Inputs):
         weights, losses = np.zeros((2, hist.shape[-1], 2), np.float32), np.empty(self.groups)
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
-        known = (lut, hist, dropped, surplus, totals, shares)
+        places_of = elements.places_of(self.mode, self.work)
+        limits = heads.limits(counts.kept, lut, totals, shares, places_of)
+        known = (lut, hist, dropped, surplus, totals, shares, limits.bins)
         in_threads(lambda i: tables.weigh(self.mirrored, *known, bounds[i], bounds[i + 1], weights, losses), parts)
-        where = elements.places_of(self.mode, self.work)
-        head = heads.weigh(counts.kept, lut, hist, surplus, totals, shares, weights, where, self.work.dtype)
+        known = (lut, hist, surplus, totals, shares, weights, losses)
+        head = heads.weigh(self.mirrored, counts.kept, limits, *known, places_of, self.work.dtype)
         value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale + cross_entropy
         dtype = torch.promote_types(self.input.dtype, torch.float32)
         return torch.tensor(value, dtype=dtype, device="cpu"), _Tables(lut, weights, head, shares, entropy)

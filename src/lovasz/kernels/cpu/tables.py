@@ -91,6 +91,13 @@ def unpack(lut, hist, surplus, counts, sums):
 
 
 @inlined
+def bin_of(entries, place):
+    """The bin of a place; entries: (cells,) of its class."""
+    entry = entries[place >> CELL_BITS]
+    return (entry >> 5) + ((place & ((1 << CELL_BITS) - 1)) >> (entry & 31))
+
+
+@inlined
 def slope_terms(x):
     """``log1p(x)`` and ``log1p(x) - x / (1 + x)``, both by their series for small x: quicker, and the latter without
     cancellation."""
@@ -116,7 +123,7 @@ def tied_weights(a, remaining, f, b):
 
 
 @inlined
-def _errors_of(place, mirrored):
+def errors_of(place, mirrored):
     """The error at a place, and by how much it grows with each unit of the place."""
     if mirrored and place >= HALF_RANGE:
         bits = np.int32(TOP - place) + LOWEST
@@ -142,21 +149,34 @@ def _fall(a, remaining, f, b):
 
 
 @inlined
-def _rise(q, fall, middle, width):
-    """Of the line through the mean weight at the mean place, which falls below 0 nowhere."""
+def _line(q, fall, count, total, width):
+    """Of one kind of errors in a bin, which weigh ``q`` on average and ``fall`` less from end to end: the weight at the
+    lower end, the rise for each unit of the bits that the bin drops, and what larger errors add to the loss by weighing
+    more also inside the bin, in units. The weight falls below 0 nowhere.
+
+    total: of the dropped bits of all ``count``; width: of the bin, in units.
+    """
+    if count == 0:
+        return q, 0.0, 0.0
+    middle = total / count
     rise = fall / width
-    return q / middle if rise * middle > q else rise
+    if rise * middle > q:
+        rise = q / middle
+    # The covariance of weight and error, for errors spread evenly, or nearer to one another where their mean is at an
+    # end of the bin.
+    variance = min(width * width / 12.0, middle * (width - middle))
+    return q - rise * middle, rise, rise * (count - 1.0) * variance
 
 
 @compiled
-def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, weights, losses):
+def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, ends, begin, end, weights, losses):
     """Lines of the bins of groups ``begin`` to ``end``, and the loss of each group, from counts; see ``bins.weights``.
 
     lut: (C, cells); hist: (R, 2, bins) packed, to be summed over R, or, with ``dropped`` (2, bins) from ``unpack``,
     (1, 2, bins) counts; surplus: (G,) to take off the lowest background bin; totals: (G,) foreground pixels; shares:
-    (G,) share in the average. weights: (2, bins, 2), written for every bin of an active group, times its share: the
-    weight at the lower end of the bin, and the rise for each unit of the bits that it drops; losses: (G,) not times the
-    share.
+    (G,) share in the average; ends: (G,) the bin from which on ``heads`` adds up the loss. weights: (2, bins, 2),
+    written for every bin of an active group, times its share: the weight at the lower end of the bin, and the rise for
+    each unit of the bits that it drops; losses: (G,) not times the share.
     """
     copies = hist.shape[0]
     classes, cells = lut.shape
@@ -206,21 +226,17 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, wei
                     if n > 0:
                         q_f, q_b, fall_f, fall_b = _mean_weights(a, remaining, f, b)
                     place = np.int64(cell) << CELL_BITS | np.int64(sub) << shift
-                    error, unit = _errors_of(place, mirrored)
+                    error, unit = errors_of(place, mirrored)
                     width = np.float64(np.int64(1) << shift)
-                    loss += q_f * (f * error + np.float64(fs) * unit) + q_b * (b * error + np.float64(bs) * unit)
                     for kind in range(2):
                         q, fall, count, total = (
                             (q_f, fall_f, f, np.float64(fs)) if kind else (q_b, fall_b, b, np.float64(bs))
                         )
-                        middle = total / count if count > 0 else 0.0
-                        rise = _rise(q, fall, middle, width) if count > 0 else 0.0
-                        # Larger errors weigh more also inside the bin: the covariance, for errors spread evenly, or
-                        # nearer to one another where their mean is at an end of the bin.
-                        variance = min(width * width / 12.0, middle * (width - middle))
-                        loss += rise * max(count - 1.0, 0.0) * variance * unit
-                        weights[kind, k, 0] = (q - rise * middle) * share
+                        start, rise, more = _line(q, fall, count, total, width)
+                        weights[kind, k, 0] = start * share
                         weights[kind, k, 1] = rise * share
+                        if k < ends[g]:
+                            loss += q * (count * error + total * unit) + more * unit
                     a += b
                     remaining -= f
                     stale = True
@@ -239,16 +255,16 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, begin, end, wei
 
 
 @compiled
-def weigh_rest(entries, hist, surplus, n, share, places, owners, limit, weights):
+def weigh_rest(mirrored, entries, hist, surplus, n, share, places, owners, limit, weights):
     """Weigh anew what is left of the bin in which the errors that were weighed one by one end: the others lie behind.
+    Returns its part of the loss, not times the share.
 
     entries: (cells,) of the class; hist: as in ``weigh``, packed; surplus, n, share: of the class; places, owners: of
     its errors weighed one by one, owners odd for foreground; limit: the place that they lie beyond.
     """
-    entry = entries[limit >> CELL_BITS]
-    shift = entry & 31
+    k = bin_of(entries, limit)
+    shift = entries[limit >> CELL_BITS] & 31
     low = limit >> shift << shift
-    k = (entry >> 5) + ((limit & ((1 << CELL_BITS) - 1)) >> shift)
     counts = np.zeros(2, np.int64)
     sums = np.zeros(2, np.int64)
     for kind in range(2):
@@ -267,13 +283,16 @@ def weigh_rest(entries, hist, surplus, n, share, places, owners, limit, weights)
             counts[kind] -= 1
             sums[kind] -= places[i] - low
     f, b = np.float64(max(counts[1], 0)), np.float64(max(counts[0], 0))
-    if f + b == 0:
-        return
-    q_f, q_b, fall_f, fall_b = _mean_weights(a, remaining, f, b)
-    width = np.float64(limit - low + 1)
-    for kind in range(2):
-        q, fall, count = (q_f, fall_f, f) if kind else (q_b, fall_b, b)
-        middle = min(max(sums[kind] / count, 0.0), width) if count > 0 else 0.0
-        rise = _rise(q, fall, middle, width) if count > 0 else 0.0
-        weights[kind, k, 0] = (q - rise * middle) * share
-        weights[kind, k, 1] = rise * share
+    loss = 0.0
+    if f + b > 0:
+        q_f, q_b, fall_f, fall_b = _mean_weights(a, remaining, f, b)
+        error, unit = errors_of(low, mirrored)
+        width = np.float64(limit - low + 1)
+        for kind in range(2):
+            q, fall, count = (q_f, fall_f, f) if kind else (q_b, fall_b, b)
+            total = min(max(np.float64(sums[kind]), 0.0), count * width)
+            start, rise, more = _line(q, fall, count, total, width)
+            weights[kind, k, 0] = start * share
+            weights[kind, k, 1] = rise * share
+            loss += q * (count * error + total * unit) + more * unit
+    return loss
