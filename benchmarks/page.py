@@ -30,8 +30,8 @@ NO_GPU = [
 
 OTHER = "another CPU"
 ON_ANOTHER = [
-    "Some parts once more on a slower machine (with `--out`; its results are `results-another-cpu.json`), whose load",
-    "by others changes: medians beside slow contestants differ much from one run to the next.",
+    "Some parts at an earlier commit, when small inputs were not sorted yet, on a faster machine (with `--out`; its",
+    "results are `results-another-cpu.json`).",
 ]
 
 

@@ -339,7 +339,7 @@ def test_the_readmes_figures_of_the_demo_and_of_speed_are_those_of_the_results()
         [100 * score["test"]["dataset_miou"] for score in scores], abs=0.0501
     )
     pattern = r"backward: ([\d.]+) times the time of `F.cross_entropy`; ([\d.]+) times when .* (\d+) times faster than"
-    other = r" .*\. On a slower CPU ([\d.]+) times, ([\d.]+) times, and (\d+) times faster \|"
+    other = r" .*\. On a faster CPU ([\d.]+) times, ([\d.]+) times, and (\d+) times faster \|"
     (found,) = re.findall(pattern + other, text)
     for file, (ratio, beside, times) in (("results", found[:3]), ("results-another-cpu", found[3:])):
         measured = json.loads((REPOSITORY / "benchmarks" / f"{file}.json").read_text(encoding="utf-8"))
