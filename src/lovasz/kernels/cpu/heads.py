@@ -258,7 +258,8 @@ class Limits(NamedTuple):
 def limits(
     kept: Kept, lut: np.ndarray, totals: np.ndarray, shares: np.ndarray, places_of: Callable[[np.ndarray], np.ndarray]
 ) -> Limits:
-    """lut, totals, shares: as in ``tables.weigh``. places_of: from keys to places."""
+    """Where each class's end, once all threads have counted. lut, totals, shares: as in ``tables.weigh``; places_of:
+    from keys to places."""
     classes = len(lut)
     found = Limits(np.zeros(classes, np.int64), np.zeros(classes, np.int64), np.full(len(totals), _NO_BIN))
     if kept.keys.size:
@@ -288,7 +289,8 @@ def weigh(
     """Exact weights, times the shares, of what all threads have kept; owners still tell the kind.
 
     mirrored, lut, hist, surplus, totals, shares, weights_of_bins, losses: as in ``tables.weigh``; weights are written
-    anew where a part of a bin is weighed here, and losses receive what bins from ``limits.bins`` on leave out.
+    anew where a part of a bin is weighed here, and losses receive what is left out there from ``limits.bins`` on.
+    places_of: as in ``limits``.
     """
     classes, counts = len(lut), limits.counts
     starts = np.append(0, counts.cumsum())
