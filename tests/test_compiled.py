@@ -45,11 +45,12 @@ def test_a_graph_computes_what_the_sort_does(case: Case) -> None:
     assert (gradient - slope).norm() <= 1e-3 * slope.norm()
 
 
-def test_it_is_the_kernel_that_runs_outside_a_graph() -> None:
+@pytest.mark.parametrize("impl", ["auto", "numba"])  # so small an input is sorted, but by impl="numba"
+def test_it_is_the_kernel_that_runs_outside_a_graph(impl: str) -> None:
     scores, target = SOFTMAX.draw(size=(70, 90))
     for loss in (SOFTMAX.package, functools.partial(lovasz_cross_entropy, ignore_index=255, label_smoothing=0.1)):
-        binned = functools.partial(loss, impl="numba")  # so small an input is sorted otherwise
-        inside, outside = both(compiled(loss), scores.float(), target), both(binned, scores.float(), target)
+        loss = functools.partial(loss, impl=impl)
+        inside, outside = both(compiled(loss), scores.float(), target), both(loss, scores.float(), target)
         assert torch.equal(inside[0], outside[0])
         assert torch.equal(inside[1], outside[1])
 
@@ -60,7 +61,7 @@ def test_formats_and_layouts_are_kept(dtype: torch.dtype, memory_format: torch.m
     scores, target = SOFTMAX.draw(size=(70, 90))
     scores = scores.to(dtype).to(memory_format=memory_format)
     inside = both(compiled(SOFTMAX.package), scores, target)
-    outside = both(functools.partial(SOFTMAX.package, impl="numba"), scores, target)
+    outside = both(SOFTMAX.package, scores, target)
     assert inside[0].dtype == outside[0].dtype
     assert inside[1].dtype == dtype
     assert inside[1].stride() == outside[1].stride()
@@ -176,6 +177,9 @@ def test_impl_torch_is_obeyed_inside_a_graph(monkeypatch: pytest.MonkeyPatch) ->
     assert choose("binned", "torch", place, 1 << 20).kernel == "portable"
     assert choose("binned", "auto", place, 1 << 20).kernel == "operator"
     assert choose("binned", "numba", place, 1 << 20).kernel == "operator"
+    assert choose("binned", "auto", place, 1 << 20, classes=16).kernel == "sorted_operator"
+    assert choose("binned", "numba", place, 1 << 20, classes=16).kernel == "operator"
+    assert choose("binned", "auto", place, 1 << 20, classes=16, dtype=torch.float64).kernel == "operator"
     assert choose("binned", "auto", place, 1 << 20, shared=True).kernel == "portable"
     assert choose("exact", "auto", place, 1 << 20).kernel == "exact"
 

@@ -55,7 +55,7 @@ def softmax(
     if input.dim() == 2:
         input, target = input.t().unsqueeze(0), target.unsqueeze(0)  # (1, C, P), (1, P)
     input, target = input.flatten(2), target.reshape(target.shape[0], -1)  # (N, C, S), (N, S)
-    fused = choice.kernel in ("cpu", "operator", "sorted") and from_logits
+    fused = choice.kernel in ("cpu", "operator", "sorted", "sorted_operator") and from_logits
     if choice.kernel == "gpu" and cross_entropy is not None:
         fused = load(choice).fuses(input, target, per_image, cross_entropy, group)
     problem = Problem(

@@ -30,7 +30,7 @@ SMALL_IMAGE, SMALL_IMAGE_IN_TORCH = 256, 4096
 SORTED_TOGETHER, SORTED = 1 << 16, 1 << 22
 
 # These check the labels while they count.
-CHECK_LABELS = ("cpu", "operator", "sorted", "gpu")
+CHECK_LABELS = ("cpu", "operator", "sorted", "sorted_operator", "gpu")
 
 
 def _installed(name: str) -> bool:
@@ -191,12 +191,14 @@ def choose(
     choice = _binned(device, shared)
     together = errors // classes if image is None else image
     if (
-        choice.kernel == "cpu"
+        choice.kernel in ("cpu", "operator")
         and together <= SORTED_TOGETHER
         and errors <= SORTED
         and _sorts(dtype, errors)
         and not shared
     ):
+        if choice.kernel == "operator":
+            return Choice("sorted_operator", "inside torch.compile: the sort of few errors, as one operator")
         return Choice(
             "sorted", f"{together:,} errors to order together, at most {SORTED_TOGETHER:,}: a sort is quicker than bins"
         )
@@ -280,6 +282,10 @@ def load(choice: Choice) -> ModuleType:
         import lovasz.kernels.cpu.operator as operator
 
         return operator
+    if choice.kernel == "sorted_operator":
+        import lovasz.kernels.cpu.sorted_operator as sorted_operator
+
+        return sorted_operator
     if choice.kernel == "sorted":
         return importlib.import_module("lovasz.kernels.cpu.sorting")
     return importlib.import_module("lovasz.kernels.cpu")

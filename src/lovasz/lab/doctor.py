@@ -40,6 +40,7 @@ IMPL_OF = {
     "cpu": "numba",
     "operator": "numba",
     "sorted": "numba, sorts",
+    "sorted_operator": "numba, sorts",
     "gpu": "triton",
 }
 SMALL, LARGE = (2, 5, 32, 32), (4, 21, 512, 512)

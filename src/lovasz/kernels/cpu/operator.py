@@ -1,4 +1,4 @@
-"""The CPU kernel inside torch.compile: one operator to the compiler, which sees shapes and keeps one graph.
+"""The CPU kernels inside torch.compile: one operator to the compiler, which sees shapes and keeps one graph.
 
 The operator gives the gradient together with the loss, for what the two passes share is not made of tensors.
 """
@@ -10,22 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lovasz.kernels.cpu import layout
-from lovasz.kernels.cpu.passes import value_and_gradient
+from lovasz.kernels.cpu import layout, passes, sorting
 from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup
 
 # Declared plainly, as the GPU kernel's are; only torch.compile's graphs come here.
 _LIBRARY = torch.library.Library("lovasz", "FRAGMENT")
 _LIBRARY.define(
-    "binned_on_cpu(Tensor input, Tensor target, Tensor? weight, str errors, bool labelled, bool per_image, "
-    "int? ignore_index, bool only_present, int[]? chosen, float scale, float[]? cross_entropy, bool differentiable) "
+    "on_cpu(Tensor input, Tensor target, Tensor? weight, str errors, bool labelled, bool per_image, "
+    "int? ignore_index, bool only_present, int[]? chosen, float scale, float[]? cross_entropy, bool sort, "
+    "bool differentiable) "
     "-> (Tensor, Tensor)"
 )
 
 
 def loss(
-    input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, group: ProcessGroup | None = None
+    input: Tensor,
+    target: Tensor,
+    problem: Problem,
+    weight: Tensor | None,
+    group: ProcessGroup | None = None,
+    *,
+    sort: bool = False,
 ) -> Tensor:
     """The loss of (N, C, S) scores, any strides, against (N, S) labels or (N, C, S) masks, as a node of a graph."""
     assert group is None, "choose() has another kernel for a batch that is spread over processes"
@@ -33,18 +39,18 @@ def loss(
     cross_entropy = None if problem.cross_entropy is None else list(problem.cross_entropy)
     asked = (
         *(problem.errors, problem.labelled, problem.per_image, problem.ignore_index, problem.only_present),
-        *(chosen, problem.scale, cross_entropy),
+        *(chosen, problem.scale, cross_entropy, sort),
     )
     input = layout.computable(input)
     differentiable = input.requires_grad and torch.is_grad_enabled()
-    return torch.ops.lovasz.binned_on_cpu(input, target, weight, *asked, differentiable)[0]
+    return torch.ops.lovasz.on_cpu(input, target, weight, *asked, differentiable)[0]
 
 
-@torch.library.impl(_LIBRARY, "binned_on_cpu", "CompositeExplicitAutograd")
-def _binned(
+@torch.library.impl(_LIBRARY, "on_cpu", "CompositeExplicitAutograd")
+def _on_cpu(
     input: Tensor, target: Tensor, weight: Tensor | None, errors: str, labelled: bool, per_image: bool,
     ignore_index: int | None, only_present: bool, chosen: list[int] | None, scale: float,
-    cross_entropy: list[float] | None, differentiable: bool,
+    cross_entropy: list[float] | None, sort: bool, differentiable: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     problem = Problem(
         errors,
@@ -56,10 +62,11 @@ def _binned(
         scale,
         None if cross_entropy is None else (cross_entropy[0], cross_entropy[1]),
     )
-    return value_and_gradient(input, target, problem, weight, differentiable)
+    kernel = sorting if sort else passes
+    return kernel.value_and_gradient(input, target, problem, weight, differentiable)
 
 
-@torch.library.register_fake("lovasz::binned_on_cpu")
+@torch.library.register_fake("lovasz::on_cpu")
 def _(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(input.dtype, torch.float32)
     gradient = torch.empty_like(input, dtype=dtype) if rest[-1] else input.new_empty(0, dtype=dtype)
@@ -74,7 +81,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, incoming: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     (gradient,) = ctx.saved_tensors
-    return (_Scaled.apply(incoming, gradient, ctx.dtype), *[None] * 11)
+    return (_Scaled.apply(incoming, gradient, ctx.dtype), *[None] * 12)
 
 
 class _Scaled(torch.autograd.Function):
@@ -89,4 +96,4 @@ class _Scaled(torch.autograd.Function):
         raise RuntimeError(ONCE)
 
 
-torch.library.register_autograd("lovasz::binned_on_cpu", _backward, setup_context=_save, lib=_LIBRARY)
+torch.library.register_autograd("lovasz::on_cpu", _backward, setup_context=_save, lib=_LIBRARY)

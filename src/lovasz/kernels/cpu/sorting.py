@@ -32,6 +32,17 @@ def loss(
     return _Sorted.apply(layout.computable(input), layout.readable(target), problem, weight)  # pyright: ignore[reportReturnType]
 
 
+def value_and_gradient(
+    input: Tensor, target: Tensor, problem: Problem, weight: Tensor | None, differentiable: bool
+) -> tuple[Tensor, Tensor]:
+    """As that of ``passes.py``: both at once, outside autograd, the gradient in float32 at least, or empty."""
+    sorts = _Sorts(input.detach(), layout.readable(target), problem)
+    value, weights, active, entropy = sorts.value(weight)
+    if not differentiable:
+        return value, input.new_empty(0, dtype=value.dtype)
+    return value, sorts.gradient(weights, active, entropy, torch.ones((), device="cpu"), value.dtype)
+
+
 class _Sorted(torch.autograd.Function):
     """The weights in forward; in backward the scores are read again."""
 
@@ -51,7 +62,8 @@ class _Sorted(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             gradient = _differentiable(factor, input, target, ctx.problem, weights, ctx.entropy)
         else:
-            gradient = _Sorts(input, target, ctx.problem).gradient(weights, ctx.active, ctx.entropy, factor)
+            sorts = _Sorts(input, target, ctx.problem)
+            gradient = sorts.gradient(weights, ctx.active, ctx.entropy, factor, input.dtype)
         return (gradient * incoming).to(input.dtype) if batch else gradient, None, None, None
 
 
@@ -122,9 +134,11 @@ class _Sorts(Inputs):
             unfit[:] = status[:, 2].any()
         return totals.sum(0), np.asarray(unfit.any(0)), float(sums.sum())
 
-    def gradient(self, weights: Tensor, active: np.ndarray, entropy: Entropy | None, incoming: Tensor) -> Tensor:
+    def gradient(
+        self, weights: Tensor, active: np.ndarray, entropy: Entropy | None, incoming: Tensor, dtype: torch.dtype
+    ) -> Tensor:
         """The gradient of the loss times what comes in, laid out as the input."""
-        out = reused_empty_like(self.input, self.input.dtype)
+        out = reused_empty_like(self.input, dtype)
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = pieces(units, units * (self.classes if self.softmax else 1))
         kind = self.work.dtype.type
