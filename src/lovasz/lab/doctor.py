@@ -43,14 +43,17 @@ IMPL_OF = {
     "sorted_operator": "numba, sorts",
     "gpu": "triton",
 }
-SMALL, LARGE = (2, 5, 32, 32), (4, 21, 512, 512)
+SMALL, MEDIUM, LARGE = (2, 5, 32, 32), (2, 21, 128, 128), (4, 21, 512, 512)
 # Relative. Bins alone make about 1e-3 in the gradient of this small input; a faulty kernel is off by far more.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 5e-3
 
 
 @dataclass(frozen=True)
 class Check:
-    """One kernel against the exact one on one random input; the differences are relative (L2 for the gradient)."""
+    """One kernel against the exact one on one random input; the differences are relative (L2 for the gradient).
+
+    impl: as in IMPL_OF.
+    """
 
     impl: str
     device: str
@@ -90,7 +93,7 @@ def examine() -> Examination:
     versions = {name: _version(name) for name in PACKAGES}
     found = Examination(versions, devices(), threads(), kernels.available())
     found.choices = list(_choices(found.devices))
-    found.checks = [_check(impl, device) for impl, device in _usable(found)]
+    found.checks = [_check(*way) for way in _usable(found)]
     found.remedies = list(_remedies(found))
     return found
 
@@ -125,34 +128,40 @@ def _choices(found: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     """(input, kernel, reason) for the default method. Of float32; float64 may be binned where this is sorted."""
     for device in ("cpu", "cuda", "mps"):
         here = "" if any(name.startswith(device) for name in found) else " (none here)"
-        for size, shape in (("small", SMALL), ("large", LARGE)):
+        for size, shape in (("small", SMALL), ("medium", MEDIUM), ("large", LARGE)):
+            if size == "medium" and device != "cpu":
+                continue  # there as large ones
             choice = kernels.choose("binned", "auto", torch.device(device), math.prod(shape), classes=shape[1])
             yield f"{device}{here}, {size}: {' x '.join(map(str, shape))}", IMPL_OF[choice.kernel], choice.reason
 
 
-def _usable(found: Examination) -> Iterator[tuple[str, str]]:
+def _usable(found: Examination) -> Iterator[tuple[str, str, str]]:
+    """(impl, device, method) of all that can be asked for here but what the others are compared with."""
     for impl, problem in found.kernels.items():
         if problem:
             continue
         for device in found.devices:
             if (impl == "numba" and device != "cpu") or (impl == "triton" and not device.startswith("cuda")):
                 continue
-            yield impl, device
+            yield impl, device, "binned"
+            if impl == "numba":
+                yield impl, device, "exact"
 
 
-def _check(impl: str, device: str) -> Check:
+def _check(impl: str, device: str, method: str) -> Check:
+    name = IMPL_OF["sorted"] if method == "exact" else impl
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2, 21, 64, 64, generator=generator)
     target = torch.randint(21, (2, 64, 64), generator=generator)
     target[:, :4] = 255  # void
     try:
         loss, gradient = _loss_and_gradient(logits.double(), target, method="exact", impl="torch")
-        own_loss, own_gradient = _loss_and_gradient(logits.to(device), target.to(device), method="binned", impl=impl)
+        own_loss, own_gradient = _loss_and_gradient(logits.to(device), target.to(device), method=method, impl=impl)
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises is the finding
-        return Check(impl, device, float("nan"), float("nan"), f"{type(error).__name__}: {error}")
+        return Check(name, device, float("nan"), float("nan"), f"{type(error).__name__}: {error}")
     loss_difference = abs(own_loss - loss) / loss
     gradient_difference = float((own_gradient - gradient).norm() / gradient.norm())
-    return Check(impl, device, loss_difference, gradient_difference)
+    return Check(name, device, loss_difference, gradient_difference)
 
 
 def _loss_and_gradient(logits: torch.Tensor, target: torch.Tensor, **how: str) -> tuple[float, torch.Tensor]:
