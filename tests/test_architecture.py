@@ -24,6 +24,7 @@ FLOORS = {
     "lovasz.choices": 0,
     "lovasz.hints": -1,
     "lovasz.devices": -1,
+    "lovasz.openmp": -1,
     "lovasz.validation": 0,
     "lovasz.set_functions": 0,
     "lovasz.problem": 0,

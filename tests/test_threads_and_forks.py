@@ -3,6 +3,8 @@
 import itertools
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from lovasz import lovasz_hinge, lovasz_softmax
+from lovasz import lovasz_cross_entropy, lovasz_hinge, lovasz_sigmoid, lovasz_softmax, openmp
 from lovasz.kernels import numba_problem
 
 pytestmark = [
@@ -21,9 +23,10 @@ WORKERS = 100  # one after another in small groups: a machine for tests has few 
 
 
 def draw(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Enough for two threads of ours."""
     random = np.random.default_rng(seed)
-    logits = random.standard_normal((2, 4, 96, 96), np.float32)
-    return torch.from_numpy(logits), torch.from_numpy(random.integers(0, 4, (2, 96, 96)))
+    logits = random.standard_normal((2, 4, 160, 160), np.float32)
+    return torch.from_numpy(logits), torch.from_numpy(random.integers(0, 4, (2, 160, 160)))
 
 
 def both_passes(seed: int) -> float:
@@ -105,6 +108,92 @@ def two_threads():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("loss", [lovasz_softmax, lovasz_cross_entropy, lovasz_hinge, lovasz_sigmoid])
+@pytest.mark.parametrize("options", [{}, {"per_image": True}], ids=str)
+def test_however_a_pass_is_cut_the_bits_are_the_same(loss, options, two_threads, monkeypatch) -> None:
+    from lovasz.kernels import bins
+    from lovasz.kernels.cpu import parts
+
+    random = torch.Generator().manual_seed(1)
+    scores, target = torch.randn(3, 4, 90, 110, generator=random), torch.zeros(3, 90, 110, dtype=torch.long)
+    target.view(-1)[torch.randperm(target.numel(), generator=random)[:900]] = torch.arange(900) % 3 + 1  # rare classes
+    if loss in (lovasz_hinge, lovasz_sigmoid):
+        scores, target = scores[:, 0], target.clamp(max=1)
+    if loss is lovasz_cross_entropy and options:
+        pytest.skip("it has no loss of single images")
+    results = []
+    for grain, chunk in ((1 << 30, 1 << 30), (1 << 11, 1 << 30), (1 << 11, 4000)):  # one part, parts, copies for each
+        monkeypatch.setattr(parts, "_GRAIN", grain)
+        monkeypatch.setattr(bins, "CHUNK", chunk)
+        leaf = scores.clone().requires_grad_()
+        value = loss(leaf, target, impl="numba", method="binned", **options)
+        value.backward()
+        assert leaf.grad is not None
+        results.append((value.detach(), leaf.grad))
+    for value, gradient in results[1:]:
+        torch.testing.assert_close(value, results[0][0], rtol=1e-7, atol=0)  # a sum of doubles, in another order
+        assert torch.equal(gradient, results[0][1])
+
+
+# ATen's operation takes two threads from 32,768 elements on.
+WAITING = "torch.set_num_threads(2); torch.exp(torch.zeros(1 << 18))"
+
+
+@pytest.fixture
+def waiting(two_threads) -> None:
+    """A thread of torch's own has just been busy and waits for more, in Linux's usual build of torch."""
+    if openmp._pause() is None:
+        pytest.skip("torch has no threads of GNU's OpenMP here")
+    torch.exp(torch.zeros(1 << 18))
+
+
+def threads_of_this_process() -> set[str]:
+    return set(os.listdir("/proc/self/task"))
+
+
+def test_torchs_own_threads_do_not_keep_processors_busy_while_ours_work(waiting) -> None:
+    logits, target = draw(0)
+    lovasz_softmax(logits, target, impl="numba")  # ours are there
+    torch.exp(torch.zeros(1 << 18))
+    before = threads_of_this_process()
+    lovasz_softmax(logits, target, impl="numba")
+    assert len(before - threads_of_this_process()) == 1
+    values = torch.linspace(-3, 3, 1 << 18)
+    got = torch.exp(values)  # with a new one
+    torch.testing.assert_close(got.double(), torch.exp(values.double()), rtol=1e-6, atol=0)
+
+
+def test_a_small_input_leaves_torchs_threads_alone(waiting) -> None:
+    before = threads_of_this_process()
+    lovasz_softmax(torch.randn(1, 3, 20, 20), torch.zeros(1, 20, 20, dtype=torch.long), impl="numba")
+    assert before <= threads_of_this_process()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_of_a_process_with_threads_of_torch_does_not_wait_for_them(waiting) -> None:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        got = pool.apply_async(both_passes, (3,)).get(timeout=60)
+    assert got == both_passes(3)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux says of a process whether it was forked")
+def test_nor_does_one_that_loads_the_package_only_then() -> None:
+    code = f"""
+import os, sys, torch
+{WAITING}
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+import numpy as np
+from lovasz import lovasz_softmax
+logits, target = np.zeros((2, 4, 160, 160), np.float32), np.zeros((2, 160, 160), np.int64)
+loss = lovasz_softmax(torch.from_numpy(logits), torch.from_numpy(target), impl="numba")
+os._exit(0 if abs(loss - 0.75) < 1e-6 else 1)  # of the one class there is, all are wrong by 1 - 1 / 4
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_slow_part_keeps_no_other_waiting(two_threads) -> None:

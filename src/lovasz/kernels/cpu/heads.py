@@ -23,6 +23,7 @@ MOST, LEAST = 4096, 1024  # errors of one class
 TOGETHER = 150 * 3840
 DENSEST = 16  # at most one pixel of so many is kept
 ROW = 1024  # neighbours that are looked at together
+_ROWS = 384  # 4.5 MB that all parts write beyond what they keep: memory that is new in each call
 NOTHING = np.int32(2**31 - 1)  # the threshold of a class that keeps nothing
 _NO_BIN = 2**31 - 1
 
@@ -69,6 +70,11 @@ def room(parts: int, classes: int, wanted: int, thresholds: np.ndarray | None) -
     shape = parts, classes, 2 * wanted + ROW if wanted else 0
     begin = np.repeat(thresholds[None], parts, 0)
     return Kept(begin, np.zeros(shape[:2], np.int64), np.empty(shape, np.int32), np.empty(shape, np.int64), wanted)
+
+
+def most_parts(classes: int) -> int:
+    """Into how many parts a pass that keeps errors is cut, if more than threads."""
+    return _ROWS // classes
 
 
 def thresholds(sample: np.ndarray, foreground: np.ndarray, wanted: int) -> np.ndarray | None:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lovasz import validation
+from lovasz import openmp, validation
 from lovasz.kernels.cpu import elements, layout, softmax
 from lovasz.kernels.cpu.arithmetic import Scores
 from lovasz.kernels.cpu.entropy import Entropy
-from lovasz.kernels.cpu.parts import split
+from lovasz.kernels.cpu.parts import pieces
 from lovasz.loops import in_threads
 from lovasz.problem import Problem
 
@@ -43,6 +43,8 @@ class Inputs:
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
         self.width = min(1024, max(256, _TILE // (4 * self.classes) // 16 * 16))
+        if len(pieces(input.numel(), input.numel())) > 2:  # several threads will work, until the loss is there
+            openmp.rest()
 
     def shares(self, totals: np.ndarray | None, weight: Tensor | None) -> np.ndarray:
         """Each group's share in the average; before its foreground is known, as if it had some."""
@@ -66,7 +68,7 @@ class Inputs:
 
     def count_labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Pixels of each group (G,), and those with the void ones of its image (G,)."""
-        bounds = split(self.images * self.pixels, self.images * self.pixels)
+        bounds = pieces(self.images * self.pixels, self.images * self.pixels)
         parts = len(bounds) - 1
         totals = np.zeros((parts, self.groups), np.int64)
         surplus = np.zeros((parts, self.groups), np.int64)

@@ -1,4 +1,8 @@
-"""Into how many parts a pass is cut, by its size and torch's threads; `lovasz.loops` has the threads themselves."""
+"""Into how many parts a pass is cut, by its size and torch's threads; `lovasz.loops` has the threads themselves.
+
+More parts than threads where that is possible: a thread may begin some milliseconds late, for so long those of OpenMP
+keep a processor busy after an operation of torch, asking for the next one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from lovasz.kernels import bins
 
 _GRAIN = 1 << 16  # errors below which a further thread costs more than it saves
 _PIECES = 8  # for each thread, where one that is done early can take another
+_MOST = 1 << 16
 
 
 def split(units: int, errors: int) -> list[int]:
@@ -18,10 +23,11 @@ def split(units: int, errors: int) -> list[int]:
     return [units * i // parts for i in range(parts + 1)]
 
 
-def pieces(units: int, errors: int) -> list[int]:
-    """The same for a pass whose parts have nothing of their own to add up in the end: more than there are threads."""
+def pieces(units: int, errors: int, most: int = _MOST) -> list[int]:
+    """The same for a pass whose parts have nothing large of their own to add up in the end: more than there are
+    threads, but at most ``most`` of them if these are enough."""
     bounds = split(units, errors)
     parts = len(bounds) - 1
     if parts > 1:
-        parts = max(parts, min(_PIECES * torch.get_num_threads(), errors // (4 * _GRAIN)))
+        parts = max(parts, min(_PIECES * torch.get_num_threads(), errors // (4 * _GRAIN), most))
     return [units * i // parts for i in range(parts + 1)]

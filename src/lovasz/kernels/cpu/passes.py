@@ -216,13 +216,20 @@ class _Passes(Inputs):
         """Of every ``step``-th pixel; the largest errors are those above ``thresholds``."""
         pixels = -(-self.pixels // step)
         units = self.images * pixels * (1 if self.softmax else self.classes)
-        bounds = split(units, units * (self.classes if self.softmax else 1))
-        copies = parts = len(bounds) - 1
+        errors = units * (self.classes if self.softmax else 1)
+        bounds = split(units, errors)
+        copies = len(bounds) - 1
         images = self.images if per_image else 1
-        # No two threads in one image: they can share one array.
-        if per_image and images >= parts and units // images <= bins.CHUNK:
+        finer = pieces(units, errors) if thresholds is None else pieces(units, errors, heads.most_parts(self.classes))
+        again = units <= bins.CHUNK  # whether a copy can take what is counted by whoever has it
+        if per_image and images >= copies and units // images <= bins.CHUNK:
+            # No two threads in one image: they can share one copy.
+            parts = min(len(finer) - 1, images)
             bounds = [images * i // parts * (units // images) for i in range(parts + 1)]
             copies = 1
+        elif again:
+            bounds = finer
+        parts = len(bounds) - 1
         hist = np.zeros((copies, 2, size * images), np.int64)
         totals = np.zeros((parts, self.classes * images), np.int64)
         unfit = np.zeros((parts, self.classes * images), np.bool_)
@@ -230,17 +237,21 @@ class _Passes(Inputs):
         status = np.zeros((parts, 3), np.int64)
         scores = self.scores(step, per_image)
         kept = heads.room(parts, self.classes, self.head_size, thresholds)
+        idle = list(range(copies))  # that no thread counts in
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
+            copy = idle.pop() if copies > 1 else 0
             if self.softmax:
                 softmax.count_softmax(
-                    *part, self.width, lut, active, hist[i % copies], kept.part(i), entropy, sums[i], status[i]
+                    *part, self.width, lut, active, hist[copy], kept.part(i), entropy, sums[i], status[i]
                 )
             else:
                 elements.count_elements(
-                    self.mode, *part, lut, active, hist[i % copies], kept.part(i), totals[i], unfit[i], status[i]
+                    self.mode, *part, lut, active, hist[copy], kept.part(i), totals[i], unfit[i], status[i]
                 )
+            if again:
+                idle.append(copy)
 
         in_threads(run, parts)
         self.raise_for_labels(status)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lovasz.kernels.cpu import layout, order
 from lovasz.kernels.cpu.entropy import Entropy
 from lovasz.kernels.cpu.inputs import Inputs
-from lovasz.kernels.cpu.parts import pieces, split
+from lovasz.kernels.cpu.parts import pieces
 from lovasz.loops import in_threads
 from lovasz.memory import reused_empty_like
 from lovasz.problem import Problem, raw_errors
@@ -115,7 +115,7 @@ class _Sorts(Inputs):
         """Write the keys; foreground pixels (G,) of masks, whether a group (G,) has an error of NaN or infinity, and
         the cross-entropy."""
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
-        bounds = split(units, units * (self.classes if self.softmax else 1))
+        bounds = pieces(units, units * (self.classes if self.softmax else 1))
         parts = len(bounds) - 1
         totals, unfit = np.zeros((parts, self.groups), np.int64), np.zeros((parts, self.groups), np.bool_)
         sums, status = np.zeros((parts, 1)), np.zeros((parts, 3), np.int64)
