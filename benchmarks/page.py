@@ -105,7 +105,8 @@ def where(part: Part) -> str:
         facts.append(f"{m['cores']} cores")
     if m.get("memory_gib"):
         facts.append(f"{m['memory_gib']} GiB")
-    facts += [f"{m['threads']} threads", f"torch {m['torch']}", f"Python {m['python']}", f"lovasz {m['lovasz']}"]
+    facts.append("1 thread" if m["threads"] == 1 else f"{m['threads']} threads")
+    facts += [f"torch {m['torch']}", f"Python {m['python']}", f"lovasz {m['lovasz']}"]
     if m.get("commit"):
         facts.append(f"commit {m['commit']}")
     return ", ".join(facts) + "."
