@@ -73,7 +73,7 @@ def room(parts: int, classes: int, wanted: int, thresholds: np.ndarray | None) -
 
 
 def most_parts(classes: int) -> int:
-    """Into how many parts a pass that keeps errors is cut, if more than threads."""
+    """Into how many parts a pass that keeps errors may be cut, beyond one for each thread."""
     return _ROWS // classes
 
 

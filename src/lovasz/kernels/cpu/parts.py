@@ -1,7 +1,7 @@
 """Into how many parts a pass is cut, by its size and torch's threads; `lovasz.loops` has the threads themselves.
 
-More parts than threads where that is possible: a thread may begin some milliseconds late, for so long those of OpenMP
-keep a processor busy after an operation of torch, asking for the next one.
+More parts than threads where that is possible, for a thread may be late: others may keep its processor busy, or it is
+one of the slower ones of two kinds.
 """
 
 from __future__ import annotations

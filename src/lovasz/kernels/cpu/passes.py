@@ -221,13 +221,13 @@ class _Passes(Inputs):
         copies = len(bounds) - 1
         images = self.images if per_image else 1
         finer = pieces(units, errors) if thresholds is None else pieces(units, errors, heads.most_parts(self.classes))
-        again = units <= bins.CHUNK  # whether a copy can take what is counted by whoever has it
+        lent = units <= bins.CHUNK  # whether copies go from thread to thread: then any of them may come to hold all
         if per_image and images >= copies and units // images <= bins.CHUNK:
             # No two threads in one image: they can share one copy.
             parts = min(len(finer) - 1, images)
             bounds = [images * i // parts * (units // images) for i in range(parts + 1)]
             copies = 1
-        elif again:
+        elif lent:
             bounds = finer
         parts = len(bounds) - 1
         hist = np.zeros((copies, 2, size * images), np.int64)
@@ -237,7 +237,7 @@ class _Passes(Inputs):
         status = np.zeros((parts, 3), np.int64)
         scores = self.scores(step, per_image)
         kept = heads.room(parts, self.classes, self.head_size, thresholds)
-        idle = list(range(copies))  # that no thread counts in
+        idle = list(range(copies))  # copies that no thread counts into
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
@@ -250,7 +250,7 @@ class _Passes(Inputs):
                 elements.count_elements(
                     self.mode, *part, lut, active, hist[copy], kept.part(i), totals[i], unfit[i], status[i]
                 )
-            if again:
+            if lent:
                 idle.append(copy)
 
         in_threads(run, parts)
