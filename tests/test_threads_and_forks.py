@@ -137,7 +137,10 @@ def test_however_a_pass_is_cut_the_bits_are_the_same(loss, options, two_threads,
         assert leaf.grad is not None
         results.append((value.detach(), leaf.grad))
     for value, gradient in results[1:]:
-        torch.testing.assert_close(value, results[0][0], rtol=1e-7, atol=0)  # a sum of doubles, in another order
+        if loss is lovasz_cross_entropy:  # a sum of doubles, in another order
+            torch.testing.assert_close(value, results[0][0], rtol=2**-23, atol=0)
+        else:
+            assert torch.equal(value, results[0][0])
         assert torch.equal(gradient, results[0][1])
 
 
