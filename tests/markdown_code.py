@@ -2,7 +2,7 @@
 
 A mark is a comment on the line above the fence:
 
-    <!-- code: needs jax -->              skipped where jax is not installed; in a process of its own
+    <!-- code: needs jax -->              skipped where jax is not installed
     <!-- code: torchrun 2 -->             run by torchrun with so many processes
     <!-- code: skip, needs a cluster -->  not run; the reason is said
 

@@ -37,6 +37,7 @@ COMMANDS = [
 LANGUAGES = {"python", "sh", "text", "yaml", "json", "toml"}
 # These need torchvision, or stand beside it: see the fixture `vision`.
 VISION = {"kornia", "segmentation_models_pytorch"}
+PORTS = {"jax", "tensorflow", "keras"}  # what the tests of the ports load into this process anyway
 WITH_VISION = """
 import runpy, sys
 from benchmarks.libraries import make_torchvision_importable
@@ -46,21 +47,26 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 EXTRAS = {"numba", "torchmetrics", "lightning", "safetensors", "PIL", "matplotlib", "scipy"}
 
 
+def names(value: str) -> set[str]:
+    """The packages that a mark says are needed."""
+    return set(re.split(r"[, ]+", value))
+
+
 def run(script: Path, mark: str, value: str, vision: dict[str, str] | None = None) -> str:
     """Run one script as its mark says; its failure is a failure here. Returns what a process of its own has printed."""
-    if not mark:
+    needed = names(value) if mark == "needs" and not vision else set()
+    for name in needed:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    if not mark or needed & PORTS:
         runpy.run_path(str(script), run_name="__main__")
         return ""
     command = [sys.executable, str(script)]
     if mark == "torchrun":
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", value]
         command[1:1] = [*launcher, str(Path(__file__).with_name("to_its_end.py"))]
-    needed = set(re.split(r"[, ]+", value)) if mark == "needs" else set()
     if vision:
         command[1:1] = ["-c", WITH_VISION]
-    for name in needed if not vision else ():
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
     path = os.pathsep.join([str(REPOSITORY / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = (
         os.environ | {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": path} | (vision or {})
@@ -81,7 +87,7 @@ def test_python_blocks_run_in_their_order(
     path.write_text(script, encoding="utf-8")
     try:
         leave_what_is_taken(script, tmp_path)
-        run(path, mark, value, request.getfixturevalue("vision") if value in VISION else None)
+        run(path, mark, value, request.getfixturevalue("vision") if names(value) & VISION else None)
     except ImportError as error:
         missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__  # ours say what to install
         name = getattr(missing, "name", None) or ""

@@ -58,7 +58,7 @@ class Page:
 class Chromium:
     """A running browser with its own empty profile; a context manager that ends it."""
 
-    def __init__(self, program: str, profile: Path, timeout: float = 180.0) -> None:
+    def __init__(self, program: str, profile: Path, *flags: str, timeout: float = 180.0) -> None:
         self.timeout, self._number, self._buffer = timeout, 0, b""
         self._pages: dict[str, Page] = {}
         commands_out, commands_in = os.pipe()
@@ -74,6 +74,7 @@ class Chromium:
                 *map(str, passed),
                 program,
                 *FLAGS,
+                *flags,
                 f"--user-data-dir={profile}",
                 "about:blank",
             ],

@@ -31,8 +31,9 @@ EIGHT = (
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    """One process for all reports, which stay open: the charts' code is read and made quick once, not for each."""
     assert PROGRAM is not None
-    with Chromium(PROGRAM, tmp_path_factory.mktemp("browser") / "profile") as running:
+    with Chromium(PROGRAM, tmp_path_factory.mktemp("browser") / "profile", "--process-per-site") as running:
         yield running
 
 
