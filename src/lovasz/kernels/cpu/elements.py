@@ -18,7 +18,8 @@ from lovasz.kernels.cpu.arithmetic import (
     mirrored_place,
     store,
 )
-from lovasz.kernels.cpu.heads import NOTHING, cursors, keep_row
+from lovasz.kernels.cpu.head_weights import cursors
+from lovasz.kernels.cpu.heads import NOTHING, keep_row
 from lovasz.kernels.cpu.vectors import find, weigh
 from lovasz.loops import compiled
 

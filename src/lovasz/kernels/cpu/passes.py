@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lovasz.kernels import bins
-from lovasz.kernels.cpu import elements, heads, layout, softmax, tables
+from lovasz.kernels.cpu import elements, head_weights, heads, layout, softmax, tables
 from lovasz.kernels.cpu.entropy import Entropy
 from lovasz.kernels.cpu.inputs import Inputs
 from lovasz.kernels.cpu.parts import pieces, split
@@ -84,7 +84,7 @@ class _Tables(NamedTuple):
 
     lut: np.ndarray  # (C, cells) which bin an error of a cell falls into
     weights: np.ndarray  # (2, bins, 2)
-    head: heads.Head  # the largest errors, weighed one by one
+    head: head_weights.Head  # the largest errors, weighed one by one
     shares: np.ndarray  # (G,)
     entropy: Entropy | None
 
@@ -142,11 +142,11 @@ class _Passes(Inputs):
         parts = min(torch.get_num_threads(), self.groups)
         bounds = [self.groups * i // parts for i in range(parts + 1)]
         places_of = elements.places_of(self.mode, self.work)
-        limits = heads.limits(counts.kept, lut, totals, shares, places_of)
+        limits = head_weights.limits(counts.kept, lut, totals, shares, places_of)
         known = (lut, hist, dropped, surplus, totals, shares, limits.bins)
         in_threads(lambda i: tables.weigh(self.mirrored, *known, bounds[i], bounds[i + 1], weights, losses), parts)
         known = (lut, hist, surplus, totals, shares, weights, losses)
-        head = heads.weigh(self.mirrored, counts.kept, limits, *known, places_of, self.work.dtype)
+        head = head_weights.weigh(self.mirrored, counts.kept, limits, *known, places_of, self.work.dtype)
         value = float("nan") if nan else float((losses * shares).sum()) * self.problem.scale + cross_entropy
         dtype = torch.promote_types(self.input.dtype, torch.float32)
         return torch.tensor(value, dtype=dtype, device="cpu"), _Tables(lut, weights, head, shares, entropy)
@@ -159,7 +159,8 @@ class _Passes(Inputs):
         if self.process_group is not None:
             active[:] = True  # another process may have what this one lacks
         counts = self._count_errors(cells << 5 | bins.CELL_BITS, cells.size, step, False, active)
-        sample = (counts.hist >> bins.SUM_BITS).sum(0).reshape(2, self.classes, self.cells)
+        sample = counts.hist.sum(0) >> bins.SUM_BITS  # the pixels are too few for the low bits to overflow
+        sample = sample.reshape(2, self.classes, self.cells)
         if self.softmax:
             found = sample[1].sum(1)
             sample[0, active, 0] -= (self.images * -(-self.pixels // step) - found.sum() + found)[active]
@@ -273,8 +274,7 @@ class _Passes(Inputs):
         factor = self.problem.scale * incoming
         lines = found.weights if factor == 1 else found.weights * np.float32(factor)
         known = (found.lut, lines, found.shares != 0)
-        kinds = (0, 1) if self.softmax else (None,)
-        exact = [heads.for_gradient(found.head, factor, kind) for kind in kinds]
+        exact = head_weights.for_gradient(found.head, factor, self.softmax)
         terms = (self.work.dtype.type(incoming), found.entropy)
 
         def run(i: int) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 
 from lovasz.kernels.cpu.arithmetic import ONE, inlined, mirrored_place, store
 from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
-from lovasz.kernels.cpu.heads import cursors, keep, keep_row
+from lovasz.kernels.cpu.head_weights import cursors
+from lovasz.kernels.cpu.heads import keep, keep_row
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, write
 from lovasz.kernels.cpu.vectors import find, prefetch, weigh
 from lovasz.loops import compiled
@@ -129,8 +130,8 @@ def gradient_softmax(
 
     weights: (2, bins, 2) lines of the bins, already with the class's share of the average and what comes in; active:
     (G,) whether that share is not 0; wrong_head, right_head: exact weights of the largest errors of background and of
-    foreground, see ``heads.Head``; factor: what comes in, for the cross-entropy. With q_c the weight of class c at
-    this pixel and t its target, the gradient at logit c is ``p_c (q_c - sum_k!=t p_k q_k + p_t q_t)``, and at the
+    foreground, see ``head_weights.Head``; factor: what comes in, for the cross-entropy. With q_c the weight of class c
+    at this pixel and t its target, the gradient at logit c is ``p_c (q_c - sum_k!=t p_k q_k + p_t q_t)``, and at the
     target's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
     """
     images, classes, pixels = scores.shape
