@@ -261,7 +261,7 @@ def test_a_child_that_fails_is_quoted() -> None:
         children.ask("benchmarks.memory", ["no such loss", "1", "2", "8", "1"])
 
 
-@pytest.mark.filterwarnings("default")  # other libraries' own
+@pytest.mark.filterwarnings("ignore")  # other libraries' own
 def test_every_part_runs_on_tiny_shapes_without_touching_the_committed_results(tmp_path: Path) -> None:
     pytest.importorskip("lightning", reason="the step of ENet needs the lab")
     before, threads = RESULTS.read_bytes(), torch.get_num_threads()
