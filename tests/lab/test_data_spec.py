@@ -52,6 +52,8 @@ def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     [
         ("shape", "no data set 'shape'; known are ade20k, camvid, cityscapes, folder, shapes, voc"),
         ("", "no data set ''"),
+        ("", "For a folder of your own write folder:PATH"),
+        ("/no/such/folder", "For a folder of your own write folder:PATH"),
         ("folder", "expected a path, folder:PATH"),
         ("camvid:", "expected a path, camvid:PATH"),
         ("shapes:here", "shapes takes no path"),

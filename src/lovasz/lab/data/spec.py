@@ -38,8 +38,11 @@ def parse_spec(spec: str, options: Mapping[str, Any]) -> tuple[str, Path | None,
     head, mark, query = spec.rpartition("?")
     name, colon, path = (head if mark else spec).partition(":")
     if name not in OPTIONS:
-        hint = f" For a folder of your own write folder:{spec}." if Path(spec).exists() else ""
-        raise LabError(f"data {spec!r}: there is no data set {name!r}; known are {', '.join(sorted(OPTIONS))}.{hint}")
+        own = spec if spec and Path(spec).exists() else "PATH"
+        raise LabError(
+            f"data {spec!r}: there is no data set {name!r}; known are {', '.join(sorted(OPTIONS))}. "
+            f"For a folder of your own write folder:{own}."
+        )
     if name in NEED_PATH and not path:
         raise LabError(f"data {spec!r}: expected a path, {name}:PATH.")
     if name not in NEED_PATH and colon:
