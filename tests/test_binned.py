@@ -272,6 +272,30 @@ def test_equal_errors_of_a_rare_class_have_the_value_of_the_sort(name: str, impl
     assert float(loss(scores, target, impl=impl)) == pytest.approx(exact, rel=2e-5)
 
 
+VOID = {"ignore_index": 255}
+FEW_VALID = [
+    Case("softmax", "softmax", 3, VOID),
+    Case("hinge", "hinge", 1, VOID),
+    Case("hinge", "hinge", 1, {"per_image": False, **VOID}),
+    Case("hinge", "elu", 1, {"activation": "elu", **VOID}),
+    Case("sigmoid", "sigmoid", 1, VOID),
+    Case("sigmoid", "sigmoid", 2, {"multilabel": True, **VOID}),
+    Case("sigmoid", "probability", 1, {"from_logits": False, **VOID}),
+]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("valid", [2, 50, 1000])
+@pytest.mark.parametrize("case", FEW_VALID, ids=str)
+def test_few_valid_pixels_among_many_void_ones_are_counted_once(case: Case, valid: int, impl: str) -> None:
+    scores, target = case.draw(images=1, size=(150, 160))
+    random = torch.Generator().manual_seed(valid)
+    target = torch.randint(0, 2, target.shape, generator=random)
+    target.flatten(-2)[..., torch.randperm(150 * 160, generator=random)[valid:]] = 255
+    assert float(case.package(scores, target, impl=impl)) == pytest.approx(case.expected(scores, target), rel=1e-4)
+    assert_near_exact(case, scores.float(), target, impl=impl)
+
+
 @pytest.mark.skipif(bool(numba_problem()), reason=numba_problem() or "numba is here")
 @pytest.mark.parametrize("size", [1e39, 1e300])
 def test_an_error_beyond_float32_is_infinite_and_not_cut(size: float) -> None:

@@ -26,6 +26,7 @@ from lovasz.loops import compiled
 MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
 WIDTH = 2048  # elements that a thread treats at a time, to stay in its cache
 _LAST = np.int32((UNBOUNDED_CELLS << CELL_BITS) - 1)
+_ALL = np.int32(-(2**31))  # the threshold of a class that keeps all: no score's key
 _MIRROR = np.int32(TOP + 1)
 _LARGEST = float(np.finfo(np.float32).max)
 _VOID = np.int32(-1)
@@ -114,11 +115,12 @@ def keys_of(mode: int, places: np.ndarray) -> np.ndarray:
             score = np.where(error < 1, np.log(error) - 1, error - 2)
     bits = score.astype(np.float32).view(np.int32)
     keys = bits ^ (bits >> 31 & 0x7FFFFFFF)
-    return np.where(places == 0, np.iinfo(np.int32).min, np.where(places == NOTHING, NOTHING, keys)).astype(np.int32)
+    return np.where(places == 0, _ALL, np.where(places == NOTHING, NOTHING, keys)).astype(np.int32)
 
 
 def places_of(mode: int, work: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """From errors' keys to their places: the keys are those of ``order_keys``, or in mode -1 of ``softmax.py``."""
+    """From errors' keys to their places: the keys are those of ``order_keys``, or in mode -1 of ``softmax.py``. The
+    bound that keeps all, see ``keys_of``, is in the lowest place."""
     if mode in (-1, MODE_PROBABILITY):  # keys are places
         return lambda keys: keys
     return lambda keys: _places_of(mode, work, keys.astype(np.int32))
@@ -132,6 +134,9 @@ def _places_of(mode, work, keys):
     for i in range(count):
         z[i] = from_bits(keys[i] ^ ((keys[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
     treat(mode, z, kind, count, place, slope)
+    for i in range(count):
+        if keys[i] == _ALL:  # as bits of a float it would be NaN
+            place[i] = 0
     return place
 
 
