@@ -518,6 +518,29 @@ def test_errors_speak_of_arguments_that_these_functions_have():
     assert said[6].startswith("labels must have shape (2, 4, 4) to match logits (2, 4, 4)")
 
 
+@pytest.mark.parametrize(
+    ("name", "function", "second"),
+    [
+        ("probas", compat.lovasz_softmax, "labels"),
+        ("probas", compat.lovasz_softmax_flat, "labels"),
+        ("probas", compat.flatten_probas, "labels"),
+        ("logits", compat.lovasz_hinge, "labels"),
+        ("logits", compat.lovasz_hinge_flat, "labels"),
+        ("logits", compat.binary_xloss, "labels"),
+        ("logits", compat.xloss, "labels"),
+        ("scores", compat.flatten_binary_scores, "labels"),
+        ("gt_sorted", compat.lovasz_grad, None),
+    ],
+)
+def test_what_is_no_tensor_is_named(name, function, second):
+    array, tensor = np.zeros((1, 2, 3)), torch.zeros(1, 2, 3)
+    with pytest.raises(TypeError, match=rf"{name} must be a torch\.Tensor, got ndarray; wrap it with torch\.as_tensor"):
+        function(array, *([tensor] if second else []))
+    if second:
+        with pytest.raises(TypeError, match=rf"{second} must be a torch\.Tensor, got NoneType"):
+            function(tensor, None)
+
+
 @pytest.mark.parametrize(("only_present", "remedy"), [(True, "present"), (False, "all")])
 def test_only_present_of_the_authors_first_version_is_known(only_present, remedy):
     with pytest.raises(TypeError, match=f'only_present.*classes="{remedy}"'):

@@ -127,6 +127,23 @@ def test_counts_of_single_images_add_up_also_where_many_classes_split_the_work()
     assert torch.equal(per_image.sum(0), confusion_counts(preds, target, num_classes, ignore_index=255))
 
 
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({"num_classes": 3.0}, ValueError, "num_classes must be an integer of at least 2, got 3.0"),
+        ({"num_classes": 0}, ValueError, "num_classes must be an integer of at least 2, got 0"),
+        ({"num_classes": 2, "threshold": math.nan}, ValueError, "threshold must be a finite number"),
+        ({"num_classes": 2, "threshold": "a"}, ValueError, "threshold must be a finite number .* got 'a'"),
+        ({"num_classes": 3, "threshold": 0.5}, ValueError, "threshold=0.5 is for scores of a single foreground"),
+        ({"num_classes": 2, "ignore_index": 2.0}, TypeError, "ignore_index must be an integer or None, got 2.0"),
+        ({"num_classes": 2, "ignore_index": True}, TypeError, "ignore_index must be an integer or None, got True"),
+    ],
+)
+def test_counts_are_asked_for_as_the_metrics_are(settings, kind, message):
+    with pytest.raises(kind, match=message):
+        confusion_counts(torch.zeros(1, 3, 3), torch.zeros(1, 3, 3, dtype=torch.long), **settings)
+
+
 def test_a_class_predicted_but_never_true_is_not_absent():
     for absent, expected in (("exclude", [0.5, 0.0, math.nan]), ("one", [0.5, 0.0, 1.0])):
         metric = DatasetIoU(3, absent=absent)
@@ -413,8 +430,16 @@ ONE_HOT = torch.eye(4, dtype=torch.long)[ZEROS].movedim(-1, 1)
         (ZEROS + 7, ZEROS, ValueError, r"preds holds the label 7 at a pixel that is not void"),
         (ZEROS, ZEROS.float(), TypeError, r"target must hold integer class labels, got dtype torch.float32.*\.long"),
         (ZEROS[:, :2], ZEROS, ValueError, r"must have target's shape \(2, 3, 3\), got \(2, 2, 3\)"),
-        (torch.zeros(2, 5, 3, 3), ZEROS, ValueError, r"scores \(2, 4, 3, 3\) or labels .* got \(2, 5, 3, 3\)"),
-        (torch.zeros(2, 3, 3, 4), ZEROS, ValueError, r"scores \(2, 4, 3, 3\) or labels .* got \(2, 3, 3, 4\)"),
+        (
+            torch.zeros(2, 5, 3, 3),
+            ZEROS,
+            ValueError,
+            r"scores \(2, 4, 3, 3\) or labels .* got \(2, 5, 3, 3\); these are scores of 5 classes, not of 4\.",
+        ),
+        (torch.zeros(2, 3, 3, 4), ZEROS, ValueError, r"got \(2, 3, 3, 4\); preds looks .*preds\.movedim\(-1, 1\)"),
+        (torch.zeros(2, 4, 3, 3), ZEROS[:, None], ValueError, r"drop the channel with target\.squeeze\(1\)"),
+        (ZEROS[:, None], ZEROS, ValueError, r"got \(2, 1, 3, 3\); drop the channel with preds\.squeeze\(1\)"),
+        (ZEROS, ZEROS[:, None], ValueError, r"got \(2, 3, 3\); drop the channel with target\.squeeze\(1\)"),
         (torch.zeros(2, 3, 3), ZEROS, ValueError, r"single foreground class.*threshold"),
         (torch.full((2, 4, 3, 3), math.nan), ZEROS, ValueError, r"preds holds NaN"),
         (torch.zeros(2, 4, 3, 3, dtype=torch.complex64), ZEROS, TypeError, r"preds must be real scores"),
@@ -515,12 +540,14 @@ def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
     with pytest.raises(ValueError, match=r"target\[None\]"):
         ImageIoU(4).update(ZEROS[0], ZEROS[0])
     DatasetIoU(4).update(ZEROS[0], ZEROS[0])  # no difference there
+    with pytest.raises(ValueError, match=r"without a batch give preds\[None\] and target\[None\]"):
+        DatasetIoU(4).update(torch.zeros(4, 3, 3), ZEROS[0])  # but with scores there is
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 1}, "num_classes=2, classes="),
+        ({"num_classes": 1}, r"num_classes=2 .* classes=\[1\]"),
         ({"num_classes": 2.0}, "num_classes must be an integer"),
         ({"num_classes": 4, "threshold": 0.9}, "threshold=0.9 is for scores of a single foreground class"),
         ({"num_classes": 3, "absent": "zero"}, '"exclude" or "one"'),
@@ -530,6 +557,7 @@ def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
         ({"num_classes": 3, "classes": "12"}, "classes must be different labels"),
         ({"num_classes": 3, "classes": [0.5]}, "classes must be different labels"),
         ({"num_classes": 3, "classes": [True]}, "classes must be different labels"),
+        ({"num_classes": 2, "classes": torch.tensor([False, True])}, "classes must be different labels"),
         ({"num_classes": 2, "threshold": "a"}, "threshold must be a finite number .*got 'a'"),
         ({"num_classes": 3, "classes": 1}, "classes must be different labels of 0..2, got 1"),
         ({"num_classes": 2, "threshold": math.nan}, "threshold must be a finite number"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 from collections import Counter
 
@@ -148,6 +149,8 @@ def test_a_state_of_another_sampler_is_refused_by_what_differs():
         EquibatchSampler([[1], [0], [0, 1]]).load_state_dict(EquibatchSampler([[0], [1], [0, 1]]).state_dict())
     with pytest.raises(ValueError, match="the state is none of an EquibatchSampler"):
         EquibatchSampler(held).load_state_dict({"epoch": 0, "position": 0})
+    with pytest.raises(ValueError, match="the state is none of an EquibatchSampler, got None"):
+        EquibatchSampler(held).load_state_dict(None)
 
 
 def test_it_drives_a_data_loader_with_workers():
@@ -194,6 +197,7 @@ def test_a_process_group_that_is_made_later_counts_as_well(monkeypatch):
         (([[], []],), "names no class"),
         (([[0]], {"classes": [0, 5]}), "no image holds class 5"),
         (([[0]], {"classes": [0, 0]}), "different labels"),
+        (([[0]], {"classes": []}), "classes is an empty list"),
         (([[0]], {"rank": 2, "num_replicas": 2}), "rank must be 0..1"),
         (([[0]], {"num_samples": 0}), "num_samples must be a whole number of at least 1, got 0"),
         (([[0]], {"seed": -1}), "seed must be"),
@@ -225,6 +229,12 @@ def test_classes_that_are_no_integers_are_refused():
         EquibatchSampler([[0], ["cat"]])
     with pytest.raises(TypeError, match=r"image_classes\[0\] is 3; expected the classes of one image, such as"):
         EquibatchSampler([3, 4])
+    with pytest.raises(TypeError, match=r"image_classes must be a list .* got NoneType"):
+        EquibatchSampler(None)
+    with pytest.raises(TypeError, match=r"image_classes must be a list .* got generator"):
+        EquibatchSampler([label] for label in range(3))
+    with pytest.raises(TypeError, match=r"classes must be a list of class indices, .* got 1"):
+        EquibatchSampler([[0], [1]], classes=1)
 
 
 def test_numpys_integers_are_numbers_too(tmp_path):
@@ -295,8 +305,6 @@ def test_they_are_read_once_and_again_only_for_other_data(tmp_path):
 
 
 def test_processes_that_write_one_cache_together_do_not_disturb_each_other(tmp_path, monkeypatch):
-    import os
-
     cache, replace = tmp_path / "c.json", os.replace
 
     def while_another_writes(source, destination):
@@ -327,6 +335,23 @@ def test_a_key_that_is_no_text_is_refused_before_the_pass(tmp_path):
     with pytest.raises(TypeError, match=r"key must be text .* got 3"):
         read(data, cache=tmp_path / "c.json", key=3)
     assert not data.reads
+
+
+def test_a_folder_in_the_place_of_a_cache_is_refused_before_the_pass(tmp_path):
+    data = Masks()
+    with pytest.raises(ValueError, match=r"cache must be a file, and .* is a folder: give .*image_classes\.json"):
+        read(data, cache=tmp_path)
+    assert not data.reads
+
+
+def test_a_cache_that_cannot_be_put_in_its_place_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refuse(source, destination):
+        raise PermissionError(destination)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        read(Masks(), cache=tmp_path / "c.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_targets_that_are_no_labels_are_refused():

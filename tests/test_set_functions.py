@@ -95,3 +95,5 @@ def test_dice_extension_equals_its_set_function_at_the_corners() -> None:
 def test_a_void_label_among_the_foreground_is_named() -> None:
     with pytest.raises(ValueError, match="foreground holds 255, expected 0 and 1"):
         lovasz_extension(torch.tensor([0.9, 0.2, 0.4]), torch.tensor([1, 0, 255]))
+    with pytest.raises(ValueError, match="errors is empty"):
+        lovasz_extension(torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool))

@@ -6,10 +6,8 @@ Apart from `lovasz.validation`, which checks torch tensors, so that the ports ne
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
-
-import numpy as np
 
 Classes = str | Sequence[int]
 
@@ -34,7 +32,7 @@ def plain_classes(classes: Classes) -> str | tuple[int, ...]:
         return classes
     try:
         chosen = tuple(_index(c) for c in classes)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError):  # the last from a truth value of TensorFlow's
         raise TypeError(f'classes must be "present", "all" or a list of class indices, got {classes!r}') from None
     if not chosen:
         raise ValueError("classes is an empty list; name at least one class")
@@ -45,9 +43,14 @@ def plain_classes(classes: Classes) -> str | tuple[int, ...]:
 
 def _index(label: Any) -> int:
     """A mask of classes is no list of them: True would be class 1."""
-    if isinstance(label, bool) or isinstance(label, np.bool_):  # noqa: SIM101 - torch.compile follows no tuple of them
+    if isinstance(label, bool) or "bool" in str(getattr(label, "dtype", "")):  # of any library
         raise TypeError
     return operator.index(label)
+
+
+def unordered(weight: Any) -> bool:
+    """Whether class weights come as a dictionary or a set: a loop would take the keys, in any order, for weights."""
+    return isinstance(weight, Mapping | Set)
 
 
 def resolve_classes(classes: Classes, num_classes: int) -> tuple[bool, tuple[int, ...] | None]:

@@ -51,6 +51,7 @@ def lovasz_grad(gt_sorted: Tensor) -> Tensor:
         >>> lovasz_grad(torch.tensor([1, 0, 1]))
         tensor([0.5000, 0.1667, 0.3333])
     """
+    validation.require_tensors(gt_sorted=gt_sorted)
     if gt_sorted.dim() != 1:
         raise ValueError(f"gt_sorted must be (P,), got shape {tuple(gt_sorted.shape)}")
     foreground = gt_sorted == 1
@@ -133,6 +134,7 @@ def lovasz_hinge(logits: Tensor, labels: Tensor, per_image: bool = True, ignore:
     Raises:
         TypeError, ValueError: as `lovasz.functional.lovasz_hinge`; ValueError also for labels that are fractions.
     """
+    validation.require_tensors(logits=logits, labels=labels)
     labels = _shaped(_whole(labels), logits.shape)
     if logits.dim() and logits.shape == labels.shape:
         # Volumes too, as the authors' flattening takes them, and images of one pixel.
@@ -149,6 +151,7 @@ def lovasz_hinge_flat(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: as `lovasz.functional.lovasz_hinge`; ValueError also for labels that are fractions.
     """
+    validation.require_tensors(logits=logits, labels=labels)
     if labels.numel() == 0:
         return logits.sum() * 0.0
     return _hinge(logits, _whole(labels), per_image=False)
@@ -156,6 +159,7 @@ def lovasz_hinge_flat(logits: Tensor, labels: Tensor) -> Tensor:
 
 def flatten_binary_scores(scores: Tensor, labels: Tensor, ignore: int | None = None) -> tuple[Tensor, Tensor]:
     """Scores and labels of one shape as (P,) vectors, without the pixels labelled `ignore`; no fractions with that."""
+    validation.require_tensors(scores=scores, labels=labels)
     scores, labels = scores.reshape(-1), labels.reshape(-1)
     if ignore is None:
         return scores, labels
@@ -190,6 +194,7 @@ def binary_xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> T
     Raises:
         ValueError: a label other than 0, 1 and `ignore`.
     """
+    validation.require_tensors(logits=logits, labels=labels)
     logits, labels = flatten_binary_scores(logits, labels, ignore)
     _check_labels(_whole(labels), 2, None)
     return StableBCELoss()(logits, labels)
@@ -224,6 +229,7 @@ def lovasz_softmax(
         TypeError, ValueError: as `lovasz.functional.lovasz_softmax`; ValueError also for labels that are fractions, and
             for a sigmoid output without exactly one class in `classes`.
     """
+    validation.require_tensors(probas=probas, labels=labels)
     labels = _whole(labels)
     if probas.dim() == 3 or (probas.dim() > 3 and probas.shape[1] == 1):
         labels = _shaped(labels, probas.shape)
@@ -243,6 +249,7 @@ def lovasz_softmax_flat(probas: Tensor, labels: Tensor, classes: str | Sequence[
         TypeError, ValueError: as `lovasz.functional.lovasz_softmax`; ValueError also for labels that are fractions, and
             for C = 1 without exactly one class in `classes`.
     """
+    validation.require_tensors(probas=probas, labels=labels)
     if probas.numel() == 0:
         return probas.sum() * 0.0
     labels = _whole(labels)
@@ -256,6 +263,7 @@ def flatten_probas(probas: Tensor, labels: Tensor, ignore: int | None = None) ->
 
     Raises ValueError for probabilities of fewer dimensions and, with `ignore`, for labels that are fractions.
     """
+    validation.require_tensors(probas=probas, labels=labels)
     if probas.dim() == 3:
         probas = probas.unsqueeze(1)  # (B, 1, H, W)
     if probas.dim() < 3:
@@ -280,6 +288,7 @@ def xloss(logits: Tensor, labels: Tensor, ignore: int | None = None) -> Tensor:
     Raises:
         ValueError: labels that are fractions. IndexError: a label beyond the classes, from F.cross_entropy.
     """
+    validation.require_tensors(logits=logits, labels=labels)
     labels = _whole(labels)
     void = 255 if ignore is None else ignore
     wide = logits if logits.dtype == torch.float64 else logits.float()

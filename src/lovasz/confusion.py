@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from lovasz import hints
+from lovasz.validation import require_tensors, void_label
 
 
 def confusion_counts(
@@ -37,15 +42,12 @@ def confusion_counts(
         per_image.
 
     Raises:
-        TypeError: what is no tensor, or of a dtype that cannot be meant.
-        ValueError: wrong shapes, a threshold for labels or for scores of every class, empty input, NaN scores of a
-            valid pixel, labels out of range (the message names label and classes).
+        TypeError: what is no tensor, or of a dtype that cannot be meant; an ignore_index that is no integer.
+        ValueError: num_classes or a threshold without a meaning, wrong shapes, empty input, NaN scores of a valid
+            pixel, labels out of range (the message names label and classes).
     """
-    for name, value in (("preds", preds), ("target", target)):
-        if not isinstance(value, Tensor):
-            raise TypeError(
-                f"{name} must be a torch.Tensor, got {type(value).__name__}; {hints.of_no_tensor(name, value)}."
-            )
+    num_classes, ignore_index, threshold = counting(num_classes, ignore_index, threshold)
+    require_tensors(preds=preds, target=target)
     if target.is_floating_point() or target.is_complex():
         hint = hints.of_float_labels("target", target)
         raise TypeError(f"target must hold integer class labels, got dtype {target.dtype}; {hint}.")
@@ -77,6 +79,26 @@ def confusion_counts(
     return torch.cat(counts).view(-1, num_classes, num_classes)  # (N, C, C)
 
 
+def counting(num_classes: Any, ignore_index: Any, threshold: Any) -> tuple[int, int | None, float | None]:
+    """What decides how pixels are counted, checked, as Python's own numbers; errors as of `confusion_counts`."""
+    num_classes = int(num_classes) if isinstance(num_classes, np.integer) else num_classes
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(
+            f"num_classes must be an integer of at least 2, got {num_classes!r}. For one foreground class give "
+            "num_classes=2 (background is class 0), and to the metrics classes=[1]."
+        )
+    if threshold is not None and num_classes != 2:
+        raise ValueError(
+            f"threshold={threshold} is for scores of a single foreground class, with num_classes=2; of "
+            f"num_classes={num_classes} the largest score is predicted, so leave threshold out."
+        )
+    if threshold is not None:
+        if not isinstance(threshold, int | float | np.number) or not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number (0.0 for logits), got {threshold!r}.")
+        threshold = float(threshold) + 0.0  # of one type and without -0: equal ones are the same setting
+    return num_classes, void_label(ignore_index), threshold
+
+
 def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: int, threshold: float | None) -> Tensor:
     if preds.is_complex():
         raise TypeError(f"preds must be real scores or integer labels, got dtype {preds.dtype}.")
@@ -88,7 +110,7 @@ def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: 
         if preds.shape != target.shape:
             raise ValueError(
                 f"preds of dtype {preds.dtype} are labels and must have target's shape {_shape(target)}, "
-                f"got {_shape(preds)}. Scores of the classes must be floating."
+                f"got {_shape(preds)}{_channel(preds, target)}. Scores of the classes must be floating."
             )
         if _is_one_hot(preds, num_classes) and _is_one_hot(target, num_classes):
             raise ValueError(
@@ -112,12 +134,27 @@ def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: 
         raise ValueError(
             f"preds must be scores {_scores_shape(target, num_classes)} or labels {_shape(target)} "
             f"for target {_shape(target)} and num_classes={num_classes}, got {_shape(preds)}"
-            f"{hints.of_sizes('preds', preds, target) if preds.ndim == target.ndim + 1 else ''}."
+            f"{_of_scores(preds, target, num_classes)}."
         )
     scores, labels = preds.max(dim=1)  # NaN wins every comparison, so one look at the maxima finds it
     if (torch.isnan(scores) & ~void).any():
         raise ValueError("preds holds NaN: the network's output is not usable, look for divergence in training.")
     return labels
+
+
+def _channel(preds: Tensor, target: Tensor) -> str:
+    """For labels of which one tensor has a channel of size 1 that the other has not."""
+    for name, one, other in (("preds", preds, target), ("target", target, preds)):
+        if one.ndim > 2 and one.shape[1] == 1 and one.shape == other.unsqueeze(1).shape:
+            return f"; drop the channel with {name}.squeeze(1)"
+    return ""
+
+
+def _of_scores(preds: Tensor, target: Tensor, num_classes: int) -> str:
+    """For scores that do not fit the labels, or that are of other classes."""
+    if preds.ndim == target.ndim + 1 and preds.shape == (len(target), preds.shape[1], *target.shape[1:]):
+        return f"; these are scores of {preds.shape[1]} classes, not of {num_classes}"
+    return hints.of_shapes("preds", preds, target) if preds.ndim > 1 else ""
 
 
 def _is_one_hot(labels: Tensor, num_classes: int) -> bool:

@@ -328,7 +328,7 @@ def lovasz_extension(
         )
     if errors.dim() == 0:
         raise ValueError("errors must be (..., P), got a scalar")
-    validation.require_not_empty(errors)
+    validation.require_not_empty(errors, "errors")
     validation.check_zero_or_one("foreground", foreground)
     function = set_functions.resolve(set_function, errors.shape[-1])
     rows = (errors if errors.dtype == torch.float64 else errors.float()).reshape(-1, errors.shape[-1])

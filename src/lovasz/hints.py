@@ -40,6 +40,22 @@ def of_float_labels(name: str, tensor: Tensor) -> str:
     return f"convert it with {name}.long()"
 
 
+def of_shapes(name: str, input: Tensor, target: Tensor) -> str:
+    """For (N, C, *spatial) scores, called ``name``, and a target that is not (N, *spatial)."""
+    given, expected = tuple(target.shape), (input.shape[0], *input.shape[2:])
+    if given == (input.shape[0], 1, *input.shape[2:]):
+        return "; drop the channel with target.squeeze(1)"
+    if target.shape == input.shape:
+        return "; class indices are expected, not one-hot: use target.argmax(1)"
+    if given == (*expected, input.shape[1]):
+        return "; class indices are expected, not one-hot: use target.argmax(-1)"
+    if input.dim() > 2 and given == tuple(input.shape[:-1]):
+        return f"; {name} looks channels-last, bring classes to dimension 1 with {name}.movedim(-1, 1)"
+    if input.dim() > 2 and given == tuple(input.shape[1:]):
+        return f"; of one image without a batch give {name}[None] and target[None]"
+    return of_sizes(name, input, target) if target.dim() == input.dim() - 1 else ""
+
+
 def of_sizes(name: str, input: Tensor, target: Tensor) -> str:
     """For scores whose pixels are fewer or more than those of the labels; "" where that is not the fault."""
     size = tuple(target.shape[-(input.dim() - 2) :])

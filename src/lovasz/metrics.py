@@ -5,12 +5,10 @@ Apart from the losses because it needs torchmetrics, which `import lovasz` must 
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,9 +21,8 @@ except ImportError as error:
     ) from error
 
 from lovasz.choices import plain_classes
-from lovasz.confusion import confusion_counts
+from lovasz.confusion import confusion_counts, counting
 from lovasz.devices import where_float64_is
-from lovasz.validation import void_label
 
 OTHER_SETTINGS = (
     "the state is of a metric with other settings (ignore_index, absent, classes or threshold), so that its counts or "
@@ -71,24 +68,9 @@ class _ConfusionIoU(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        num_classes = int(num_classes) if isinstance(num_classes, np.integer) else num_classes
-        if not isinstance(num_classes, int) or num_classes < 2:
-            raise ValueError(
-                f"num_classes must be an integer of at least 2, got {num_classes!r}. For one foreground class give "
-                "num_classes=2, classes=[1] (background is class 0)."
-            )
+        num_classes, ignore_index, threshold = counting(num_classes, ignore_index, threshold)
         if absent not in ("exclude", "one"):
             raise ValueError(f'absent must be "exclude" or "one" (the paper\'s 0/0 = 1), got {absent!r}.')
-        if threshold is not None and num_classes != 2:
-            raise ValueError(
-                f"threshold={threshold} is for scores of a single foreground class, with num_classes=2; of "
-                f"num_classes={num_classes} the largest score is predicted, so leave threshold out."
-            )
-        if threshold is not None and not (isinstance(threshold, int | float | np.number) and math.isfinite(threshold)):
-            raise ValueError(f"threshold must be a finite number (0.0 for logits), got {threshold!r}.")
-        if threshold is not None:
-            threshold = float(threshold) + 0.0  # of one type and without -0: equal ones are the same setting
-        ignore_index = void_label(ignore_index)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.absent: Absent = absent

@@ -74,8 +74,15 @@ class EquibatchSampler(DistributedSampler[int]):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
+        if not hasattr(image_classes, "__len__"):
+            raise TypeError(
+                f"image_classes must be a list with the classes of each image, such as [[0, 7], [0]], got "
+                f"{type(image_classes).__name__}."
+            )
         if not len(image_classes):
             raise ValueError("image_classes is empty; give one entry for each image of the data set.")
+        if classes is not None and not isinstance(classes, Iterable):
+            raise TypeError(f"classes must be a list of class indices, or None for all that occur, got {classes!r}.")
         images: dict[int, list[int]] = {}
         for index, held in enumerate(image_classes):
             if not isinstance(held, Iterable):
@@ -91,6 +98,8 @@ class EquibatchSampler(DistributedSampler[int]):
         if not chosen:
             raise ValueError(
                 "image_classes names no class for any image; expected class indices, such as [[0, 7], [0]]."
+                if classes is None
+                else "classes is an empty list; name at least one class, or None for all that occur."
             )
         if len(set(chosen)) != len(chosen):
             raise ValueError(f"classes must be different labels, got {chosen}.")
@@ -167,7 +176,8 @@ class EquibatchSampler(DistributedSampler[int]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises ValueError for the state of another, by what differs."""
         self._take_place()
-        if not {"epoch", "position"} <= state.keys() or not isinstance(state.get("identity"), dict):
+        ours = isinstance(state, dict) and {"epoch", "position"} <= state.keys()
+        if not ours or not isinstance(state.get("identity"), dict):
             raise ValueError(f"the state is none of an EquibatchSampler, got {state}; give what state_dict() returned.")
         for name, (theirs, ours) in _differences(state["identity"], self._identity()).items():
             raise ValueError(
@@ -235,7 +245,7 @@ def image_classes(
     Raises:
         TypeError: a target that is no tensor of integers or bool, a key that is no text, an ignore_index that is no
             integer.
-        ValueError: a cache file that cannot be read as such: delete it, and it is made anew.
+        ValueError: a cache file that cannot be read as such: delete it, and it is made anew; a cache that is a folder.
 
     >>> image_classes([torch.tensor([0, 0, 3]), torch.tensor([255])], lambda item: item, ignore_index=255)
     [[0, 3], []]
@@ -244,6 +254,8 @@ def image_classes(
         raise TypeError(f"key must be text that says which data these are, got {key!r}.")
     ignore_index = void_label(ignore_index)
     path = None if cache is None else Path(cache)
+    if path is not None and path.is_dir():
+        raise ValueError(f"cache must be a file, and {path} is a folder: give {path / 'image_classes.json'}.")
     if path is not None and path.is_file():
         kept = _read_cache(path)
         same = kept["key"] == key and kept.get("ignore_index", "not said") == ignore_index
@@ -263,8 +275,11 @@ def image_classes(
         content = {"version": _CACHE_VERSION, "key": key, "ignore_index": ignore_index, "classes": found}
         # A name of its own, for the processes of one training may all write the same cache.
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(partial, path)
+        try:
+            partial.write_text(json.dumps(content), encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lovasz import hints
+from lovasz.choices import unordered
 
 
 def shape(tensor: Tensor) -> str:
@@ -18,12 +19,17 @@ def shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
+def require_tensors(**named: Any) -> None:
+    """Raise TypeError, by the name of the argument, for what is no tensor."""
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            hint = hints.of_no_tensor(name, value)
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; {hint}")
+
+
 def require_float(name: str, tensor: Any) -> None:
     """Raise TypeError unless ``tensor`` is a floating tensor."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(tensor).__name__}; {hints.of_no_tensor(name, tensor)}"
-        )
+    require_tensors(**{name: tensor})
     if not tensor.is_floating_point():
         raise TypeError(f"{name} must be floating-point, got {tensor.dtype}; convert it with {name}.float()")
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):  # float8 and narrower
@@ -32,10 +38,7 @@ def require_float(name: str, tensor: Any) -> None:
 
 def require_labels(name: str, tensor: Any) -> None:
     """Raise TypeError unless ``tensor`` holds integers or booleans."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(tensor).__name__}; {hints.of_no_tensor(name, tensor)}"
-        )
+    require_tensors(**{name: tensor})
     if tensor.is_floating_point() or tensor.is_complex():
         hint = hints.of_float_labels(name, tensor)
         raise TypeError(f"{name} must hold integer labels, got {tensor.dtype}; {hint}")
@@ -47,10 +50,10 @@ def require_same_device(input: Tensor, target: Tensor) -> None:
         raise ValueError(f"input is on {input.device} but target is on {target.device}; move one with .to(device)")
 
 
-def require_not_empty(input: Tensor) -> None:
+def require_not_empty(input: Tensor, name: str = "input") -> None:
     """Raise ValueError for a tensor without elements: there is no mean over nothing."""
     if input.numel() == 0:
-        raise ValueError(f"input is empty, shape {shape(input)}: a loss needs at least one pixel; skip empty batches")
+        raise ValueError(f"{name} is empty, shape {shape(input)}: a loss needs at least one pixel; skip empty batches")
 
 
 def check_multiclass_shapes(input: Tensor, target: Tensor, per_image: bool) -> None:
@@ -66,18 +69,7 @@ def check_multiclass_shapes(input: Tensor, target: Tensor, per_image: bool) -> N
     expected = (input.shape[0], *input.shape[2:])
     given = tuple(target.shape)
     if given != expected:
-        if given == (input.shape[0], 1, *input.shape[2:]):
-            hint = "; drop the channel with target.squeeze(1)"
-        elif target.shape == input.shape:
-            hint = "; class indices are expected, not one-hot: use target.argmax(1)"
-        elif given == (*expected, input.shape[1]):
-            hint = "; class indices are expected, not one-hot: use target.argmax(-1)"
-        elif input.dim() > 2 and given == tuple(input.shape[:-1]):
-            hint = "; input looks channels-last, bring classes to dimension 1 with input.movedim(-1, 1)"
-        elif input.dim() > 2 and given == tuple(input.shape[1:]):
-            hint = "; of one image without a batch give input[None] and target[None]"
-        else:
-            hint = hints.of_sizes("input", input, target) if target.dim() == input.dim() - 1 else ""
+        hint = hints.of_shapes("input", input, target)
         raise ValueError(
             f"target must have shape {expected} to match input {shape(input)}, got {shape(target)}{hint}",
         )
@@ -156,6 +148,8 @@ def require_weight(weight: Any) -> None:
     """Raise TypeError unless it is a real tensor or a list of numbers."""
     if isinstance(weight, Tensor):
         numbers = not weight.is_complex()
+    elif unordered(weight):
+        numbers = False
     elif torch.compiler.is_compiling():
         return  # what is no list of numbers cannot be traced
     else:

@@ -165,6 +165,10 @@ def test_class_weights_with_values_may_be_an_array_within_a_graph() -> None:
         tf.function(lambda w: port.lovasz_softmax(scores, target, weight=w))(constant)
     with pytest.raises(TypeError, match="weight must be a list of numbers"):
         port.lovasz_softmax(scores, target, ignore_index=255, weight="12345")
+    with pytest.raises(TypeError, match="weight must be a list of numbers"):  # Keras's class_weight looks so
+        port.lovasz_softmax(scores, target, ignore_index=255, weight={0: 1.0, 1: 2.0, 2: 0.0, 3: 1.0, 4: 3.0})
+    with pytest.raises(TypeError, match=r"classes must be .* a list of class indices"):
+        port.lovasz_softmax(scores, target, ignore_index=255, classes=tf.constant([True, False, True]))
 
 
 def test_large_unsigned_labels_are_not_taken_for_a_negative_void() -> None:

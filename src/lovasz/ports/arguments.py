@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lovasz.choices import ACTIVATIONS, METHODS, plain_classes, require_choice
+from lovasz.choices import ACTIVATIONS, METHODS, plain_classes, require_choice, unordered
 
 Shape = tuple[int | None, ...]
 
@@ -185,7 +185,7 @@ def plain_weight(weight: Any) -> tuple[float, ...] | None:
         array = np.asarray(weight)  # JAX traces what is taken out of its arrays, even of those with values
         listed = array if array.ndim == 1 and array.dtype.kind not in "OcSU" else weight
     try:
-        if isinstance(weight, str | bytes):
+        if isinstance(weight, str | bytes) or unordered(weight):
             raise TypeError
         values = tuple(float(w) for w in listed)
     except (TypeError, ValueError):
