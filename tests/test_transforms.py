@@ -1,7 +1,10 @@
 """Losses under torch.func, forward-mode differentiation and torch.jit.trace, and what bad input says there."""
 
+import functools
+
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 import lovasz
@@ -133,3 +136,20 @@ def test_several_gradients_come_in_at_once(method: str, dtype: torch.dtype, crea
     for factor, gradient in zip(several, together, strict=True):
         assert gradient.dtype == dtype
         torch.testing.assert_close(gradient, torch.autograd.grad(value, leaf, factor, **how)[0], rtol=2e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("size", [80, 160], ids=["sorted", "binned"])  # on the CPU up to 65,536 errors are sorted
+@pytest.mark.parametrize("name", LOSSES)
+def test_recomputed_inferred_or_beside_another_default_device_it_is_the_same(name: str, size: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(3, 3, size, size, generator=generator)
+    target = torch.randint(0, 3, (3, size, size), generator=generator)
+    expected, slope = by_autograd(LOSSES[name], scores, target)
+    checkpointed = functools.partial(torch.utils.checkpoint.checkpoint, LOSSES[name], use_reentrant=False)
+    with torch.device("meta"):  # where tensors that name no device would go
+        found = by_autograd(LOSSES[name], scores, target)
+    for value, gradient in (by_autograd(checkpointed, scores, target), found):
+        assert torch.equal(value, expected)
+        assert torch.equal(gradient, slope)
+    with torch.inference_mode():
+        assert torch.equal(LOSSES[name](scores, target), expected)
