@@ -35,6 +35,7 @@ def test_more_processes_than_images_are_refused() -> None:
 
 def test_smaller_steps_than_asked_for_are_told() -> None:
     assert fewer_images(run(), 4) is None
+    assert fewer_images(run(batch_size=40), 1) == "only 1 training image: steps of 1, not of 40"
     assert fewer_images(run(batch_size=40), 8) == "only 8 training images: steps of 8, not of 40"
     told = "only 9 training images: steps of 2 x 4 in 2 processes, not of 2 x 40"
     assert fewer_images(run(batch_size=40, devices=2), 9) == told

@@ -576,6 +576,28 @@ def test_a_comparison_prints_its_table_and_writes_its_report(compared):
     assert str(out / "report.html") in result.stdout
 
 
+def test_a_loss_that_diverges_leaves_the_report_of_the_others(tmp_path):
+    line = ["compare", *TINY, "--model", "unet", "--crop", "whole", "--epochs", "1", "--batch-size", "4"]
+    line += ["--pretrain-epochs", "0", "--logger", "none"]
+    result = invoke(*line, "--losses", "1e39*hinge,cross_entropy", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "cross_entropy" in result.stdout
+    assert f"Report: {tmp_path / 'out' / 'report.html'}" in result.stdout
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert "Error: seed 0, loss 1e39*hinge: inf at step 1 of 1. Lower the learning rate" in result.stderr
+    alone = invoke(*line, "--losses", "1e39*hinge", "--out", tmp_path / "alone")
+    assert alone.exit_code == 2
+    assert "Error: seed 0, loss 1e39*hinge: inf at step 1" in alone.stderr
+    assert not (tmp_path / "alone" / "report.html").exists()  # of nothing
+
+
+def test_more_processes_than_images_are_refused_before_any_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("lovasz.lab.training.together", None)
+    result = invoke("train", *TINY, "--model", "unet", "--devices", "100", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "devices: got 100, but there are 4 training images; use fewer processes" in result.stderr
+
+
 def test_an_existing_folder_is_refused_and_left_alone(compared):
     out, _ = compared
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}

@@ -6,16 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from tests.lab.tiny import INFO, use_tiny_data
 
 from lovasz.lab import comparison, training
 from lovasz.lab.comparison import compare
 from lovasz.lab.comparison_format import read_comparison
 from lovasz.lab.config import ComparisonConfig, RunConfig, write_json
-from lovasz.lab.errors import LabError
+from lovasz.lab.errors import Diverged, LabError
 from lovasz.lab.examples import largest_differences
 from lovasz.lab.models import create_model, save_weights
+from lovasz.lab.report import write_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -323,6 +324,45 @@ def test_batch_normalisation_may_be_frozen_after_a_first_phase(tmp_path) -> None
     run = {"model": "unet", "freeze_batch_norm": True, "pretrain_epochs": 1}
     document = read(compare(config(tmp_path, run=run, losses=LOSSES[:1], examples=0), progress=False))
     assert document["config"]["freeze_batch_norm"] is True
+
+
+def test_a_loss_that_diverges_takes_no_other_its_turn_and_is_told_in_the_end(tmp_path) -> None:
+    asked = config(tmp_path, losses=("1e39*hinge", *LOSSES))
+    message = r"^seed 0, loss 1e39\*hinge: inf at step 1 of .*--learning-rate\)\.$"
+    with pytest.raises(Diverged, match=message):
+        compare(asked, progress=False)
+    document = read_comparison(tmp_path / "out")
+    assert [run["loss"] for run in document["runs"]] == list(LOSSES)
+    assert all(set(example["predictions"]) == set(LOSSES) for example in document["examples"])
+    assert len(document["examples"]) == 2
+    assert "1e39*hinge" in write_report(tmp_path / "out").read_text()  # as missing
+    with pytest.raises(Diverged, match=message):
+        compare(replace(asked, resume=True), progress=False)
+    assert read_comparison(tmp_path / "out")["runs"] == document["runs"]
+
+
+def test_a_folder_is_of_a_comparison_or_of_a_run(tmp_path) -> None:
+    compare(config(tmp_path), progress=False)
+    run = RunConfig(data="tiny", model="unet", epochs=1, batch_size=4, loss=LOSSES[0], out=str(tmp_path / "out"))
+    with pytest.raises(LabError, match=r"out: the folder of a comparison, in which lovasz compare goes on"):
+        training.train(run, resume=True, progress=False)
+    assert not (tmp_path / "out" / "run.json").exists()
+    training.train(run.replace(out=str(tmp_path / "alone")), progress=False)
+    with pytest.raises(LabError, match=r"alone: the folder of a single run, in which lovasz train goes on"):
+        compare(config(tmp_path, out=str(tmp_path / "alone"), resume=True), progress=False)
+
+
+def test_weights_that_are_gone_from_a_finished_run_are_told_and_come_back_by_the_remedy(tmp_path) -> None:
+    asked = config(tmp_path)
+    folder = compare(asked, progress=False).parent / LOSSES[0] / "seed-0"
+    kept = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(LabError, match=r"model\.safetensors: is missing.*delete .*run\.json, and the run is scored"):
+        compare(replace(asked, resume=True), progress=False)
+    (folder / "run.json").unlink()
+    compare(replace(asked, resume=True), progress=False)
+    before, after = (load(content) for content in (kept, (folder / "model.safetensors").read_bytes()))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 def test_the_images_with_the_largest_difference_come_first() -> None:

@@ -1,5 +1,6 @@
 """The table that `lovasz compare` prints says what the report says."""
 
+import sys
 import time
 
 import pytest
@@ -83,6 +84,22 @@ def test_a_terminal_shows_once_that_imports_take_their_time(terminal: bool, rank
         assert written.err.endswith(("\x1b[2K", "\x1b[1A\x1b[2K"))  # the line is wiped in the end
     else:
         assert written.err == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DataLoader worker (pid(s) 22881) exited unexpectedly",
+        "DataLoader worker (pid 22881) is killed by signal: Bus error. It is possible that ...",
+    ],
+)
+def test_a_worker_that_the_system_ended_is_told_with_the_remedy(text: str, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["lovasz", "train"])
+    message = console.message_of(RuntimeError(text))
+    assert message is not None
+    assert "/dev/shm" in message
+    assert message.endswith("Take fewer --workers, or 0, then go on with --resume.")
+    assert console.message_of(RuntimeError("another fault")) is None
 
 
 def test_control_characters_of_names_do_not_reach_the_terminal(capsys) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lovasz.lab.data import DatasetInfo
-from lovasz.lab.data.colours import colourise, overlay, voc_palette
+from lovasz.lab.data.colours import colourise, overlay, voc_palette, void_colour
 from lovasz.lab.errors import LabError
 
 INFO = DatasetInfo("two", ("a", "b"), ((10, 20, 30), (200, 100, 0)))
@@ -15,6 +15,17 @@ MASK = np.array([[0, 1, 255]], np.uint8)
 
 def test_each_class_gets_its_colour_and_void_is_black() -> None:
     assert colourise(MASK, INFO).tolist() == [[[10, 20, 30], [200, 100, 0], [0, 0, 0]]]
+
+
+def test_void_has_a_colour_that_no_class_has() -> None:
+    palette = voc_palette(21)  # its background is black
+    info = DatasetInfo("voc", tuple(map(str, range(21))), palette)
+    void = tuple(colourise(MASK, info)[0, 2].tolist())
+    assert void == void_colour(palette) == (224, 224, 192)  # as the masks of VOC have it
+    every = [void_colour([])]
+    while len(every) < 200:
+        assert void_colour(every) not in every
+        every.append(void_colour(every))
 
 
 def test_an_overlay_mixes_by_its_opacity_and_leaves_void_as_it_is() -> None:

@@ -64,6 +64,30 @@ def test_the_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> No
     assert image_size(path) == (8, 16)
 
 
+def test_the_size_of_a_png_is_known_without_its_pixels_also_where_its_exif_lies_behind_them(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = write(tmp_path / "plain.png", picture(0, 200, 300)).read_bytes()
+    tagged = write(tmp_path / "tagged.png", picture(0, 200, 300), exif=exif).read_bytes()
+    start = tagged.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(tagged[start : start + 4], "big")  # with its length, name and checksum
+    cut = plain.index(b"IDAT") + 100
+    broken = plain[:cut] + bytes(1000) + plain[cut + 1000 :]
+    (tmp_path / "broken.png").write_bytes(broken)
+    assert image_size(tmp_path / "broken.png") == (200, 300)
+    with pytest.raises(LabError, match=r"broken\.png: the image cannot be read"):
+        read_image(tmp_path / "broken.png")
+    last = plain.index(b"IEND") - 4
+    (tmp_path / "behind.png").write_bytes(plain[:last] + tagged[start:end] + plain[last:])
+    assert image_size(tmp_path / "behind.png") == read_image(tmp_path / "behind.png").shape[:2] == (300, 200)
+
+
+def test_a_file_that_is_no_picture_is_named_without_pythons_names_for_it(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(LabError, match=r"a\.png: the image cannot be read \(unknown content\)\. The file may be"):
+        read_image(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("compression", [None, "tiff_lzw"])
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_a_turned_tiff_is_an_upright_image_and_no_mask(tmp_path: Path, orientation: int, compression: str) -> None:

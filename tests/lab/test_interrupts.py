@@ -60,6 +60,24 @@ class Handlers(Dataset[bool]):
         return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
+def test_half_made_objects_that_an_interrupt_leaves_are_not_reported(monkeypatch) -> None:
+    reported = []
+    monkeypatch.setattr("sys.unraisablehook", reported.append)
+
+    class Half:
+        def __del__(self) -> None:
+            raise AttributeError("_workers_status")
+
+    interrupts = Interrupts()
+    with interrupts.heard():
+        Half()
+        assert len(reported) == 1  # without one it is
+        with pytest.raises(KeyboardInterrupt):
+            press()
+        Half()
+    assert len(reported) == 1
+
+
 def test_workers_leave_it_to_the_main_process() -> None:
     loader = DataLoader(Handlers(), num_workers=2, worker_init_fn=leave_to_the_main_process)
     assert all(bool(ignored) for ignored in loader)

@@ -33,6 +33,10 @@ def batch(classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
         ("1*hinge", "hinge"),
         ("cross_entropy > lovasz_softmax", "cross_entropy>lovasz_softmax"),
         ("cross_entropy>.80>lovasz_softmax", "cross_entropy>0.8>lovasz_softmax"),
+        ("1000000*hinge", "1e06*hinge"),
+        ("1e39*hinge+1e-7*cross_entropy", "1e39*hinge+1e-07*cross_entropy"),
+        ("0.123456789*hinge", "0.123456789*hinge"),
+        ("cross_entropy>0.33333333>hinge", "cross_entropy>0.33333333>hinge"),
     ],
 )
 def test_two_spellings_of_one_loss_are_one(text: str, canonical: str) -> None:

@@ -129,7 +129,7 @@ def test_half_of_the_measured_images_hold_the_class():
 
 def test_half_of_the_images_of_an_epoch_hold_the_class():
     from lovasz.lab.data import Augmentation, TrainingView
-    from lovasz.lab.fitting import EpochOrder
+    from lovasz.lab.epoch_order import EpochOrder
 
     setting = binary.Setting(data="shapes")
     assert setting.run("hinge", 1e-3, "cpu").sampler == "equibatch"

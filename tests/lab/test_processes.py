@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from lovasz.lab import commands, processes
 from lovasz.lab.config import ComparisonConfig, RunConfig
 from lovasz.lab.data import Augmentation, TrainingView, open_dataset
+from lovasz.lab.epoch_order import EpochOrder
 from lovasz.lab.errors import LabError
-from lovasz.lab.fitting import EpochOrder
 from lovasz.lab.losses import LossSpec
 from lovasz.lab.processes import Team
 from lovasz.lab.training import check_shareable
@@ -187,9 +187,33 @@ def test_what_goes_wrong_in_the_second_process_is_told_by_the_first(tmp_path, fi
     write(tmp_path / "data" / "masks" / "train" / name, labels(0, 1, height=32, width=40))
     line = ["train", "--data", f"folder:{tmp_path / 'data'}", "--model", "unet", "--device", "cpu"]
     line += ["--threads", "1", "--crop", "whole", "--batch-size", "2", "--epochs", "1", "--devices", "2"]
+    line += ["--workers", "1"]  # whose error torch passes on with a traceback
     said = first_process(*line, "--loss", "cross_entropy", "--out", tmp_path / "out", expected=2)
     assert "Error: training images of 32x32 and 32x40 pixels (height x width) cannot share a batch" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_waits_for_the_end_of_the_first_can_have_workers(environment) -> None:
+    code = """
+import multiprocessing, os, threading, time
+from lovasz.lab.processes import _end_with_the_first
+threading.Thread(target=_end_with_the_first, daemon=True).start()
+time.sleep(0.5)  # so that it waits
+worker = multiprocessing.get_context("fork").Process(target=int)
+worker.start()
+worker.join(60)
+print(worker.exitcode, flush=True)
+worker.kill()
+time.sleep(600)
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command("-c", code), env=environment, text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "0\n"
+        process.stdin.close()  # as when the first one is gone
+        assert process.wait(60) == 1
 
 
 def test_processes_deal_out_the_order_of_one() -> None:

@@ -216,6 +216,20 @@ def test_a_loss_without_a_picture_is_left_out(folder: Path) -> None:
     assert len(pictures(read(write(folder, content)))) == 2 * (2 + len(LOSSES)) - 1
 
 
+def test_void_is_explained_in_its_colour_and_where_the_truth_has_some(folder: Path) -> None:
+    content = content_of(folder)
+    content["dataset"]["palette"][0] = [0, 0, 0]
+    assert "void, in the truth" not in read(write(folder, content)).text
+    path = folder / content["examples"][0]["truth"]
+    with Image.open(path) as image:
+        truth = np.array(image)
+    truth[:2] = 224, 224, 192
+    Image.fromarray(truth).save(path)
+    page = read(write(folder, content))
+    assert "void, in the truth: not counted" in page.text
+    assert ("span", "style", "background:rgb(224,224,192)") in page.attributes
+
+
 def test_a_large_picture_is_reduced_without_mixing_class_colours_and_the_page_says_so(folder: Path) -> None:
     content = content_of(folder)
     colours = {tuple(colour) for colour in content["dataset"]["palette"]}

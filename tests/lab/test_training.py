@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,9 +19,9 @@ from tests.lab.tiny import TinyDataset, use_tiny_data
 from lovasz.lab import training
 from lovasz.lab.config import RunConfig, read_json
 from lovasz.lab.data import IGNORE_INDEX, Augmentation, TrainingView
-from lovasz.lab.errors import LabError
+from lovasz.lab.epoch_order import EpochOrder
+from lovasz.lab.errors import Diverged, LabError
 from lovasz.lab.evaluation import evaluate
-from lovasz.lab.fitting import EpochOrder
 from lovasz.lab.losses import class_weights
 from lovasz.lab.models import create_model, load_weights, save_weights, trained_size
 from lovasz.lab.models.resized import AtSize
@@ -264,6 +265,29 @@ def test_a_finished_run_whose_record_is_damaged_is_told(tmp_path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_at_which_step(tmp_path) -> None:
     with pytest.raises(LabError, match=r"loss cross_entropy: (nan|inf) at step \d+ of 8.*\(--learning-rate\)\.$"):
         train(config(tmp_path, epochs=4, optimizer="sgd", learning_rate=1e30), progress=False)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_network_that_ends_without_numbers_is_no_finished_run(tmp_path, monkeypatch) -> None:
+    create = training.create_model
+
+    def broken(*arguments) -> torch.nn.Module:
+        model = create(*arguments)
+        next(m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)).running_var.fill_(math.inf)
+        return model
+
+    monkeypatch.setattr(training, "create_model", broken)  # training does not use these: its loss stays finite
+    asked = config(tmp_path)
+    with pytest.raises(Diverged, match=r"network cannot be used, .*running_var holds NaN or infinite.*--learning-rate"):
+        train(asked, progress=False)
+    assert not list(tmp_path.rglob("run.json"))
+    assert not list(tmp_path.rglob("model.safetensors"))
+
+
+def test_an_error_in_a_worker_is_told_as_in_the_main_process(tmp_path, monkeypatch) -> None:
+    use_tiny_data(monkeypatch.setattr, varying=True)
+    with pytest.raises(LabError, match=r"^training images of 32x32 and 32x40 pixels .* or --batch-size 1\.$"):
+        train(config(tmp_path, num_workers=1), progress=False)
 
 
 def test_images_of_several_sizes_need_a_crop(tmp_path, monkeypatch) -> None:

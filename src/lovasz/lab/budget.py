@@ -35,7 +35,7 @@ def fewer_images(config: RunConfig, images: int) -> str | None:
     step, asked = str(used), str(config.batch_size)
     if config.devices > 1:
         step, asked = f"{config.devices} x {used} in {config.devices} processes", f"{config.devices} x {asked}"
-    return f"only {images} training images: steps of {step}, not of {asked}"
+    return f"only {images} training image{'' if images == 1 else 's'}: steps of {step}, not of {asked}"
 
 
 def never_switches(spec: LossSpec, steps: int) -> str | None:

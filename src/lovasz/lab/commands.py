@@ -136,18 +136,26 @@ def compare(
     with loading():
         from lovasz.lab.comparison import compare as run_comparison
         from lovasz.lab.comparison import with_earlier
+        from lovasz.lab.errors import Diverged
         from lovasz.lab.report import write_report
 
     config = with_earlier(config)
     if speaks():
         console.print_plan(run, config.losses, config.seeds, folder)
-    path = run_comparison(config)
-    if not speaks():
-        return
-    report = write_report(path.parent)
-    console.print_comparison(json.loads(path.read_text(encoding="utf-8")), report)
-    if open_report:
-        typer.launch(report.resolve().as_uri())
+    diverged = None
+    try:
+        path = run_comparison(config)
+    except Diverged as error:
+        path, diverged = folder / "comparison.json", error
+    if speaks():
+        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"runs": []}
+        if diverged is None or document["runs"]:  # what the other losses gave
+            report = write_report(path.parent)
+            console.print_comparison(document, report)
+            if open_report:
+                typer.launch(report.resolve().as_uri())
+    if diverged is not None:
+        raise diverged
 
 
 @app.command(epilog=help_examples("train"))

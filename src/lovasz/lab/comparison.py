@@ -19,7 +19,7 @@ from rich.progress import Progress
 from lovasz.lab.config import ComparisonConfig, read_json, write_json
 from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.environment import describe_environment
-from lovasz.lab.errors import LabError
+from lovasz.lab.errors import Diverged, LabError
 from lovasz.lab.evaluation import evaluate
 from lovasz.lab.examples import draw_examples, largest_differences
 from lovasz.lab.losses import LossSpec
@@ -27,7 +27,7 @@ from lovasz.lab.models import load_weights
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.processes import Team, together
 from lovasz.lab.progress import bar, display, say
-from lovasz.lab.run_folder import check_folder, claimed, read_record
+from lovasz.lab.run_folder import check_folder, claimed, of_another_command, read_record
 from lovasz.lab.training import (
     Data,
     Start,
@@ -51,8 +51,9 @@ def compare(config: ComparisonConfig, *, progress: Progress | bool = True) -> Pa
 
     comparison.json is written anew after each run, so a kill loses at most the epoch that is running. With
     `config.resume`, finished runs are kept, the unfinished one goes on from its last checkpoint, and losses and seeds
-    may be added. Raises LabError when OUT exists and `resume` is off, when it holds another configuration (naming the
-    field), and for everything that a run may raise.
+    may be added. A loss that diverges takes no other its turn: Diverged is raised when all have had theirs and what
+    they gave is written. Raises LabError when OUT exists and `resume` is off, when it holds another configuration
+    (naming the field), and for everything that a run may raise.
     """
     out = Path(config.out)
     config = with_earlier(config)
@@ -114,7 +115,7 @@ class _Comparison:
             to_go = ", ".join(f"{spec} with seed {seed}" for spec, seed in missing)
             why = f": {to_go} (every loss of the folder gets every seed)" if missing else ""
             say(self.progress, f"{len(self.records)} finished runs are kept, {len(missing)} to go{why}.")
-        total = len(missing) + len(self.records)
+        total, diverged = len(missing) + len(self.records), []
         with bar(total, "runs", self.progress, completed=len(self.records)) as done:
             weights = None
             if any(spec.needs_class_weights for spec, _ in missing):
@@ -133,23 +134,31 @@ class _Comparison:
                 )
                 self._started(start)
                 for spec in (spec for spec, of in missing if of == seed):
-                    self.records[str(spec), seed] = run_once(
-                        shared.replace(loss=str(spec)),
-                        self.data,
-                        start,
-                        weights if spec.needs_class_weights else None,
-                        self._folder(spec, seed),
-                        device=self.device,
-                        resume=self.config.resume,
-                        progress=self.progress,
-                        description=f"{spec}, seed {seed}",
-                        team=self.team,
-                    )
+                    try:
+                        self.records[str(spec), seed] = run_once(
+                            shared.replace(loss=str(spec)),
+                            self.data,
+                            start,
+                            weights if spec.needs_class_weights else None,
+                            self._folder(spec, seed),
+                            device=self.device,
+                            resume=self.config.resume,
+                            progress=self.progress,
+                            description=f"{spec}, seed {seed}",
+                            team=self.team,
+                        )
+                    except Diverged as error:
+                        if self.team.size > 1:  # the others may wait for this one
+                            raise
+                        diverged.append(f"seed {seed}, {error}")
+                        say(self.progress, diverged[-1])
                     self.write()
                     done.advance()
         if self.team.first:
             self.examples = self._draw_examples()
         self.write()
+        if diverged:
+            raise Diverged("\n".join(diverged))
         return self.path
 
     def write(self) -> None:
@@ -228,10 +237,11 @@ class _Comparison:
     def _draw_examples(self) -> list[dict[str, Any]]:
         """Of the first seed; where the runs differ, the reader should see how."""
         seed = self.config.seeds[0]
-        images = {str(spec): self.records[str(spec), seed]["images"] for spec in self.specs}
+        finished = [spec for spec in self.specs if (str(spec), seed) in self.records]
+        images = {str(spec): self.records[str(spec), seed]["images"] for spec in finished}
         chosen = largest_differences(images, self.config.examples)
         models = {}
-        for spec in self.specs:
+        for spec in finished:
             path = self._folder(spec, seed) / "model.safetensors"
             network = load_weights(self.config.run.model, path, self.data.classes)
             models[str(spec)] = (spec.slug, ask_as(network, size=self.config.run.size, scales=None, crf=False))
@@ -268,6 +278,8 @@ def with_earlier(config: ComparisonConfig) -> ComparisonConfig:
         return config
     if path.is_file():
         before = read_json(path)
+        if isinstance(before, dict) and "run" in before and "losses" not in before:
+            raise LabError(of_another_command(path.parent, "train"))
         try:
             losses = {str(LossSpec.parse(loss)): None for loss in [*before["losses"], *config.losses]}
             seeds = dict.fromkeys([*before["seeds"], *config.seeds])

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lovasz.lab.errors import LabError, memory_full
+from lovasz.lab.errors import LabError, memory_full, worker_ended
 from lovasz.lab.progress import plain
 from lovasz.lab.summary import Spread, best_cells, losses_of, start_spread
 
@@ -37,14 +37,19 @@ def message_of(error: Exception) -> str | None:
     """What a person can do about the error; None for a fault of the program, which keeps its traceback."""
     if isinstance(error, LabError):
         return str(error)
-    number = _system_error(error)
+    number, resumes = _system_error(error), _can_resume(sys.argv[1:])
     name = getattr(error, "filename", None)
     if number in NO_SPACE:
-        rest = ", then go on with --resume" if _can_resume(sys.argv[1:]) else ""
+        rest = ", then go on with --resume" if resumes else ""
         where = f"{name}: " if name else ""
         return f"{where}{os.strerror(number)}: a file could not be written. Free space or lift the limit{rest}."
     if isinstance(error, OSError) and name is not None:  # without a file to name it tells a person nothing
         return f"{name}: {error.strerror}."
+    if worker_ended(error):
+        return (
+            "A process that loads images was ended by the system, mostly for want of memory or of room in /dev/shm "
+            f"(of Docker's, --shm-size). Take fewer --workers, or 0{', then go on with --resume' if resumes else ''}."
+        )
     if memory_full(error):
         return "The memory is full. Take smaller steps (--batch-size), smaller crops (--crop) or smaller images."
     return None

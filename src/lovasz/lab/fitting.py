@@ -23,21 +23,21 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from lovasz.lab import averaging
 from lovasz.lab.budget import budget
 from lovasz.lab.checkpoints import DirectCheckpoints, LastCheckpoint
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import TrainingView
-from lovasz.lab.errors import LabError
+from lovasz.lab.epoch_order import EpochOrder
+from lovasz.lab.errors import Diverged, LabError, as_raised
 from lovasz.lab.evaluation import Scores
 from lovasz.lab.interrupts import Interrupts, leave_to_the_main_process
 from lovasz.lab.losses import TrainingLoss
 from lovasz.lab.processes import ALONE, Team
 from lovasz.lab.progress import say, tracked
-from lovasz.lab.task import SHUFFLE, STEP, SegmentationTask, State, Validate, mix
-from lovasz.sampling import EquibatchSampler
+from lovasz.lab.task import STEP, SegmentationTask, State, Validate, mix
 
 
 @dataclass
@@ -76,8 +76,8 @@ def fit(
 
     Writes folder/checkpoints/last.ckpt after each epoch, whole or not at all, and folder/logs. With `resume`, goes on
     from that checkpoint if it is there; the epoch that was interrupted is repeated from its beginning.
-    Raises LabError when the loss is not finite, when images of a batch differ in size or are too small for the network,
-    and for a damaged checkpoint.
+    Raises Diverged when the loss is not finite, or in the end the network; LabError when images of a batch differ in
+    size or are too small for the network, and for a damaged checkpoint.
     """
     order = EpochOrder(len(data), config.seed, data, team, image_classes if config.sampler == "equibatch" else None)
     batch_size = budget(config, len(data)).batch_size
@@ -120,6 +120,8 @@ def fit(
                 trainer.fit(task, loader, ckpt_path=start, weights_only=True)
         except SIGTERMException:  # asked to stop by the system: the same to the caller as Ctrl-C
             raise KeyboardInterrupt from None
+        except LabError as error:
+            raise as_raised(error) from None
         except ValueError as error:
             if start is not None and "parameter group" in str(error):  # of DeepLab-v2, before it had several
                 raise LabError(
@@ -144,6 +146,12 @@ def fit(
             torch.manual_seed(mix(config.seed, STEP, task.total_steps))
             with closing(tracked(loader, len(loader), f"{description}: batch normalisation", progress)) as batches:
                 averaging.measure_batch_norm(model, batches, device, team)
+    broken = _not_finite(model)
+    if any(team.collect(broken is not None)):
+        raise Diverged(
+            f"loss {loss.spec}: the trained network cannot be used, {broken or 'a tensor of it'} holds NaN or infinite "
+            f"values. Lower the learning rate (--learning-rate)."
+        )
     return FitResult(
         history=task.state.history,
         steps=task.total_steps,
@@ -154,6 +162,12 @@ def fit(
         epoch=epoch,
         final_scores=task.last_scores if epoch == config.epochs and task.state.mean is None else None,
     )
+
+
+def _not_finite(model: nn.Module) -> str | None:
+    """The first tensor that holds NaN or infinity: statistics of batch norms may while the loss does not show it."""
+    tensors = model.state_dict().items()
+    return next((name for name, one in tensors if one.is_floating_point() and not one.isfinite().all()), None)
 
 
 def _placement(device: torch.device, team: Team) -> dict[str, Any]:
@@ -188,52 +202,6 @@ class _Environment(LightningEnvironment):
 
     def teardown(self) -> None:
         """Nothing: the processes go on to the next run."""
-
-
-class EpochOrder(Sampler[int | tuple[int, int]]):
-    """The order of images, which depends on (seed, epoch) alone. Lightning calls `set_epoch`; the data view follows.
-
-    Processes deal it out like cards, so that their batches of one step are what a single process would have in one
-    batch of that size; what is left over is left out.
-
-    image_classes: of each image for the order of equibatch; None for a plain shuffle. Equibatch gives an image again
-    within an epoch, and says beside its number how often it came before: TrainingView changes it anew.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        seed: int,
-        data: TrainingView,
-        team: Team = ALONE,
-        image_classes: Sequence[Sequence[int]] | None = None,
-    ) -> None:
-        self.length, self.seed, self.data, self.team, self.epoch = length, seed, data, team, 0
-        self.equibatch = None
-        if image_classes is not None:
-            self.equibatch = EquibatchSampler(image_classes, seed=seed, num_replicas=1, rank=0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch before iterating."""
-        self.epoch = epoch
-        self.data.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[int | tuple[int, int]]:
-        order: list[int | tuple[int, int]]
-        if self.equibatch is not None:
-            self.equibatch.set_epoch(self.epoch)
-            before = [0] * self.length
-            order = []
-            for index in self.equibatch:
-                order.append((index, before[index]))
-                before[index] += 1
-        else:
-            generator = torch.Generator().manual_seed(mix(self.seed, SHUFFLE, self.epoch))
-            order = torch.randperm(self.length, generator=generator).tolist()
-        return iter(order[self.team.rank :: self.team.size][: len(self)])
-
-    def __len__(self) -> int:
-        return self.length // self.team.size
 
 
 class ProgressLines(Callback):

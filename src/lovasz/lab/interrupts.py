@@ -41,7 +41,7 @@ class Interrupts:
         report = sys.unraisablehook
 
         def reported(lost: Any) -> None:
-            if lost.exc_type is not KeyboardInterrupt:
+            if lost.exc_type is not KeyboardInterrupt and not self.came:  # then half-made objects are let go, too
                 report(lost)
 
         signal.signal(signal.SIGINT, note)

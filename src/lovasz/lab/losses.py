@@ -87,7 +87,7 @@ class LossSpec:
         """The spec in one canonical spelling, so that two texts of one loss are seen as one."""
         text = _sum_text(self.phases[0])
         for start, phase in zip(self.starts[1:], self.phases[1:], strict=True):
-            text += f">{start:g}>" if self.explicit else ">"
+            text += f">{_written(start)}>" if self.explicit else ">"
             text += _sum_text(phase)
         return text
 
@@ -310,4 +310,10 @@ def _hint(name: str) -> str:
 
 
 def _sum_text(phase: tuple[tuple[float, str], ...]) -> str:
-    return "+".join(name if factor == 1.0 else f"{factor:g}*{name}" for factor, name in phase)
+    return "+".join(name if factor == 1.0 else f"{_written(factor)}*{name}" for factor, name in phase)
+
+
+def _written(number: float) -> str:
+    """As `_number` reads it back, in few digits where few say it: a plus would begin another term of the sum."""
+    short = f"{number:g}"
+    return (short if float(short) == number else repr(number)).replace("e+", "e")

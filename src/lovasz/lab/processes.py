@@ -280,7 +280,9 @@ def main() -> None:
 
 
 def _end_with_the_first() -> None:
-    sys.stdin.read()
+    """Not by `sys.stdin`: a worker that is forked meanwhile would for ever wait for its lock, to close it."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
     os._exit(1)
 
 

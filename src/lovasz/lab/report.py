@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
 from lovasz.lab import charts, summary
 from lovasz.lab.comparison_format import FILE_NAME, inside, read_comparison
+from lovasz.lab.data.colours import void_colour
+from lovasz.lab.data.dataset import Colour
 from lovasz.lab.errors import LabError
 
 REPORT_NAME = "report.html"
@@ -57,6 +60,7 @@ class Example:
     name: str
     difference: str
     pictures: tuple[Picture, ...]
+    void: bool  # whether the truth has any
 
     @property
     def columns(self) -> int:
@@ -125,6 +129,7 @@ def _render(comparison: dict[str, Any], examples: list[Example]) -> str:
         class_tables=[(split, _class_table(comparison, losses, split)) for split in splits],
         figures={"curves": curves, "classes": bars},
         examples=examples,
+        void=void_colour(comparison["dataset"]["palette"]) if any(example.void for example in examples) else None,
         reduced=LARGEST_SIDE if any(picture.reduced for example in examples for picture in example.pictures) else None,
         created=_readable_time(comparison["created"]),
         settings=_rows(comparison["config"]),
@@ -161,19 +166,21 @@ def _hash(script: str) -> str:
 
 def _examples(folder: Path, comparison: dict[str, Any]) -> list[Example]:
     """Largest difference first."""
-    losses = summary.losses_of(comparison)
+    losses, void = summary.losses_of(comparison), void_colour(comparison["dataset"]["palette"])
 
     def difference(example: dict[str, Any]) -> float:
         value = example["difference"]
         return value if value is not None and math.isfinite(value) else 0.0
 
     return [
-        _example(folder, example, difference(example), losses)
+        _example(folder, example, difference(example), losses, void)
         for example in sorted(comparison["examples"], key=difference, reverse=True)
     ]
 
 
-def _example(folder: Path, example: dict[str, Any], difference: float, losses: list[summary.Loss]) -> Example:
+def _example(
+    folder: Path, example: dict[str, Any], difference: float, losses: list[summary.Loss], void: Colour
+) -> Example:
     name, predictions = example["name"], example["predictions"]
     shown = [loss for loss in losses if loss.spec in predictions]
     mious = [predictions[loss.spec]["miou"] for loss in shown]
@@ -188,7 +195,7 @@ def _example(folder: Path, example: dict[str, Any], difference: float, losses: l
         path = predictions[loss.spec]["image"]
         pictures.append(_picture(folder, path, loss.label, alt, loss=loss, miou=score, best=mark))
     apart = f"{100 * difference:.1f} points apart" if len(shown) > 1 else ""
-    return Example(name, apart, tuple(pictures))
+    return Example(name, apart, tuple(pictures), _holds(inside(folder, example["truth"], "truth"), void))
 
 
 def _picture(folder: Path, relative: str, caption: str, alt: str, *, photo: bool = False, **shown: Any) -> Picture:
@@ -213,6 +220,12 @@ def _picture(folder: Path, relative: str, caption: str, alt: str, *, photo: bool
         ) from None
     uri = f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"
     return Picture(uri, width, height, caption, alt, reduced=reduced, **shown)
+
+
+def _holds(path: Path, colour: Colour) -> bool:
+    """Whether a picture, which could be read before, has a pixel of that colour."""
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        return bool((np.asarray(image.convert("RGB")) == colour).all(-1).any())
 
 
 def _reduce(image: Image.Image, photo: bool) -> tuple[bytes, str]:

@@ -69,6 +69,9 @@ def check_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -
             "--out."
         )
     before = read_json(path)
+    there, asked = (isinstance(one, dict) and "losses" in one for one in (before, configuration))
+    if there != asked and _trained(folder):
+        raise LabError(of_another_command(folder, "compare" if there else "train"))
     try:
         old, noted = RunConfig.from_json(before["run"]), before.get("data")
         now = configuration.get("data", noted)
@@ -99,6 +102,12 @@ def check_folder(folder: Path, configuration: dict[str, Any], *, resume: bool) -
     return before, same and not (difference or others)
 
 
+def of_another_command(folder: Path, command: str) -> str:
+    """What to tell of a folder in which `lovasz train` has worked, or `compare`, to the other one of the two."""
+    kind = "a comparison" if command == "compare" else "a single run"
+    return f"{folder}: the folder of {kind}, in which lovasz {command} goes on. Choose another --out."
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """A run.json that `run_once` wrote. Raises LabError with the remedy for a damaged one."""
     remedy = "Delete it, and the run is scored again from its checkpoint."
@@ -110,6 +119,12 @@ def read_record(path: Path) -> dict[str, Any]:
     for name, kind in kinds.items():
         if not isinstance(record, dict) or not isinstance(record.get(name), kind):
             raise LabError(f"{path}: not the record of a finished run, {name} is missing or wrong. {remedy}")
+    weights = path.with_name(record["weights"])
+    if not weights.is_file():
+        raise LabError(
+            f"{weights}: is missing, though its run is finished. Put it back, or delete {path}, and the run is scored "
+            "again from its checkpoint."
+        )
     return record
 
 

@@ -54,9 +54,11 @@ def run_of_options(given: dict[str, Any], losses: Sequence[str] | None, **change
         run = run.replace(model=model or held)
     if given["epochs"] is None or given["crop"] is None or not losses:
         from lovasz.lab import defaults
+        from lovasz.lab.budget import budget
         from lovasz.lab.data import open_dataset
 
         images = open_dataset(run.data, "train", seed=run.data_seed, **run.data_options)
+        budget(run, len(images))  # before so many processes start
         if given["epochs"] is None:
             step = run.devices * run.batch_size
             run = run.replace(epochs=defaults.default_epochs(images, step, from_weights=weights is not None))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lovasz.lab import averaging
 from lovasz.lab.config import AVERAGE_FROM, RunConfig
-from lovasz.lab.errors import LabError
+from lovasz.lab.errors import Diverged
 from lovasz.lab.evaluation import Scores
 from lovasz.lab.losses import LossSpec, TrainingLoss
 from lovasz.lab.processes import ALONE, Team
@@ -125,7 +125,7 @@ class SegmentationTask(L.LightningModule):
         self.learning_rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if not math.isfinite(float(loss.detach())):
             precision = "" if self.config.precision == "32-true" else " or use --precision 32-true"
-            raise LabError(
+            raise Diverged(
                 f"loss {self.loss.spec}: {float(loss.detach())} at step {self.global_step + 1} of {self.total_steps}. "
                 f"Lower the learning rate (--learning-rate){precision}."
             )

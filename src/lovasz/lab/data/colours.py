@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lovasz.lab.data.dataset import IGNORE_INDEX, Colour, DatasetInfo
@@ -9,7 +11,7 @@ from lovasz.lab.errors import LabError
 
 
 def colourise(mask: np.ndarray, info: DatasetInfo) -> np.ndarray:
-    """uint8 (H, W) of class indices to uint8 (H, W, 3) of `info.palette`; void (255) is black.
+    """uint8 (H, W) of class indices to uint8 (H, W, 3) of `info.palette`, void (255) in that of `void_colour`.
 
     Raises LabError for an index that is neither a class nor void.
     """
@@ -17,11 +19,19 @@ def colourise(mask: np.ndarray, info: DatasetInfo) -> np.ndarray:
         raise LabError(f"mask: got {mask.dtype} of shape {mask.shape}; expected uint8 (H, W).")
     table = np.zeros((256, 3), np.uint8)
     table[: info.num_classes] = info.palette
+    table[IGNORE_INDEX] = void_colour(info.palette)
     seen = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
     wrong = seen[(seen >= info.num_classes) & (seen != IGNORE_INDEX)]
     if wrong.size:
         raise LabError(f"mask: label {wrong[0]}, but {info.name} has {info.num_classes} classes.")
     return table[mask]  # (H, W, 3)
+
+
+def void_colour(palette: Sequence[Sequence[int]]) -> Colour:
+    """Black, or what Pascal VOC draws it in, or the first grey, where a class has that colour already."""
+    taken = {tuple(colour) for colour in palette}
+    greys = ((grey, grey, grey) for grey in range(255, 0, -1))
+    return next(colour for colour in ((0, 0, 0), (224, 224, 192), *greys) if colour not in taken)
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, info: DatasetInfo, alpha: float = 0.5) -> np.ndarray:

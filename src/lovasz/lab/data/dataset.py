@@ -19,7 +19,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Names and RGB colours of the classes 0..C-1 (C at most 255). Void (255) is no class; it is drawn black.
+    """Names and RGB colours of the classes 0..C-1 (C at most 255). Void (255) is no class and has no such colour.
 
     found: nobody said the classes; they are those in the masks, of which there may be more elsewhere.
     """

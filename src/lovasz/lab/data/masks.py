@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lovasz.lab.errors import LabError
 
@@ -64,7 +64,9 @@ def image_size(path: Path) -> tuple[int, int]:
     """(height, width) that `read_image` gives, from the file's head, which must have at most 8 bits a channel."""
     with _opened(path, "image") as image:
         _refuse_deep(image, path)
-        orientation = image.getexif().get(_ORIENTATION, 1)
+        # For a PNG without the tag before its pixels Pillow would read them all, to look behind them.
+        look = image.format != "PNG" or _has_tag(image) or _has_chunk(path, b"eXIf")
+        orientation = image.getexif().get(_ORIENTATION, 1) if look else 1
         if image.format == "TIFF" and orientation != 1:  # which versions of Pillow turn when the file is opened differs
             upright = ImageOps.exif_transpose(image)
             return upright.height, upright.width
@@ -156,13 +158,18 @@ def _refuse_turned(image: Image.Image, path: Path, *, read: bool = False) -> Non
 
     read: the pixels are, behind which a PNG may have the tag too; Pillow would read them all to look there.
     """
-    if image.format == "PNG" and not read and not image.info.keys() & {"exif", "Raw profile type exif"}:
+    if image.format == "PNG" and not read and not _has_tag(image):
         return
     orientation = image.getexif().get(_ORIENTATION, 1)
     if orientation != 1:
         raise LabError(
             f"{path}: a {image.format} mask with the orientation {orientation}; save it upright, without this tag."
         )
+
+
+def _has_tag(image: Image.Image) -> bool:
+    """Whether a PNG has EXIF before its pixels."""
+    return bool(image.info.keys() & {"exif", "Raw profile type exif"})
 
 
 def _decoding(image: Image.Image) -> tuple[Any, ...]:
@@ -183,14 +190,15 @@ def _kind(image: Image.Image) -> str:
 
 
 def _has_chunk(path: Path, name: bytes) -> bool:
-    """Whether a WebP file has such a part: "VP8 " is a lossy picture, "VP8L" a lossless one."""
+    """Whether a WebP or PNG file has such a part: of a WebP "VP8 " is a lossy picture, "VP8L" a lossless one."""
     with path.open("rb") as file:
-        file.seek(12)
+        png = file.read(8) == b"\x89PNG\r\n\x1a\n"
+        file.seek(8 if png else 12)
         while len(head := file.read(8)) == 8:
-            if head[:4] == name:
+            if (head[4:] if png else head[:4]) == name:
                 return True
-            size = int.from_bytes(head[4:], "little")
-            file.seek(size + size % 2, os.SEEK_CUR)
+            size = int.from_bytes(head[:4], "big") + 4 if png else int.from_bytes(head[4:], "little")  # 4 check it
+            file.seek(size if png else size + size % 2, os.SEEK_CUR)
     return False
 
 
@@ -205,6 +213,11 @@ def _cut_to_eight_bits(image: Image.Image) -> bool:
         return False
     largest = _decoding(image)[-1:] if image.format == "PPM" else ()
     return ";16" in _stored_mode(image) or any(isinstance(value, int) and value > 255 for value in largest)
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's own words, but not how Python writes a file that it was given open."""
+    return "unknown content" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 @contextmanager
@@ -235,6 +248,6 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
         raise LabError(f"{path}: the {what} may not be read ({error.strerror}). Allow it to be read.") from error
     except Exception as error:  # decoders raise nearly everything on damaged bytes
         raise LabError(
-            f"{path}: the {what} cannot be read ({error or type(error).__name__}). "
+            f"{path}: the {what} cannot be read ({_reason(error)}). "
             "The file may be truncated or no picture; expected " + ", ".join(FORMATS) + "."
         ) from error
