@@ -150,7 +150,7 @@ def fit(
     if any(team.collect(broken is not None)):
         raise Diverged(
             f"loss {loss.spec}: the trained network cannot be used, {broken or 'a tensor of it'} holds NaN or infinite "
-            f"values. Lower the learning rate (--learning-rate)."
+            "values. Lower the learning rate (--learning-rate)."
         )
     return FitResult(
         history=task.state.history,
