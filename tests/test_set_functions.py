@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -90,6 +91,27 @@ def test_dice_extension_equals_its_set_function_at_the_corners() -> None:
         expected = (missed + alarms) / max(1, 4 - missed + alarms)
         value = lovasz_extension(wrong.double(), foreground, set_function=dice).item()
         assert value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda missed, alarms, n: 1e5 * jaccard(missed, alarms, n),
+        lambda missed, alarms, n: 1e4 * (missed + alarms) / 7,  # n has no say
+        lambda missed, alarms, n: jaccard(missed.float(), alarms.float(), n.float()),
+        lambda missed, alarms, n: missed + alarms > 0,
+        lambda missed, alarms, n: (missed + alarms).int(),
+    ],
+    ids=["scaled", "sum", "float32", "truth values", "integers"],
+)
+def test_rounding_and_dtype_make_no_violation(function) -> None:
+    assert is_submodular(function, max_pixels=np.int64(6))
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_violation_is_one_at_any_scale_and_in_any_dtype(factor: float, dtype: torch.dtype) -> None:
+    assert not is_submodular(lambda *counts: (factor * dice(*counts)).to(dtype))
 
 
 def test_a_void_label_among_the_foreground_is_named() -> None:

@@ -7,13 +7,14 @@ and values are otherwise those of `lovasz.functional`. Only `keras.ops` computes
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from lovasz.choices import require_choice
-from lovasz.keras_arrays import ARRAYS, integer_labels, mask_of, ops, sizes
+from lovasz.keras_arrays import ARRAYS, integer_labels, mask_of, ops, share_of_replica, sizes
 from lovasz.ports import arguments, preparation
 from lovasz.ports.losses import losses
 from lovasz.ports.preparation import Prepared
@@ -76,6 +77,9 @@ class _LovaszLoss(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss: a scalar, or with ``reduction=None`` one for each image (one in all for the batch)."""
+        for name, value in (("y_true", y_true), ("y_pred", y_pred)):
+            if value is None:
+                raise TypeError(f"{name} must be an array, got None")
         input, target, problem = self._prepare(y_true, y_pred)
         of_images, of_pixels = [], []
         for weight in (one for one in (sample_weight, mask_of(y_pred)) if one is not None):
@@ -108,10 +112,10 @@ class _LovaszLoss(keras.losses.Loss):
             values = values * weight
         if self.reduction in ("none", "sum"):
             return values if self.reduction == "none" else ops.sum(values)
+        total = ops.cast(ops.shape(values)[0], values.dtype)
         if self.reduction == "mean_with_sample_weight" and weight is not None:
             total = ops.sum(weight * ops.ones_like(values))
-            return ops.sum(values) / ops.where(total > 0, total, 1.0)
-        return ops.mean(values)
+        return share_of_replica(ops.sum(values) / ops.where(total > 0, total, 1.0))
 
     def _pixels(self, y_true: Any, y_pred: Any) -> arguments.Shape:
         """The target's shape without its channels, if it has any."""
@@ -125,7 +129,14 @@ class _LovaszLoss(keras.losses.Loss):
     def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
         options = dict(self._options)
         void = options.pop("ignore_class")
-        return self._preparation(ARRAYS, y_pred, integer_labels(y_true), void=void, void_name="ignore_class", **options)
+        options |= {"void": void, "void_name": "ignore_class"}
+        try:
+            return self._preparation(ARRAYS, y_pred, integer_labels(y_true), **options)
+        except (TypeError, ValueError) as error:
+            if type(error) not in (TypeError, ValueError):  # others may want more than a message
+                raise
+            message = re.sub(r"\binput\b", "y_pred", re.sub(r"\btarget\b", "y_true", str(error)))
+            raise type(error)(message) from None
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
@@ -151,7 +162,8 @@ class LovaszSoftmaxLoss(_LovaszLoss):
         method: "binned" (linear time; small inputs are sorted) or "exact" (sorted).
         reduction: over the images of ``per_image=True``: "sum_over_batch_size" (or "mean"), "sum",
             "mean_with_sample_weight", or None (or "none") for the single losses.
-        name, dtype: as in every Keras loss; arithmetic is in at least float32 whatever the dtype.
+        name, dtype: as in every Keras loss; but arithmetic is in float64 for float64 scores, else in float32, whatever
+            the dtype.
 
     Raises:
         TypeError, ValueError: dtypes, shapes or options that do not fit. Labels beyond the classes (or fractions), and

@@ -14,7 +14,7 @@ from keras.src.backend import get_keras_mask
 
 from lovasz.ports import arguments
 
-__all__ = ["ARRAYS", "integer_labels", "mask_of", "ops", "sizes"]
+__all__ = ["ARRAYS", "integer_labels", "mask_of", "ops", "share_of_replica", "sizes"]
 
 ops: Any = keras.ops
 mask_of = get_keras_mask
@@ -34,6 +34,15 @@ def integer_labels(y_true: Any) -> Any:
         return y_true
     stray = ops.cast(-(2**31), "int32")
     return ops.where(y_true == ops.round(y_true), ops.cast(y_true, "int32"), stray)
+
+
+def share_of_replica(loss: Any) -> Any:
+    """A mean as one replica of a TensorFlow strategy gives it: Keras adds the replicas' up, as of its own losses."""
+    if keras.backend.backend() != "tensorflow":
+        return loss
+    import tensorflow as tf
+
+    return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
 
 class KerasArrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -101,7 +102,8 @@ def find_violation(
         set_function: "jaccard", "hamming", or a function of float64 counts with the arguments of :func:`jaccard`,
             elementwise, with ``f(0, 0, n) = 0``.
         max_pixels: ground sets of 2 up to this many pixels are tried, with every number of foreground pixels.
-        tolerance: by how much the inequality may fail, for rounding.
+        tolerance: by how much the inequality may fail, for rounding: for values beyond 1 times the largest of them, and
+            at least 8 units in the last place of the function's own dtype.
 
     Returns:
         None if no violation was found, else the first one. None is a proof for these sizes only.
@@ -117,11 +119,15 @@ def find_violation(
         >>> find_violation(dice) is None
         False
     """
-    if not isinstance(max_pixels, int) or max_pixels < 2:
+    try:
+        largest = operator.index(max_pixels)
+    except TypeError:
+        largest = 0
+    if largest < 2:
         raise ValueError(
             f"max_pixels must be an integer of at least 2, a violation needs two pixels; got {max_pixels!r}"
         )
-    for pixels in range(2, max_pixels + 1):
+    for pixels in range(2, largest + 1):
         function = resolve(set_function, pixels) or jaccard
         for foreground in range(pixels + 1):
             violation = _violation_on(function, foreground, pixels - foreground, tolerance)
@@ -137,11 +143,16 @@ def _violation_on(function: SetFunction, foreground: int, background: int, toler
         indexing="ij",
     )
     values = function(missed, alarms, torch.full_like(missed, foreground))  # (n + 1, b + 1)
-    if not torch.as_tensor(values).isfinite().all():
+    values = torch.as_tensor(values)
+    if not values.isfinite().all():
         raise ValueError(
             f"set_function is not finite everywhere with {foreground} foreground and {background} background pixels, "
             "so it cannot be tried; give every count a number"
         )
+    if values.is_floating_point():
+        tolerance = max(tolerance, 8 * torch.finfo(values.dtype).eps)
+    values = values.double()
+    tolerance *= max(1.0, float(values.abs().max()))
     steps = {"foreground": (1, 0), "background": (0, 1)}
     for first, second in (("foreground", "foreground"), ("foreground", "background"), ("background", "background")):
         (a, b), (c, d) = steps[first], steps[second]

@@ -248,4 +248,5 @@ _ARRAYS: Any = _TensorFlowArrays()  # the framework types and names its argument
 
 
 def _mean(input: Any, target: Any, problem: Any) -> Any:
-    return tf.reduce_mean(losses(_ARRAYS, input, target, problem))
+    values = losses(_ARRAYS, input, target, problem)
+    return tf.math.divide_no_nan(tf.reduce_sum(values), tf.cast(tf.size(values), values.dtype))  # 0 for no images

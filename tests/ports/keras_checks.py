@@ -200,12 +200,43 @@ def model(folder: str) -> None:
     report("half precision", dtype=keras.backend.standardize_dtype(value.dtype), finite=bool(np.isfinite(float(value))))
 
 
+def two_devices() -> None:
+    """Before TensorFlow looks at its devices: two logical ones of one processor."""
+    import tensorflow as tf
+
+    processor = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+def replicas() -> None:
+    """A step of two replicas that have the same image each, and of one that has this image alone."""
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    image, labels = generator.standard_normal((1, 6, 6, 3)).astype(np.float32), generator.integers(0, 3, (1, 6, 6))
+    for name, options in {"batch": {}, "images": {"per_image": True}}.items():
+        losses, kernels = [], []
+        for count in (1, 2):
+            strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(count)])
+            with strategy.scope():
+                keras.utils.set_random_seed(0)
+                network = keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Conv2D(3, 1)])
+                network.compile(keras.optimizers.SGD(1.0), loss=port.LovaszSoftmaxLoss(**options))
+            images, targets = (np.concatenate([x] * count) for x in (image, labels))
+            losses.append(network.fit(images, targets, batch_size=count, verbose=0).history["loss"][0])
+            kernels.append(network.get_weights()[0])
+        report(f"replicas {name}", losses=losses, apart=float(np.abs(kernels[1] - kernels[0]).max()))
+
+
 def faults() -> None:
     """What bad input says."""
     labels, scores = np.zeros((1, 2, 2), np.int32), np.zeros((1, 2, 2, 3), np.float32)
     for name, call in {
         "stray label": lambda: port.lovasz_softmax(labels + 3, scores),
         "64 bits": lambda: port.lovasz_softmax(labels.astype(np.int64) + 2**32, scores),
+        "one-hot": lambda: port.lovasz_softmax(np.eye(3, dtype=np.int32)[labels], scores),
+        "swapped": lambda: port.lovasz_softmax(scores, labels),
+        "nothing": lambda: port.lovasz_softmax(None, scores),
         "fraction": lambda: port.lovasz_softmax(labels + 0.5, scores),
         "reduction": lambda: port.LovaszSoftmaxLoss(reduction="median"),
         "classes": lambda: port.LovaszSoftmaxLoss(classes="presnt"),
@@ -235,6 +266,9 @@ def report(name: str, **values: Any) -> None:
 
 
 if __name__ == "__main__":
+    if keras.backend.backend() == "tensorflow":
+        two_devices()
+        replicas()
     if keras.backend.backend() == "jax":  # each case is compiled; the arithmetic is shared
         golden(["binned"], step=5)
     else:

@@ -94,11 +94,26 @@ def test_a_model_trains_and_comes_back_with_its_loss(rows: dict[str, dict]) -> N
     assert rows["half precision"]["finite"]
 
 
+def test_replicas_of_a_strategy_train_as_one_with_their_images(rows: dict[str, dict]) -> None:
+    found = [row for name, row in rows.items() if name.startswith("replicas ")]
+    if not found:
+        pytest.skip("strategies are TensorFlow's")
+    assert len(found) == 2
+    for row in found:
+        alone, both = row["losses"]
+        assert both == pytest.approx(alone, rel=1e-5)
+        assert 0.1 < alone < 1
+        assert row["apart"] < 1e-6
+
+
 def test_bad_input_is_named(rows: dict[str, dict]) -> None:
     assert "holds label 3, beyond its 3 classes" in rows["stray label"]["message"]
     assert "beyond its 3 classes" in rows["64 bits"]["message"]
     assert "ignore_class" in rows["stray label"]["message"]
-    assert "beyond its 3 classes" in rows["fraction"]["message"]
+    assert "holds a fraction, or a label of 32 bits or more, beyond its 3 classes" in rows["fraction"]["message"]
+    assert rows["one-hot"]["message"].startswith("y_true must have shape (1, 2, 2) to match y_pred (1, 2, 2, 3), got")
+    assert rows["swapped"]["message"].startswith("y_pred must be floating-point, got int32")
+    assert rows["nothing"]["message"] == "y_true must be an array, got None"
     assert "reduction must be one of" in rows["reduction"]["message"]
     assert "'presnt'" in rows["classes"]["message"]  # when it is built, before any data are loaded
     assert "method must be one of 'binned', 'exact', got 'fast'" in rows["method"]["message"]

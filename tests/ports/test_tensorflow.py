@@ -5,7 +5,9 @@ from typing import Any
 
 import golden
 import numpy as np
+import oracle
 import pytest
+import torch
 from losses import Case
 
 tf = pytest.importorskip("tensorflow", reason="tensorflow comes with the extra tensorflow")
@@ -152,6 +154,26 @@ def test_a_target_that_turns_out_to_have_other_sizes_makes_the_loss_nan(kind: st
     scores = tf.random.normal((2, 8, 6, *classes))
     assert np.isfinite(float(compiled(scores, tf.zeros((2, 8, 6), tf.int32))))
     assert np.isnan(float(compiled(scores, tf.zeros(shape, tf.int32))))
+
+
+@pytest.mark.parametrize("classes", ["present", "all", [0, 2]])
+def test_float64_is_float64_throughout(classes: str | list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(2, 3, 30, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, 3, (2, 30), generator=generator)
+    weight = [0.1, 0.2, 0.3]
+    value = port.lovasz_softmax(scores.mT.numpy(), target.numpy(), classes=classes, weight=weight)
+    expected = oracle.loss("softmax", scores, target, labelled=True, classes=classes, weight=weight)
+    assert value.dtype == tf.float64
+    assert float(value) == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_a_batch_that_turns_out_to_have_no_images_costs_nothing(per_image: bool) -> None:
+    unknown = [tf.TensorSpec([None, None, 3]), tf.TensorSpec([None, None], tf.int32)]
+    compiled = tf.function(lambda z, t: port.lovasz_softmax(z, t, per_image=per_image), input_signature=unknown)
+    assert float(compiled(tf.zeros((0, 6, 3)), tf.zeros((0, 6), tf.int32))) == 0
+    assert 0 < float(compiled(tf.zeros((1, 6, 3)), tf.zeros((1, 6), tf.int32))) < 1
 
 
 def test_class_weights_with_values_may_be_an_array_within_a_graph() -> None:

@@ -210,7 +210,8 @@ def within_32_bits(value: Any) -> Any:
 def label_message(label: int, num_classes: int, void: str) -> str:
     """The message for a label beyond the classes."""
     what = "0 or 1" if num_classes == 2 else f"0 to {num_classes - 1}"
-    found = "a label" if label in (-(2**31), 2**31 - 1) else f"label {label}"  # clipped, or what a fraction became
+    stray = label in (-(2**31), 2**31 - 1)  # clipped, or what a fraction became
+    found = "a fraction, or a label of 32 bits or more" if stray else f"label {label}"
     foreground = "; where it is a way to write the foreground give target > 0" if num_classes == 2 else ""
     return (
         f"target holds {found}, beyond its {num_classes} classes (labels {what}); "

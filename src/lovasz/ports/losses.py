@@ -97,7 +97,7 @@ def losses(arrays: Arrays, input: Any, target: Any, problem: Problem, pixel_weig
         layout = bins.layout(problem.errors, groups, elements)
         places = bins.bin_of(arrays, arrays.cast(fixed, "float32"), arrays.cast(complement, "float32"), layout)
         slopes, totals = _by_bins(arrays, places, foreground, valid, problem.per_image, layout.size, counts)
-    shares = _shares(arrays, arrays.reshape(totals, (-1, classes)), problem)  # (R, C)
+    shares = _shares(arrays, arrays.reshape(totals, (-1, classes)), problem, dtype)  # (R, C)
     # A class left out must not turn the sum into NaN: 0 * NaN is NaN.
     counted = arrays.expand(shares > 0, 1)  # (R, 1, C)
     counted = counted if valid is None else counted & valid
@@ -229,19 +229,19 @@ def _by_bins(
     return slopes, of_foreground.map(lambda part: arrays.sum(part, 1)).value(arrays, "float32")
 
 
-def _shares(arrays: Arrays, foreground: Any, problem: Problem) -> Any:
+def _shares(arrays: Arrays, foreground: Any, problem: Problem, dtype: str) -> Any:
     """Share of each class in its image's or the batch's loss: the weighted mean over the counted classes (Eq. 13).
 
     Args:
         foreground: (R, C) foreground of each group.
 
     Returns:
-        (R, C) float32; a row without any counted class is 0.
+        (R, C) of that dtype; a row without any counted class is 0.
     """
     weight = problem.weight or (1.0,) * (arrays.static_shape(foreground)[1] or 1)
     if problem.chosen is not None:
         weight = tuple(w if c in problem.chosen else 0.0 for c, w in enumerate(weight))
-    share = arrays.constant(weight, "float32") * arrays.ones_like(foreground, "float32")
+    share = arrays.constant(weight, dtype) * arrays.ones_like(foreground, dtype)
     if problem.only_present:
         share = arrays.where(foreground > 0, share, 0.0)
     total = arrays.sum(share, 1, keepdims=True)

@@ -132,6 +132,9 @@ def _arrays(arrays: Arrays, input: Any, target: Any, method: str, **flags: bool)
     """Both as arrays of the framework: scores of a floating dtype, labels of int32 or int64."""
     require_choice("method", method, METHODS)
     arguments.require_flags(**flags)
+    for name, value in (("input", input), ("target", target)):
+        if value is None:
+            raise TypeError(f"{name} must be an array, got None")
     input, target = arrays.array(input), arrays.array(target)
     arguments.require_float("input", arrays.dtype(input))
     arguments.require_labels("target", arrays.dtype(target))
