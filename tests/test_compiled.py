@@ -207,3 +207,19 @@ def test_an_exported_loss_still_refuses_a_bad_label(options: dict, strict: bool)
     torch.testing.assert_close(exported(scores, target), Loss()(scores, target))
     with pytest.raises(RuntimeError, match=r"target holds a label outside 0\.\.2"):
         exported(scores, target + 5)
+
+
+def test_a_loss_exported_without_a_gradient_says_so() -> None:
+    class Loss(torch.nn.Module):
+        def forward(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return lovasz_softmax(scores, target, impl="numba")
+
+    scores, target = torch.randn(2, 5, 100, 100), torch.randint(0, 5, (2, 100, 100))
+    without = torch.export.export(Loss(), (scores, target)).module()
+    scores.requires_grad_()
+    with pytest.raises(RuntimeError, match=r"exported without a gradient.*export it again with gradients enabled"):
+        without(scores, target).backward()
+    torch.export.export(Loss(), (scores, target)).module()(scores, target).backward()
+    assert scores.grad is not None
+    (expected,) = torch.autograd.grad(Loss()(scores, target), scores)
+    torch.testing.assert_close(scores.grad, expected)

@@ -258,6 +258,25 @@ def test_what_a_part_raises_is_raised_whichever_thread_met_it(two_threads) -> No
             in_threads(run, 2)
 
 
+def test_a_thread_that_outlives_the_main_program_goes_on_training() -> None:
+    code = """
+import threading, time, torch, lovasz
+torch.set_num_threads(2)
+logits, target = torch.randn(2, 4, 160, 160), torch.randint(0, 4, (2, 160, 160))
+expected = lovasz.lovasz_softmax(logits, target, impl="numba").item()
+def train():
+    threading.main_thread().join()
+    time.sleep(0.5)  # until the interpreter has begun to end
+    logits.requires_grad_()
+    loss = lovasz.lovasz_softmax(logits, target, impl="numba")
+    loss.backward()
+    print(abs(loss.item() - expected) < 1e-6, bool(logits.grad.norm() > 0), flush=True)
+threading.Thread(target=train).start()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["True", "True"], done.stderr
+
+
 def test_machine_code_that_cannot_be_kept_is_compiled_anew(monkeypatch) -> None:
     """As in a container whose folders are all read-only: numba refuses to cache, and the loop must run all the same."""
     from lovasz import loops

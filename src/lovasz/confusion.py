@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from lovasz import hints
-from lovasz.validation import require_tensors, void_label
+from lovasz.validation import counting, require_tensors
 
 
 def confusion_counts(
@@ -77,26 +73,6 @@ def confusion_counts(
         flat = torch.bincount((part + offsets).flatten(), minlength=len(part) * (cells + 1))
         counts.append(flat.view(len(part), cells + 1)[:, :cells])
     return torch.cat(counts).view(-1, num_classes, num_classes)  # (N, C, C)
-
-
-def counting(num_classes: Any, ignore_index: Any, threshold: Any) -> tuple[int, int | None, float | None]:
-    """What decides how pixels are counted, checked, as Python's own numbers; errors as of `confusion_counts`."""
-    num_classes = int(num_classes) if isinstance(num_classes, np.integer) else num_classes
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(
-            f"num_classes must be an integer of at least 2, got {num_classes!r}. For one foreground class give "
-            "num_classes=2 (background is class 0), and to the metrics classes=[1]."
-        )
-    if threshold is not None and num_classes != 2:
-        raise ValueError(
-            f"threshold={threshold} is for scores of a single foreground class, with num_classes=2; of "
-            f"num_classes={num_classes} the largest score is predicted, so leave threshold out."
-        )
-    if threshold is not None:
-        if not isinstance(threshold, int | float | np.number) or not math.isfinite(threshold):
-            raise ValueError(f"threshold must be a finite number (0.0 for logits), got {threshold!r}.")
-        threshold = float(threshold) + 0.0  # of one type and without -0: equal ones are the same setting
-    return num_classes, void_label(ignore_index), threshold
 
 
 def _predicted_labels(preds: Tensor, target: Tensor, void: Tensor, num_classes: int, threshold: float | None) -> Tensor:

@@ -57,7 +57,14 @@ def in_threads(run: Callable[[int], None], parts: int) -> None:
                 return
             run(i)
 
-    others = [pool.submit(work) for _ in range(min(threads, parts) - 1)]
+    others = []
+    try:
+        for _ in range(min(threads, parts) - 1):
+            others.append(pool.submit(work))
+    except RuntimeError as error:
+        if "cannot schedule" not in str(error):
+            raise
+        # The interpreter ends and takes no more work, while a thread of the user's still trains: that thread does it.
     try:
         work()  # the calling thread would only wait
     finally:  # one that another call still keeps from beginning is not needed any more

@@ -21,8 +21,9 @@ except ImportError as error:
     ) from error
 
 from lovasz.choices import plain_classes
-from lovasz.confusion import confusion_counts, counting
+from lovasz.confusion import confusion_counts
 from lovasz.devices import where_float64_is
+from lovasz.validation import counting
 
 OTHER_SETTINGS = (
     "the state is of a metric with other settings (ignore_index, absent, classes or threshold), so that its counts or "

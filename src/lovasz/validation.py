@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -291,3 +292,23 @@ def check_label_smoothing(label_smoothing: float) -> None:
     _require_number("label_smoothing", label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be from 0 to 1; got {label_smoothing}")
+
+
+def counting(num_classes: Any, ignore_index: Any, threshold: Any) -> tuple[int, int | None, float | None]:
+    """What decides how pixels are counted, checked, as Python's own numbers; for `lovasz.confusion` and the metrics."""
+    num_classes = int(num_classes) if isinstance(num_classes, np.integer) else num_classes
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(
+            f"num_classes must be an integer of at least 2, got {num_classes!r}. For one foreground class give "
+            "num_classes=2 (background is class 0), and to the metrics classes=[1]."
+        )
+    if threshold is not None and num_classes != 2:
+        raise ValueError(
+            f"threshold={threshold} is for scores of a single foreground class, with num_classes=2; of "
+            f"num_classes={num_classes} the largest score is predicted, so leave threshold out."
+        )
+    if threshold is not None:
+        if not isinstance(threshold, int | float | np.number) or not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number (0.0 for logits), got {threshold!r}.")
+        threshold = float(threshold) + 0.0  # of one type and without -0: equal ones are the same setting
+    return num_classes, void_label(ignore_index), threshold

@@ -14,6 +14,7 @@ from lovasz.lab import averaging, fitting, training
 from lovasz.lab.config import RunConfig
 from lovasz.lab.errors import LabError
 from lovasz.lab.processes import ALONE, Team
+from lovasz.lab.task import SHUFFLE
 
 SCORES = (0.25, 0.75, 0.5, 0.75)  # of the validation after each epoch: the second is the first of the best
 
@@ -137,7 +138,7 @@ def test_batch_normalisation_of_the_average_is_measured_anew_unless_it_is_frozen
     view.set_epoch(config.epochs)
     torch.manual_seed(fitting.mix(config.seed, fitting.STEP, 8))
     order = torch.randperm(
-        len(view), generator=torch.Generator().manual_seed(fitting.mix(config.seed, fitting.SHUFFLE, config.epochs))
+        len(view), generator=torch.Generator().manual_seed(fitting.mix(config.seed, SHUFFLE, config.epochs))
     ).tolist()
     inputs = []
     first = next(layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d))

@@ -124,12 +124,12 @@ FAULTS = {
     "a label of 64 bits does not wrap": (
         lambda z, t: port.lovasz_softmax(z, t.astype(np.int64) + 2**32),
         ValueError,
-        "a label, beyond its 3 classes",
+        "a label of 32 bits or more, beyond its 3 classes",
     ),
     "nor an unsigned one": (
         lambda z, t: port.lovasz_softmax(z, t.astype(np.uint64) + 2**63),
         ValueError,
-        "a label, beyond its 3 classes",
+        "a label of 32 bits or more, beyond its 3 classes",
     ),
     "uint8 does not wrap": (
         lambda z, t: port.lovasz_softmax(z, (t + 255).astype(np.uint8), ignore_index=-1),

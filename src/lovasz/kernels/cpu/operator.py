@@ -14,6 +14,11 @@ from lovasz.kernels.cpu import layout, passes, sorting
 from lovasz.problem import ONCE, Problem
 from lovasz.sharing import ProcessGroup
 
+EXPORTED = (
+    "this loss was exported without a gradient, and so has none; export it again with gradients enabled, and with an "
+    "input, or parameters of the network, that require them"
+)
+
 # Declared plainly, as the GPU kernel's are; only torch.compile's graphs come here.
 _LIBRARY = torch.library.Library("lovasz", "FRAGMENT")
 _LIBRARY.define(
@@ -76,11 +81,13 @@ def _(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """The gradient waits from forward to backward, which follows at once."""
     ctx.save_for_backward(output[1])
-    ctx.dtype = inputs[0].dtype
+    ctx.dtype, ctx.numel = inputs[0].dtype, inputs[0].numel()
 
 
 def _backward(ctx: Any, incoming: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     (gradient,) = ctx.saved_tensors
+    if ctx.numel and not gradient.numel():
+        raise RuntimeError(EXPORTED)
     return (_Scaled.apply(incoming, gradient, ctx.dtype), *[None] * 12)
 
 
