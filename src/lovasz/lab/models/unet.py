@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lovasz.lab.errors import LabError
 from lovasz.lab.models.images import require_image
 
 STEPS = 3  # halvings of the resolution
@@ -33,6 +34,8 @@ class UNet(nn.Module):
 
     def __init__(self, num_classes: int, width: int = 12) -> None:
         super().__init__()
+        if num_classes < 1:
+            raise LabError(f"num_classes is {num_classes}; a segmentation network needs at least 1 class.")
         self.register_buffer("input_mean", torch.full((3, 1, 1), 0.5))
         self.register_buffer("input_std", torch.ones(3, 1, 1))
         self.down = nn.ModuleList(

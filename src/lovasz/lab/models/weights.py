@@ -288,6 +288,9 @@ def _candidates(model_name: str, path: Path, description: Mapping[str, Any]) -> 
             "it. Give a file that the lab saved of such a model, with its JSON; a folder of transformers is given as "
             "--model hub:FOLDER, without --weights."
         )
+    moved = isinstance(saved, str) and saved.startswith("hub:") and model_name.startswith("hub:")  # perhaps
+    if isinstance(saved, str) and not moved and saved.casefold() != model_name.casefold():
+        raise _other_network(path, saved, model_name)
     return [foreign_layout(model_name, architecture)]
 
 

@@ -16,6 +16,9 @@ LearningRates = Annotated[
     str, typer.Option("--learning-rates", metavar="A,B", help="Tried for each loss under one budget, on val.")
 ]
 Epochs = Annotated[int, typer.Option("--epochs", min=1, help="Of each run.")]
+RandomScale = Annotated[
+    str, typer.Option("--scale", metavar="LO,HI", help="Resize each image by a random factor; `1,1` for none.")
+]
 Crop = Annotated[str, typer.Option("--crop", metavar="HxW", help="Random training crops; `whole` for whole images.")]
 
 
@@ -79,7 +82,11 @@ def multiclass(
     data: Data,
     weights: Annotated[
         Path,
-        typer.Option("--weights", help="Start: .safetensors with .json; for deeplab also a public .pth."),
+        typer.Option(
+            "--weights",
+            help="Start: .safetensors with .json, or a run's folder; for deeplab also a public .pth.",
+            callback=option_texts.weights_file,
+        ),
     ],
     out: Out = None,
     model: options.Model = "espnetv2",
@@ -92,7 +99,7 @@ def multiclass(
     weight_decay: options.WeightDecay = 5e-4,
     freeze_batch_norm: options.FreezeBatchNorm = False,
     crop: Crop = "321x321",
-    scale: options.Scale = "0.5,1.5",
+    scale: RandomScale = "0.5,1.5",
     size: options.AskedSize = None,
     scales: Annotated[str, typer.Option("--scales", help="Of the evaluation at several scales.")] = "1,0.75,0.5",
     images: Annotated[int | None, typer.Option("--images", help="Of val to ask.", show_default="all")] = None,
