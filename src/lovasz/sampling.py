@@ -76,7 +76,7 @@ class EquibatchSampler(DistributedSampler[int]):
     ) -> None:
         if not hasattr(image_classes, "__len__"):
             raise TypeError(
-                f"image_classes must be a list with the classes of each image, such as [[0, 7], [0]], got "
+                "image_classes must be a list with the classes of each image, such as [[0, 7], [0]], got "
                 f"{type(image_classes).__name__}."
             )
         if not len(image_classes):
@@ -176,8 +176,8 @@ class EquibatchSampler(DistributedSampler[int]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken. Raises ValueError for the state of another, by what differs."""
         self._take_place()
-        ours = isinstance(state, dict) and {"epoch", "position"} <= state.keys()
-        if not ours or not isinstance(state.get("identity"), dict):
+        known = isinstance(state, dict) and {"epoch", "position"} <= state.keys()
+        if not known or not isinstance(state.get("identity"), dict):
             raise ValueError(f"the state is none of an EquibatchSampler, got {state}; give what state_dict() returned.")
         for name, (theirs, ours) in _differences(state["identity"], self._identity()).items():
             raise ValueError(

@@ -236,6 +236,12 @@ def test_files_and_names_that_do_not_belong_together_are_refused(folder, tmp_pat
     for architecture, words in (
         ({"library": "evil"}, "expected a library out of transformers"),
         ([], "expected a library"),
+        ({"library": "smp", "name": ["x"], "encoder": "resnet18"}, r"m\.json: .*its name is .* expected text"),
+        ({"library": "smp", "name": "unet", "encoder": {"a": 1}}, "its encoder is .* expected text"),
+        ({"library": "torchvision", "name": "fcn_resnet50", "config": "x"}, "its config is 'x', expected an object"),
+        ({"library": "torchvision", "name": "fcn_resnet50", "input": [1, 2]}, "its input is .* expected an object"),
+        (description["architecture"] | {"input": {"std": [0, 0, 0]}}, "standard deviation of the input: .* above 0"),
+        (description["architecture"] | {"input": {"mean": [0.5, 0.5, 1e999]}}, "mean of the input: .* finite numbers"),
         ({"library": ["transformers"]}, "expected a library"),
         (
             {"library": "transformers", "config": {**description["architecture"]["config"], "hidden_sizes": "x"}},

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,6 +195,20 @@ def test_more_images_may_join_but_not_under_another_legend(tmp_path, weights, mo
     with pytest.raises(LabError, match=r"classes\.json.*--out"):
         run(tmp_path / "c.png", weights, tmp_path / "out")
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
+
+
+def test_what_an_earlier_call_wrote_below_the_folder_is_no_image(tmp_path, weights):
+    save(tmp_path / "in" / "a.png")
+    save(tmp_path / "in" / "own" / "masks" / "b.png")
+    (tmp_path / "in" / "own" / "classes.json").write_text('["of a person"]')
+    first = run(tmp_path / "in", weights, tmp_path / "in" / "predictions")
+    second = run(tmp_path / "in", weights, tmp_path / "second")
+    names = [Path("a.png"), Path("own/masks/b.png")]
+    assert [path.relative_to(first.out / "masks") for path in first.masks] == names
+    assert [path.relative_to(second.out / "masks") for path in second.masks] == names
+    assert second.other_files == [tmp_path / "in" / "own" / "classes.json"]
+    third = run(tmp_path / "in" / "predictions" / "overlays", weights, tmp_path / "third")  # named, so meant
+    assert len(third.masks) == 2
 
 
 @pytest.mark.parametrize("legend", [None, {"classes": list(CLASSES), "palette_rgb": [list(one) for one in PALETTE]}])

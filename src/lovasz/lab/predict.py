@@ -30,6 +30,7 @@ from lovasz.lab.progress import tracked
 
 LONGEST_NAME = 255  # of a file, in bytes, on the usual file systems
 WRITTEN = ("masks", "overlays")
+LEGEND = "classes.json"
 MADE_BY = "lovasz predict"  # in classes.json: the masks beside it are no truth that a person drew
 
 
@@ -134,13 +135,17 @@ def _labels_of(
 
 
 def find_images(images: Path, out: Path) -> tuple[list[Path], list[Path]]:
-    """The images at or below a path, in order of their names, and the files that are none. Hidden files and the output
-    folder of an earlier run are left out. Raises LabError when there is no image, or one whose name is not UTF-8."""
+    """The images at or below a path, in order of their names, and the files that are none. Hidden files, `out` and what
+    earlier calls have written below the path are left out. Raises LabError when there is no image, or one whose name is
+    not UTF-8."""
     if images.is_file():
         return [require_utf8(images)], []  # a person who names one file means it, whatever its ending
     if not images.is_dir():
         raise LabError(f"{images}: there is no such file or folder; give an image or a folder of images.")
     found = sorted(files_below(images, skip={place.resolve() for place in (out, *(out / name for name in WRITTEN))}))
+    legends = [path for path in found if path.name == LEGEND and _made_here(path)]
+    written = {legend.parent / name for legend in legends for name in WRITTEN}
+    found = [path for path in found if path not in legends and written.isdisjoint(path.parents)]
     files = [require_utf8(path) for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise LabError(f"{images}: no image in this folder or below it; expected files such as .jpg, .png or .tif.")
@@ -204,11 +209,10 @@ def _write_legend(out: Path, info: DatasetInfo, names: Sequence[Path]) -> None:
     """
     legend: dict[str, Any] = {"classes": list(info.classes), "palette_rgb": [list(colour) for colour in info.palette]}
     legend["made_by"] = MADE_BY
-    path, masks = out / "classes.json", out / "masks"
-    before = read_json(path) if path.exists() else legend
-    if not isinstance(before, dict) or before.get("made_by") != MADE_BY:
+    path, masks = out / LEGEND, out / "masks"
+    if path.exists() and not _made_here(path):
         raise LabError(f"{path}: is not from {MADE_BY}, and would be lost; choose another --out.")
-    if before != legend:
+    if path.exists() and read_json(path) != legend:
         others = sorted({file.relative_to(masks) for file in files_below(masks)} - set(names)) if masks.is_dir() else []
         if others:
             raise LabError(
@@ -220,12 +224,18 @@ def _write_legend(out: Path, info: DatasetInfo, names: Sequence[Path]) -> None:
 
 def _refuse_masks_of_others(out: Path) -> None:
     """A data set's own masks must not get predictions among them, which would count as truth."""
-    masks, legend = out / "masks", out / "classes.json"
-    if not masks.is_dir() or not any(masks.iterdir()):
-        return
-    said = read_json(legend) if legend.is_file() else None
-    if not isinstance(said, dict) or said.get("made_by") != MADE_BY:
+    masks = out / "masks"
+    if masks.is_dir() and any(masks.iterdir()) and not _made_here(out / LEGEND):
         raise LabError(f"{masks}: holds masks that are not from {MADE_BY}; choose another --out.")
+
+
+def _made_here(legend: Path) -> bool:
+    """Whether a classes.json, which may be anything or missing, is of an earlier call."""
+    try:
+        said = read_json(legend)
+    except LabError:
+        return False
+    return isinstance(said, dict) and said.get("made_by") == MADE_BY
 
 
 def _refuse_long(files: Sequence[Path], names: Sequence[Path]) -> None:

@@ -18,12 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.models.architecture import checked, input_scaling, one_size
 from lovasz.lab.models.images import require_image
 from lovasz.lab.models.layouts import Layout
 
-IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 MULTIPLE = 32  # most halve an image five times; its sides are padded to a multiple
-ONE_SIZE = ("beit", "data2vec-vision", "dpt", "tipsv2_dpt")  # of transformers: take images of config.image_size alone
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # Of a configuration: class names, which stand elsewhere, and what makes transformers fetch code or weights.
 LEFT_OUT = ("id2label", "label2id", "num_labels", "architectures", "transformers_version", "_name_or_path")
@@ -61,9 +60,8 @@ def brings_weights(name: str) -> bool:
 
 def build(architecture: Any, num_classes: int) -> ForeignNetwork:
     """The network of an `architecture`, randomly initialised. Raises LabError where nothing can be built from it."""
-    if not isinstance(architecture, Mapping) or architecture.get("library") not in list(BUILDERS):  # it may be a list
-        raise LabError(f'"architecture": got {str(architecture)[:80]!r}, expected a library out of {_list(BUILDERS)}.')
-    return ForeignNetwork(BUILDERS[architecture["library"]](architecture, num_classes), dict(architecture))
+    architecture = checked(architecture, tuple(BUILDERS))
+    return ForeignNetwork(BUILDERS[architecture["library"]](architecture, num_classes), architecture)
 
 
 def foreign_layout(name: str, architecture: Any) -> Layout:
@@ -95,11 +93,11 @@ class ForeignNetwork(nn.Module):
     def __init__(self, network: nn.Module, architecture: dict[str, Any]) -> None:
         super().__init__()
         self.network, self.architecture = network, architecture
-        scaling = architecture.get("input") or {}
-        self.register_buffer("input_mean", _three(scaling.get("mean"), IMAGENET_MEAN))
-        self.register_buffer("input_std", _three(scaling.get("std"), IMAGENET_STD))
-        self.flipped = bool(scaling.get("bgr"))
-        self.size = _one_size(architecture)
+        mean, std = input_scaling(architecture)
+        self.register_buffer("input_mean", torch.tensor(mean).reshape(3, 1, 1))
+        self.register_buffer("input_std", torch.tensor(std).reshape(3, 1, 1))
+        self.flipped = bool((architecture.get("input") or {}).get("bgr"))
+        self.size = one_size(architecture)
 
     def forward(self, image: Tensor) -> Tensor:
         require_image(image)
@@ -133,22 +131,6 @@ def _resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(logits.shape[2:]) == size:
         return logits
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
-
-
-def _three(given: Any, default: list[float]) -> Tensor:
-    values = default if given is None else given
-    if not isinstance(values, list) or len(values) != 3 or not all(isinstance(v, int | float) for v in values):
-        raise LabError(f"mean or standard deviation of the input: got {values!r}, expected three numbers.")
-    return torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1)
-
-
-def _one_size(architecture: Mapping[str, Any]) -> tuple[int, int] | None:
-    config = architecture.get("config") or {}
-    side = config.get("image_size")
-    if config.get("model_type") not in ONE_SIZE or not side:
-        return None
-    height, width = side if isinstance(side, list | tuple) else (side, side)
-    return int(height), int(width)
 
 
 # transformers

@@ -291,7 +291,10 @@ def _candidates(model_name: str, path: Path, description: Mapping[str, Any]) -> 
     moved = isinstance(saved, str) and saved.startswith("hub:") and model_name.startswith("hub:")  # perhaps
     if isinstance(saved, str) and not moved and saved.casefold() != model_name.casefold():
         raise _other_network(path, saved, model_name)
-    return [foreign_layout(model_name, architecture)]
+    try:
+        return [foreign_layout(model_name, architecture)]
+    except LabError as error:
+        raise LabError(f"{json_path(path)}: {error}") from error
 
 
 def _check_tensors(path: Path, layout: Layout, state: Mapping[str, Tensor]) -> int:
