@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.defeats import defeats
 from benchmarks.gpu_table import section
+from benchmarks.timing import QUICK_CALLS
 
 Part = dict[str, Any]
 YARDSTICK, OURS = "F.cross_entropy", "lovasz_softmax"
@@ -60,7 +61,7 @@ def page(results: dict[str, Part]) -> str:
         "and the last column divides by the yardstick's median in the same rounds. Compare within one table only:",
         "milliseconds depend on the load of the machine and on memory that other contestants have just given back.",
         'Tables "beside slow ones" also hold contestants that take seconds a call and empty the caches; beside one of',
-        "more than two seconds, those of less than half a second are called three times a round.",
+        f"more than two seconds, those of less than half a second are called {QUICK_CALLS} times a round.",
         "",
         "Each section names the commit it was measured at; `git log COMMIT.. src/lovasz/kernels src/lovasz/ports`",
         "lists what has changed since. Measure again before you quote a figure.",

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.settings import Settings
 
 QUICK, SLOW = 0.5, 2.0  # seconds of a call
+QUICK_CALLS = 9  # of a quick contestant in a round beside a slow one; of three, one with cold caches weighs too much
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def interleaved(
     contestants: Mapping[str, Callable[[], Any]],
     rounds: int,
     limit: float | None,
-    quick_calls: int = 3,
+    quick_calls: int = QUICK_CALLS,
     before: Callable[[], Any] | None = None,
 ) -> dict[str, Timing]:
     """Call each contestant once to warm up, then all of them in turn, ``rounds`` times.

@@ -129,11 +129,11 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str], str, float], 
     return contestant
 
 
-def test_a_quick_contestant_beside_a_slow_one_is_called_thrice(timed) -> None:
+def test_a_quick_contestant_beside_a_slow_one_is_called_nine_times_a_round(timed) -> None:
     calls: list[str] = []
     result = interleaved({"a": timed(calls, "a", 0.1), "b": timed(calls, "b", 5.0)}, rounds=2, limit=60)
-    assert "".join(calls) == "ab" + "aaab" * 2
-    assert (result["a"].rounds, result["b"].rounds) == (6, 2)
+    assert "".join(calls) == "ab" + ("a" * 9 + "b") * 2
+    assert (result["a"].rounds, result["b"].rounds) == (18, 2)
     assert (result["a"].median, result["b"].median) == pytest.approx((0.1, 5.0))
 
 
