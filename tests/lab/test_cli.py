@@ -695,7 +695,7 @@ def test_predict_takes_weights_that_evaluate_takes_named_or_not(tmp_path):
         assert len(list((tmp_path / "p" / "masks").iterdir())) == 4
         shutil.rmtree(tmp_path / "p")
     refused = invoke("predict", tmp_path / "images", "--weights", weights, "--out", tmp_path / "p", "--model", "unet")
-    assert "it holds 'espnetv2' and not the weights of 'unet': choose that model" in refused.stderr
+    assert "it holds 'espnetv2' and not the weights of 'unet'; give a file of 'unet'" in refused.stderr
 
 
 def write_pair(folder, name):

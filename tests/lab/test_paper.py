@@ -144,6 +144,7 @@ def test_a_result_keeps_its_configuration_and_says_nothing_of_the_machine_but_it
     [
         ({"draws": 0}, "draws: got 0"),
         ({"radius": (5.0, 40.0)}, "radius: got 5.0 to 40.0"),
+        ({"radius": (20.0, 5.0)}, "radius: got 20.0 to 5.0, expected the smaller one first"),
         ({"bias": (1.0, 0.0, 0.1)}, "bias: got 1.0 to 0.0"),
         ({"epsilon": 0.0}, "epsilon: got 0.0"),
         ({"epsilon": math.inf}, "epsilon: got inf"),

@@ -367,7 +367,9 @@ def test_runs_of_train_and_compare_are_read(start, trained, tmp_path):
     (tmp_path / "compared" / "comparison.json").write_text(json.dumps({"environment": record["environment"]}))
     assert "thread" in entry["machine"]
     assert "unknown" not in entry["machine"]
-    assert {**earlier.read_entries(home / "run.json")[0], "source": ""} == {**entry, "source": ""}
+    below = earlier.read_entries(home / "run.json")[0]
+    assert {**below, "source": ""} == {**entry, "source": ""}
+    assert below["source"] == "lovasz_softmax/seed-0/run.json"
 
     # comparison.json: the configuration stands once, without what is set for each run.
     common = {k: v for k, v in record["config"].items() if k not in ("loss", "seed", "out", "sampler")}

@@ -106,6 +106,20 @@ def test_the_ways_of_asking_reach_the_network_and_the_mask_keeps_the_size_of_its
     assert read(tmp_path / "out" / "masks" / "a.png").shape == (20, 31)
 
 
+@pytest.mark.parametrize("size", [(0, 16), (8.0, 16), (8,), (-1, 16)])
+def test_a_size_that_cannot_be_is_refused_before_anything_is_written(tmp_path, weights, size):
+    save(tmp_path / "a.png")
+    with pytest.raises(LabError, match=r"size: got .*, expected \(height, width\)"):
+        run(tmp_path / "a.png", weights, tmp_path / "out", size=size)
+    assert not (tmp_path / "out").exists()
+
+
+def test_paths_may_be_text(tmp_path, weights):
+    save(tmp_path / "in" / "a.png")
+    done = run(str(tmp_path / "in"), str(weights), str(tmp_path / "out"))
+    assert done.masks == [tmp_path / "out" / "masks" / "a.png"]
+
+
 def test_sub_folders_are_kept_and_every_size_and_kind_of_image_works(tmp_path, weights):
     save(tmp_path / "in" / "a.jpg", picture(64, 33)[0])
     save(tmp_path / "in" / "x" / "y" / "a.png", picture(1, 1)[0])

@@ -67,7 +67,7 @@ def test_an_export_comes_back_to_the_last_bit(tmp_path, name, asked):
     path = tmp_path / "new" / "model.safetensors"
     model = export(path, name)
     if name != asked and (name, asked) != ("enet_torch7", "enet"):
-        assert f"it holds {name!r} and not the weights of {asked!r}: choose that model" in refusal(path, asked)
+        assert f"it holds {name!r} and not the weights of {asked!r}; give a file of {asked!r}" in refusal(path, asked)
         return
     loaded = load_weights(asked, path, CLASSES)
     before, after = model.state_dict(), loaded.state_dict()

@@ -61,9 +61,9 @@ def predict_labels(
 
 
 def predict_images(
-    images: Path,
-    weights: Path,
-    out: Path,
+    images: Path | str,
+    weights: Path | str,
+    out: Path | str,
     *,
     model: str | None = None,
     overlays: bool = True,
@@ -88,6 +88,7 @@ def predict_images(
     a file to write is there already and `overwrite` is off, when `out`/masks or `out`/classes.json are not of an
     earlier call, and when masks of one would stay under other classes.
     """
+    images, weights, out = Path(images), Path(weights), Path(out)
     files, other_files = find_images(images, out)
     root = images if images.is_dir() else images.parent
     names = output_names([path.relative_to(root) for path in files])

@@ -267,7 +267,8 @@ def _recognise(
 
 
 def _other_network(path: Path, held: str, asked: str) -> LabError:
-    return LabError(f"{path}: it holds {held!r} and not the weights of {asked!r}: choose that model (--model {held}).")
+    remedy = f"give a file of {asked!r}, or, where the command has it, --model {held}"
+    return LabError(f"{path}: it holds {held!r} and not the weights of {asked!r}; {remedy}.")
 
 
 def _layout_of(tensors: Mapping[str, Tensor]) -> Layout | None:

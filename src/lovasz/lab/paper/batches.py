@@ -129,6 +129,9 @@ def summarise(counts: np.ndarray, batch_sizes: Sequence[int], passes: int, seed:
 
 def _draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.6), dpi=110)
+    ticks = sorted(
+        {one["size"] for order in ORDERS for classes in CLASSES for one in scores["batches"][order][classes]}
+    )
     for axes, (classes, words) in zip(panels, CLASSES.items(), strict=True):
         for order, style in zip(ORDERS, ("-", "--"), strict=True):
             points = scores["batches"][order][classes]
@@ -138,6 +141,8 @@ def _draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> None:
             )
         axes.axhline(100 * scores["dataset"][classes], color="grey", linewidth=1, label="data set")
         axes.set(xscale="log", xlabel="batch size", ylabel="mean IoU, %", title=words)
+        axes.set_xticks(ticks, [str(size) for size in ticks])
+        axes.minorticks_off()  # a logarithmic axis labels them with powers of ten where it is short
     panels[0].legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})

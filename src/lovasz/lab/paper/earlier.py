@@ -87,7 +87,7 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     if "runs" in document:
         environment = {"environment": document.get("environment")}
         return [
-            entry_of({**environment, **run}, _config(document["config"], run, path), path.name)
+            entry_of({**environment, **run}, _config(document["config"], run, path), _source(path))
             for run in document["runs"]
         ]
     config = document.get("config")
@@ -99,7 +99,12 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
         beside = above.with_name("comparison.json")
         environment = read_json(beside).get("environment") if beside.is_file() else None
         document = {"environment": environment, **document}
-    return [entry_of(document, _config(config, document, path), path.name)]
+    return [entry_of(document, _config(config, document, path), _source(path))]
+
+
+def _source(path: Path) -> str:
+    """The file with the folders of its loss and seed; results are published, so not the whole path."""
+    return "/".join(path.parts[-3:])
 
 
 def _entries_of_result(document: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:

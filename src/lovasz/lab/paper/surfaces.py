@@ -139,6 +139,7 @@ def _interactive(scores: Mapping[str, list[dict[str, Any]]]) -> str:
     title = "Lovász hinge (above) and Lovász-Softmax (below) of two pixels; red: the discrete Jaccard loss"
     figure.update_layout(title=title, showlegend=False, height=900)
     figure.update_scenes(xaxis_title="r1", yaxis_title="r2", zaxis_title="loss")
+    figure.update_scenes(camera_eye={"x": -1.7, "y": -2.1, "z": 1.2})  # far enough for four in a row on a laptop
     return figure.to_html(include_plotlyjs=True, full_html=True)
 
 

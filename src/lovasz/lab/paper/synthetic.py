@@ -55,7 +55,10 @@ class Setting:
                 raise LabError(f"{name}: got {getattr(self, name)}, expected at least {least}.")
         low, high = self.radius
         if not 1 <= low <= high <= (self.size - 1) / 2:
-            raise LabError(f"radius: got {low} to {high}, expected 1 to {(self.size - 1) / 2} for {self.size} pixels.")
+            most = (self.size - 1) / 2
+            raise LabError(
+                f"radius: got {low} to {high}, expected the smaller one first, from 1 to {most} for {self.size} pixels."
+            )
         first, last, step = self.bias
         if not (math.isfinite(last - first) and first < last and 0 < step <= last - first):
             raise LabError(f"bias: got {first} to {last} by {step}, expected rising values and a positive step.")

@@ -212,9 +212,10 @@ def draw(pyplot: Any, scores: Mapping[str, Any], path: Path) -> str:
     for (loss, sampler, epochs), found in lines.items():
         label = label_of(loss) + (", equibatch" if sampler == "equibatch" else "")
         label += f", {_count(epochs, 'epoch')}" if len(lengths) > 1 else ""
-        # The colour tells the loss, the marker the length.
+        # The colour tells the loss, the marker the length; equibatch's is hollow: a point alone shows no dashes.
         style = {"color": f"C{losses.index(loss)}", "linestyle": "--" if sampler == "equibatch" else "-"}
         style |= {"marker": "os^D"[lengths.index(epochs) % 4], "markersize": 5}
+        style |= {"markerfacecolor": "white"} if sampler == "equibatch" else {}
         found = sorted(found, key=lambda group: group["batch_size"])
         left.errorbar(
             [group["batch_size"] for group in found],
