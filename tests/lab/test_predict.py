@@ -106,7 +106,7 @@ def test_the_ways_of_asking_reach_the_network_and_the_mask_keeps_the_size_of_its
     assert read(tmp_path / "out" / "masks" / "a.png").shape == (20, 31)
 
 
-@pytest.mark.parametrize("size", [(0, 16), (8.0, 16), (8,), (-1, 16)])
+@pytest.mark.parametrize("size", [(0, 16), (8.0, 16), (8,), (-1, 16), 384])
 def test_a_size_that_cannot_be_is_refused_before_anything_is_written(tmp_path, weights, size):
     save(tmp_path / "a.png")
     with pytest.raises(LabError, match=r"size: got .*, expected \(height, width\)"):

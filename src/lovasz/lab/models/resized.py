@@ -21,7 +21,8 @@ class AtSize(nn.Module):
 
     def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
-        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        pair = isinstance(size, Sequence) and len(size) == 2
+        if not (pair and all(isinstance(side, int) and side > 0 for side in size)):
             raise LabError(f"size: got {size!r}, expected (height, width), whole numbers above 0, such as (384, 512).")
         self.network, self.size = network, size
 
