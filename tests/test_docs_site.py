@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib.util
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -26,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MISSING = [name for name in ("mkdocs", "material", "mkdocstrings") if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: the extra docs has it")
 PROGRAM = chromium.find()
+SCHEMES = {"light": "default", "dark": "slate"}  # as Material calls them
 needs_browser = pytest.mark.skipif(PROGRAM is None, reason="no browser on the path")
 
 
@@ -114,6 +116,7 @@ def test_a_page_is_readable_whole_and_quiet(
 ) -> None:
     page = browser.open(f"{address}/{page_name}", width=width, scheme=scheme, phone=width == 400)
     browser.wait(page, "[...document.images].every((image) => image.complete)")
+    assert browser.evaluate(page, "document.body.dataset.mdColorScheme") == SCHEMES[scheme]
     assert page.console == []
     assert page.failures == []
     assert [url for url in page.requests if not url.startswith((address, "data:"))] == []
@@ -139,9 +142,9 @@ def test_a_page_is_readable_whole_and_quiet(
 @needs_browser
 def test_every_page_fits_a_phone_and_has_its_pictures(browser: Chromium, address: str, site: Path) -> None:
     faults = {}
-    for path in sorted(site.rglob("*.html")):
+    for path, scheme in zip(sorted(site.rglob("*.html")), itertools.cycle(SCHEMES), strict=False):
         name = path.relative_to(site).as_posix()
-        page = browser.open(f"{address}/{name}", width=400, phone=True)
+        page = browser.open(f"{address}/{name}", width=400, scheme=scheme, phone=True)
         browser.wait(page, "[...document.images].every((image) => image.complete)")
         found = [*page.console, *page.failures]
         found += browser.evaluate(page, "[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)")

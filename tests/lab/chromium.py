@@ -102,8 +102,9 @@ class Chromium:
         self._log.close()
 
     def open(self, url: str, *, width: int, height: int = 900, scheme: str = "light", phone: bool = False) -> Page:
-        """A new tab of this size and colour scheme, loaded."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        """A new tab of this size and colour scheme, loaded as by a first visitor: a site may remember the scheme."""
+        visitor = self.call("Target.createBrowserContext", disposeOnDetach=True)["browserContextId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=visitor)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self._pages[session] = Page(session, target)
         for domain in ("Page", "Runtime", "Log", "Network"):

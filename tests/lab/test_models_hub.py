@@ -242,6 +242,13 @@ def test_files_and_names_that_do_not_belong_together_are_refused(folder, tmp_pat
         ({"library": "torchvision", "name": "fcn_resnet50", "input": [1, 2]}, "its input is .* expected an object"),
         (description["architecture"] | {"input": {"std": [0, 0, 0]}}, "standard deviation of the input: .* above 0"),
         (description["architecture"] | {"input": {"mean": [0.5, 0.5, 1e999]}}, "mean of the input: .* finite numbers"),
+        (
+            {
+                "library": "transformers",
+                "config": {**SMALL["beit"], "model_type": "beit"} | {"image_size": [64, 64, 64]},
+            },
+            r"image_size .* got \[64, 64, 64\], expected a whole number above 0, or two",
+        ),
         ({"library": ["transformers"]}, "expected a library"),
         (
             {"library": "transformers", "config": {**description["architecture"]["config"], "hidden_sizes": "x"}},

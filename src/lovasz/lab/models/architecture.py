@@ -51,10 +51,12 @@ def _three(name: str, given: Any, default: list[float], above: float) -> list[fl
 
 
 def one_size(architecture: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(height, width) of the images that the network takes; None for any."""
+    """(height, width) of the images that the network takes; None for any. Raises LabError."""
     config = architecture.get("config") or {}
     side = config.get("image_size")
     if config.get("model_type") not in ONE_SIZE or not side:
         return None
-    height, width = side if isinstance(side, list | tuple) else (side, side)
-    return int(height), int(width)
+    sides = tuple(side) if isinstance(side, list | tuple) else (side, side)
+    if len(sides) != 2 or not all(isinstance(length, int) and length > 0 for length in sides):
+        raise LabError(f"image_size of the configuration: got {side!r}, expected a whole number above 0, or two.")
+    return sides
