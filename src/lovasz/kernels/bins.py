@@ -24,7 +24,7 @@ FLOOR = 0x30800000  # bits of 2^-30
 HALF_RANGE = 0x3F000000 - FLOOR  # places from 2^-30 up to 1/2
 MIRRORED_CELLS = (2 * HALF_RANGE) >> CELL_BITS
 UNBOUNDED_CELLS = (0x7F800000 - FLOOR) >> CELL_BITS
-SUM_BITS = 40  # of a packed 64-bit bin: sum of dropped bits below, count above
+SUM_BITS = 40  # of a packed 64-bit bin: a sum of where the errors lie in cell or bin, and above it their count
 CHUNK = 1 << (SUM_BITS - CELL_BITS)  # errors of one class that a packed bin can take without overflow
 FRACTION_BITS = 12  # of a pixel's position inside its bin
 

@@ -152,22 +152,42 @@ def _store_overload(memory, i, value):
     return store_plain
 
 
+class _Exp(NamedTuple):
+    """The numbers of exp: x = k ln 2 + r, and exp(r) = 1 + r + r^2 P(r) with the P of degree 4 whose relative error is
+    smallest, 3e-9."""
+
+    per_octave: float = 1.4426950408889634  # 1 / ln 2
+    # Added, 1.5 * 2^23 rounds to an integer k, and 127 more make its low bits the exponent of 2^k.
+    shift: float = 12582912.0 + 127
+    octave: float = 0.693359375  # ln 2 in two parts, so that k times the first is exact
+    octave_rest: float = -2.12194440e-4
+    square: float = 0.49999993432
+    cubic: float = 0.16666520399
+    fourth: float = 0.041668390784
+    fifth: float = 0.0083687451089
+    sixth: float = 0.0013814540177
+    least: float = -87.0  # below, 2^k is no normal number, and the result 0
+
+
+EXP = _Exp()
+_PER_OCTAVE, _SHIFT, _OCTAVE, _OCTAVE_REST, _SQUARE, _CUBIC, _FOURTH, _FIFTH, _SIXTH, _LEAST = map(np.float32, EXP)
+
+
 @inlined
 def _exp32(x):
     """exp of a float32 that is not positive, to about one unit in the last place; it vectorises, math.exp does not."""
-    shifted = x * np.float32(1.4426950408889634) + np.float32(12582912.0)  # 1.5 * 2^23: rounds to an integer
-    kf = shifted - np.float32(12582912.0)
-    r = x - kf * np.float32(0.693359375)
-    r = r - kf * np.float32(-2.12194440e-4)
-    # 1 + r + r^2 P(r) with the P of degree 4 whose relative error is smallest, 3e-9; in short chains of operations.
-    square = r * r
-    low = np.float32(0.16666520399) * r + np.float32(0.49999993432)
-    high = np.float32(0.0083687451089) * r + np.float32(0.041668390784)
-    y = (np.float32(0.0013814540177) * square + high) * square + low
+    shifted = x * _PER_OCTAVE + _SHIFT
+    k = shifted - _SHIFT
+    r = x - k * _OCTAVE
+    r = r - k * _OCTAVE_REST
+    square = r * r  # in short chains of operations
+    low = _CUBIC * r + _SQUARE
+    high = _FIFTH * r + _FOURTH
+    y = (_SIXTH * square + high) * square + low
     y = y * square + r + np.float32(1.0)
-    power = np.int32(np.int32(bits_of(shifted) << np.int32(23)) + np.int32(0x3F800000))  # of the integer's low bits
+    power = np.int32(bits_of(shifted) << np.int32(23))
     scaled = y * from_bits(power)  # a product, so that NaN stays NaN
-    return np.float32(0.0) if x < np.float32(-87.0) else scaled
+    return np.float32(0.0) if x < _LEAST else scaled
 
 
 def exp(x):

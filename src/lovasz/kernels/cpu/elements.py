@@ -7,7 +7,6 @@ import numpy as np
 from lovasz.kernels.bins import CELL_BITS, UNBOUNDED_CELLS
 from lovasz.kernels.cpu.arithmetic import (
     LOWEST,
-    ONE,
     TOP,
     above_floor,
     bits_of,
@@ -20,7 +19,7 @@ from lovasz.kernels.cpu.arithmetic import (
 )
 from lovasz.kernels.cpu.head_weights import cursors
 from lovasz.kernels.cpu.heads import NOTHING, keep_row
-from lovasz.kernels.cpu.vectors import find, weigh
+from lovasz.kernels.cpu.vectors import count_one, find, weigh
 from lovasz.loops import compiled
 
 MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
@@ -225,11 +224,11 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, un
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
     place = np.zeros(WIDTH, np.int32)
-    found = np.empty(WIDTH, np.int32)
-    rest = np.empty(WIDTH, np.int32)
     kind = np.empty(WIDTH, np.int32)
     key = np.empty(WIDTH, np.int32)
     size = hist.shape[1] // (scores.shape[0] if scores.per_image else 1)
+    flat = hist.reshape(hist.size)
+    of_background = np.uint64(hist.shape[1])
     position = begin
     while position < end:
         row = position // pixels
@@ -260,10 +259,10 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, un
             if largest > kept.thresholds[c]:
                 keep_row(kept, c, key, kind, count, start)
         offset = np.uint64(image * size if scores.per_image else 0)
-        find(place, None, lut[c], count, found, rest, None)
+        entries = lut[c]
         for i in range(count):
             if kind[i] >= 0:
-                hist[np.uint32(kind[i]), offset + np.uint64(found[i])] += ONE + np.int64(rest[i])
+                count_one(place[i], entries, flat, np.uint64(kind[i]) * of_background + offset)
 
 
 @compiled
@@ -276,7 +275,8 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out,
     found = np.empty(WIDTH, np.int32)
     rest = np.empty(WIDTH, np.int32)
     value = np.empty(WIDTH, scores.work.dtype)
-    lines = weights.reshape(2 * weights.shape[1], 2)
+    line = np.empty(WIDTH, np.int64)
+    lines = weights.reshape(weights.size)
     foreground = np.int32(weights.shape[1])
     kind = np.empty(WIDTH, np.int32)
     size = weights.shape[1] // (scores.shape[0] if scores.per_image else 1)
@@ -298,7 +298,7 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out,
             offset = np.int32(image * size if scores.per_image else 0)
             for i in range(count):
                 found[i] += np.int32(offset + (foreground if kind[i] == 1 else np.int32(0)))
-            weigh(found, rest, lines, count, value, None)
+            weigh(found, rest, lines, line, count, value, None)
             for i in range(count):
                 z[i] = slope[i] * value[i] if kind[i] >= 0 else 0
             k = following[c]

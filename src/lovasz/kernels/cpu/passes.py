@@ -132,9 +132,9 @@ class _Passes(Inputs):
         nan = bool((counts.unfit if self.softmax else counts.unfit & (shares != 0)).any())
         if not self.softmax:
             surplus[:] = 0
-        hist, dropped, cross_entropy = counts.hist, None, counts.cross_entropy
+        hist, lows, cross_entropy = counts.hist, None, counts.cross_entropy
         if self.process_group is not None:
-            hist, dropped = self._exchange(lut, hist, surplus)
+            hist, lows = self._exchange(lut, hist, surplus)
             own = torch.tensor([cross_entropy, float(nan)], dtype=torch.float64, device="cpu")
             cross_entropy, unfit = sum_over(self.process_group, own).tolist()
             nan = unfit > 0
@@ -143,7 +143,7 @@ class _Passes(Inputs):
         bounds = [self.groups * i // parts for i in range(parts + 1)]
         places_of = elements.places_of(self.mode, self.work)
         limits = head_weights.limits(counts.kept, lut, totals, shares, places_of)
-        known = (lut, hist, dropped, surplus, totals, shares, limits.bins)
+        known = (lut, hist, lows, surplus, totals, shares, limits.bins)
         in_threads(lambda i: tables.weigh(self.mirrored, *known, bounds[i], bounds[i + 1], weights, losses), parts)
         known = (lut, hist, surplus, totals, shares, weights, losses)
         head = head_weights.weigh(self.mirrored, counts.kept, limits, *known, places_of, self.work.dtype)
@@ -190,7 +190,7 @@ class _Passes(Inputs):
         return lut, used, thresholds
 
     def _exchange(self, lut: np.ndarray, hist: np.ndarray, surplus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of all processes together, by one message: counts (1, 2, bins), and sums of the dropped bits (2, bins)."""
+        """Of all processes together, by one message: counts (1, 2, bins), and sums of places in cells (2, bins)."""
         used = hist.shape[-1]
         room = max(used, self.classes * max(bins.SHARED_BINS, 2 * self.cells))  # the same for every input
         sums = np.zeros((2, 2, room), np.int64)
@@ -273,7 +273,7 @@ class _Passes(Inputs):
         scores = self.scores()
         factor = self.problem.scale * incoming
         lines = found.weights if factor == 1 else found.weights * np.float32(factor)
-        known = (found.lut, lines, found.shares != 0)
+        known = (found.lut, lines.view(np.int64)[..., 0], found.shares != 0)
         exact = head_weights.for_gradient(found.head, factor, self.softmax)
         terms = (self.work.dtype.type(incoming), found.entropy)
 

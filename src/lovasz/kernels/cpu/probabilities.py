@@ -5,7 +5,8 @@ Apart from the loops because bins and sort share it.
 
 import numpy as np
 
-from lovasz.kernels.cpu.arithmetic import cell_of, exp, inlined, larger, load, mirrored_place, store
+from lovasz.kernels.cpu.arithmetic import cell_of, inlined, larger, load, mirrored_place, store
+from lovasz.kernels.cpu.vectors import exp_below
 
 _VOID = np.int32(-1)
 
@@ -44,8 +45,7 @@ def exponentials(scores, image, first, count, tile, right, others, peak, label):
                 tile[c, i] = v
                 peak[i] = larger(peak[i], v)
     for c in range(classes):
-        for i in range(count):
-            tile[c, i] = exp(tile[c, i] - peak[i])
+        exp_below(tile[c], peak, count)
     for i in range(count):
         t = np.int64(scores.target[target_at + i * scores.target_strides[2]])
         label[i] = _VOID if scores.has_void & (t == scores.void) else np.int32(t)

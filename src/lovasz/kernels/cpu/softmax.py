@@ -10,7 +10,7 @@ from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
 from lovasz.kernels.cpu.head_weights import cursors
 from lovasz.kernels.cpu.heads import keep, keep_row
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, write
-from lovasz.kernels.cpu.vectors import find, prefetch, weigh
+from lovasz.kernels.cpu.vectors import count_in, find, low_bits, prefetch, weigh
 from lovasz.loops import compiled
 
 
@@ -73,9 +73,8 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
     label = np.empty(width, np.int32)
     entries = lut.reshape(lut.size)
     cells = np.int32(lut.shape[1])
-    found = np.empty(width, np.int32)
+    own_place = np.zeros(width, np.int32)
     own_bin = np.empty(width, np.int32)
-    own_rest = np.empty(width, np.int32)
     rest = np.empty(width, np.int32)
     size = hist.shape[1] // (images if scores.per_image else 1)
     thresholds = kept.thresholds
@@ -93,16 +92,16 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
         wrong_bins = hist[0, start : start + size]
         right_bins = hist[1, start : start + size]
         wrong = peak  # its memory: the largest logit is not needed any more
-        if normalise(label, count, cells, right, scale, wrong, place, cell):
+        if normalise(label, count, cells, right, scale, wrong, own_place, cell):
             status[2] = 1
-        find(place, cell, entries, count, own_bin, own_rest, None)
+        find(own_place, cell, entries, count, own_bin, rest, None)
         for i in range(count):
             prefetch(right_bins, own_bin[i])
         if keeping:
             for i in range(count):
                 t = label[i]
-                if t >= 0 and place[i] > thresholds[t] and active[group + t]:
-                    keep(kept, t, place[i], 2 * (position + i) + 1)
+                if t >= 0 and own_place[i] > thresholds[t] and active[group + t]:
+                    keep(kept, t, own_place[i], 2 * (position + i) + 1)
         for c in range(classes):
             if not active[group + c]:
                 continue
@@ -113,12 +112,10 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
                 largest = max(largest, place[i])
             if largest > thresholds[c]:
                 keep_row(kept, c, place, None, count, position)
-            find(place, None, lut[c], count, found, rest, _after(scores, image, c, first + count))
-            for i in range(count):
-                wrong_bins[np.uint32(found[i])] += ONE + np.int64(rest[i])
+            count_in(place, lut[c], count, wrong_bins, _after(scores, image, c, first + count))
         for i in range(count):
             if label[i] >= 0:
-                right_bins[np.uint32(own_bin[i])] += ONE + np.int64(own_rest[i])
+                right_bins[np.uint32(own_bin[i])] += ONE + np.int64(low_bits(own_place[i]))
         position += count
 
 
@@ -128,7 +125,7 @@ def gradient_softmax(
 ):
     """Second pass: the gradient at the logits of pixels ``begin`` to ``end`` into ``out``, laid out by ``out_strides``.
 
-    weights: (2, bins, 2) lines of the bins, already with the class's share of the average and what comes in; active:
+    weights: (2, bins) lines of the bins, each of two float32 in an int64, already with the class's share of the average and what comes in; active:
     (G,) whether that share is not 0; wrong_head, right_head: exact weights of the largest errors of background and of
     foreground, see ``head_weights.Head``; factor: what comes in, for the cross-entropy. With q_c the weight of class c
     at this pixel and t its target, the gradient at logit c is ``p_c (q_c - sum_k!=t p_k q_k + p_t q_t)``, and at the
@@ -152,6 +149,7 @@ def gradient_softmax(
     own_bin = np.empty(width, np.int32)
     own_rest = np.empty(width, np.int32)
     rest = np.empty(width, np.int32)
+    line = np.empty(width, np.int64)
     size = weights.shape[1] // (images if scores.per_image else 1)
     wrong_next = cursors(wrong_head.starts, wrong_head.owners, begin)
     right_next = cursors(right_head.starts, right_head.owners, begin)
@@ -181,7 +179,7 @@ def gradient_softmax(
                     place[i] = mirrored_place(p, 1 - p)
                 row = out[image * out_strides[0] + first * out_strides[2] + c * out_strides[1] :]
                 find(place, None, lut[c], count, found, rest, row)
-                weigh(found, rest, wrong_lines, count, slopes[c], _after(scores, image, c, first + count))
+                weigh(found, rest, wrong_lines, line, count, slopes[c], _after(scores, image, c, first + count))
                 k = wrong_next[c]
                 while k < wrong_head.starts[c + 1] and wrong_head.owners[k] < position + count:
                     slopes[c, wrong_head.owners[k] - position] = wrong_head.weights[k]
@@ -193,7 +191,7 @@ def gradient_softmax(
                 for i in range(count):
                     tile[c, i] *= scale[i]
                     slopes[c, i] = 0
-        weigh(own_bin, own_rest, right_lines, count, share, None)
+        weigh(own_bin, own_rest, right_lines, line, count, share, None)
         for c in range(classes):
             k = right_next[c]
             while k < right_head.starts[c + 1] and right_head.owners[k] < position + count:

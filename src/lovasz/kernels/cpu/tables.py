@@ -77,7 +77,7 @@ def deal(background, foreground, totals, step, finer, most, least, lut):
 def unpack(lut, hist, surplus, counts, sums):
     """Packed counts (R, 2, bins) taken apart and summed over R, without the ``surplus`` (C,): what processes exchange.
 
-    sums: of the bits that the bins drop.
+    sums: of where in their cells the errors lie.
     """
     copies, _, size = hist.shape
     for kind in range(2):
@@ -169,10 +169,10 @@ def _line(q, fall, count, total, width):
 
 
 @compiled
-def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, ends, begin, end, weights, losses):
+def weigh(mirrored, lut, hist, lows, surplus, totals, shares, ends, begin, end, weights, losses):
     """Lines of the bins of groups ``begin`` to ``end``, and the loss of each group, from counts; see ``bins.weights``.
 
-    lut: (C, cells); hist: (R, 2, bins) packed, to be summed over R, or, with ``dropped`` (2, bins) from ``unpack``,
+    lut: (C, cells); hist: (R, 2, bins) packed, to be summed over R, or, with ``lows`` (2, bins), the sums from ``unpack``,
     (1, 2, bins) counts; surplus: (G,) to take off the lowest background bin; totals: (G,) foreground pixels; shares:
     (G,) share in the average; ends: (G,) the bin from which on ``heads`` adds up the loss. weights: (2, bins, 2),
     written for every bin of an active group, times its share: the weight at the lower end of the bin, and the rise for
@@ -205,7 +205,7 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, ends, begin, en
                 bc = np.int64(0)
                 fs = np.int64(0)
                 bs = np.int64(0)
-                if dropped is None:
+                if lows is None:
                     for r in range(copies):
                         packed_b = hist[r, 0, k]
                         packed_f = hist[r, 1, k]
@@ -218,14 +218,17 @@ def weigh(mirrored, lut, hist, dropped, surplus, totals, shares, ends, begin, en
                         bc -= surplus[g]  # pixels counted there only to keep the loop free of branches
                 else:
                     bc, fc = hist[0, 0, k], hist[0, 1, k]
-                    bs, fs = dropped[0, k], dropped[1, k]
+                    bs, fs = lows[0, k], lows[1, k]
                 if bc | fc:
                     b = np.float64(bc)
                     f = np.float64(fc)
                     q_f, q_b, fall_f, fall_b = 0.0, 1.0 / b if a == 0 else 0.0, 0.0, 0.0
                     if n > 0:
                         q_f, q_b, fall_f, fall_b = _mean_weights(a, remaining, f, b)
-                    place = np.int64(cell) << CELL_BITS | np.int64(sub) << shift
+                    begins = np.int64(sub) << shift  # the bin in its cell, from where on its errors are added up
+                    bs -= bc * begins
+                    fs -= fc * begins
+                    place = np.int64(cell) << CELL_BITS | begins
                     error, unit = errors_of(place, mirrored)
                     width = np.float64(np.int64(1) << shift)
                     for kind in range(2):
@@ -265,12 +268,14 @@ def weigh_rest(mirrored, entries, hist, surplus, n, share, places, owners, limit
     k = bin_of(entries, limit)
     shift = entries[limit >> CELL_BITS] & 31
     low = limit >> shift << shift
+    begins = low & ((1 << CELL_BITS) - 1)
     counts = np.zeros(2, np.int64)
     sums = np.zeros(2, np.int64)
     for kind in range(2):
         for r in range(hist.shape[0]):
             counts[kind] += hist[r, kind, k] >> SUM_BITS
             sums[kind] += hist[r, kind, k] & SUM_MASK
+        sums[kind] -= counts[kind] * begins
     if low == 0:
         counts[0] -= surplus
     a = np.float64(n)

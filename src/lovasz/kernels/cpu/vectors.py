@@ -1,28 +1,25 @@
-"""Table look-ups for eight errors at a time, and fetching ahead; LLVM vectorises no loop that looks up while it writes.
+"""Inner loops of the kernel over neighbouring pixels: exp, the bins of errors found, counted in, weighed.
 
-Apart because they are written in LLVM's own terms; where a processor has no gather, LLVM takes the lanes apart again.
+Apart because how they are written decides the kernel's speed. A look-up is a loop of its own, of plain numbers, and the
+arithmetic around it another that LLVM vectorises: a vector taken apart into addresses and put together again took half
+as long again.
 """
 
-import sys
+import struct
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from lovasz.kernels.bins import CELL_BITS
-from lovasz.kernels.cpu.arithmetic import inlined
+from lovasz.kernels.cpu.arithmetic import EXP, ONE, cell_of, exp, inlined
 
-LANES = 8  # what the buffers' lengths must be multiples of
-_INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
-
-
-def _lanes(kind: ir.Type) -> ir.VectorType:
-    return ir.VectorType(kind, LANES)
-
-
-def _all(value: int) -> ir.Constant:
-    return ir.Constant(_lanes(_INT), [ir.Constant(_INT, value)] * LANES)
+LANES = 8  # pixels whose exp is taken together: what a row's memory must be a multiple of
+AHEAD = 8  # elements between two requests to fetch
+_LOW = np.int32((1 << CELL_BITS) - 1)
+_FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
 def _data(context: Any, builder: Any, signature: Any, arguments: Any, which: int) -> Any:
@@ -30,107 +27,65 @@ def _data(context: Any, builder: Any, signature: Any, arguments: Any, which: int
     return context.make_array(signature.args[which])(context, builder, value=arguments[which]).data
 
 
-def _load(builder: Any, address: Any, kind: ir.Type) -> Any:
-    loaded = builder.load(builder.bitcast(address, _lanes(kind).as_pointer()))
-    loaded.align = 4
-    return loaded
+def _exp_lanes(typing_context, row, peak, i):  # noqa: ARG001
+    """``arithmetic.exp(row - peak)`` into row, for LANES float32 from the i-th on, bit for bit.
 
+    For LLVM's own loop over it, four vectors wide, there are not registers enough: the constants of all steps come
+    from memory then, and it takes half as long again.
+    """
+    floats, ints = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
 
-def _store(builder: Any, value: Any, address: Any) -> None:
-    builder.store(value, builder.bitcast(address, value.type.as_pointer()), align=4)
-
-
-class _Addresses(ir.Instruction):
-    """The addresses that the lanes of ``index`` count from ``base``; llvmlite's own instruction knows no lanes."""
-
-    def __init__(self, builder: Any, base: Any, index: Any, kind: ir.Type) -> None:
-        super().__init__(builder.block, ir.VectorType(base.type, LANES), "getelementptr", [base, index])
-        self.kind = kind
-        builder._insert(self)
-
-    def descr(self, buf: list[str]) -> None:
-        base, index = self.operands
-        of = f"{self.kind}, {base.type} {base.get_reference()}, {index.type} {index.get_reference()}"
-        buf.append(f"getelementptr inbounds {of}\n")
-
-
-def _suffix(address: Any, kind: str) -> str:
-    """How the names of LLVM's own functions call an address: what it points to is said by old versions only."""
-    return "p0" if str(address.type) == "ptr" else f"p0{kind}"
-
-
-def _gather(builder: Any, base: Any, index: Any, kind: ir.IntType) -> Any:
-    """The integers at ``base`` that the lanes of ``index`` count from there."""
-    base = builder.bitcast(base, kind.as_pointer())
-    addresses = _Addresses(builder, base, index, kind)
-    each = f"i{kind.width}"
-    yes, nothing = ir.VectorType(ir.IntType(1), LANES), ir.Constant(_lanes(kind), ir.Undefined)
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(_lanes(kind), [addresses.type, _INT, yes, _lanes(kind)]),
-        f"llvm.masked.gather.v{LANES}{each}.v{LANES}{_suffix(base, each)}",
-    )
-    mask = ir.Constant(yes, [ir.Constant(ir.IntType(1), 1)] * LANES)
-    return builder.call(function, [addresses, ir.Constant(_INT, 4), mask, nothing])
-
-
-def _find_lanes(typing_context, place, cell, i, entries, found, rest):  # noqa: ARG001
-    """See ``find``, for eight places from the i-th on."""
+    def number(value: float) -> ir.Constant:
+        rounded = struct.unpack("f", struct.pack("f", value))[0]  # LLVM takes no others
+        return ir.Constant(floats, [ir.Constant(_FLOAT, rounded)] * LANES)
 
     def codegen(context, builder, signature, arguments):
-        places, table, bins, low = (_data(context, builder, signature, arguments, k) for k in (0, 3, 4, 5))
-        at = arguments[2]
-        place = _load(builder, builder.gep(places, [at]), _INT)
-        if signature.args[1] == types.none:
-            index = builder.lshr(place, _all(CELL_BITS))
-        else:
-            index = _load(builder, builder.gep(_data(context, builder, signature, arguments, 1), [at]), _INT)
-        entry = _gather(builder, table, index, _INT)
-        shift = builder.and_(entry, _all(31))
-        inside = builder.lshr(builder.and_(place, _all((1 << CELL_BITS) - 1)), shift)
-        mask = builder.sub(builder.shl(_all(1), shift), _all(1))
-        _store(builder, builder.add(builder.lshr(entry, _all(5)), inside), builder.gep(bins, [at]))
-        _store(builder, builder.and_(place, mask), builder.gep(low, [at]))
+        def times(a, b):
+            return builder.fmul(a, b, flags=("contract",))
+
+        def plus(a, b):
+            return builder.fadd(a, b, flags=("contract",))
+
+        def minus(a, b):
+            return builder.fsub(a, b, flags=("contract",))
+
+        here, largest = (
+            builder.bitcast(
+                builder.gep(_data(context, builder, signature, arguments, k), [arguments[2]]), floats.as_pointer()
+            )
+            for k in (0, 1)
+        )
+        x = minus(builder.load(here, align=4), builder.load(largest, align=4))
+        shifted = plus(times(x, number(EXP.per_octave)), number(EXP.shift))
+        k = minus(shifted, number(EXP.shift))
+        r = minus(minus(x, times(k, number(EXP.octave))), times(k, number(EXP.octave_rest)))
+        square = times(r, r)
+        low = plus(times(number(EXP.cubic), r), number(EXP.square))
+        high = plus(times(number(EXP.fifth), r), number(EXP.fourth))
+        y = plus(times(plus(times(number(EXP.sixth), square), high), square), low)
+        y = plus(plus(times(y, square), r), number(1.0))
+        power = builder.shl(builder.bitcast(shifted, ints), ir.Constant(ints, [ir.Constant(_INT, 23)] * LANES))
+        scaled = times(y, builder.bitcast(power, floats))
+        small = builder.fcmp_ordered("<", x, number(EXP.least))
+        builder.store(builder.select(small, number(0.0), scaled), here, align=4)
         return context.get_dummy_value()
 
-    return types.void(place, cell, types.int64, entries, found, rest), codegen
-
-
-def _weigh_lanes(typing_context, found, rest, i, lines, weights):  # noqa: ARG001
-    """See ``weigh``, for eight bins from the i-th on."""
-
-    def codegen(context, builder, signature, arguments):
-        bins, low, table, out = (_data(context, builder, signature, arguments, k) for k in (0, 1, 3, 4))
-        at = arguments[2]
-        index = _load(builder, builder.gep(bins, [at]), _INT)
-        both = _gather(builder, table, index, _LONG)
-        half = ir.Constant(_lanes(_LONG), [ir.Constant(_LONG, 32)] * LANES)
-        first, second = both, builder.lshr(both, half)
-        if sys.byteorder == "big":
-            first, second = second, first
-        start, rise = (builder.bitcast(builder.trunc(x, _lanes(_INT)), _lanes(_FLOAT)) for x in (first, second))
-        bits = builder.sitofp(_load(builder, builder.gep(low, [at]), _INT), _lanes(_FLOAT))
-        weight = builder.fadd(start, builder.fmul(rise, bits, flags=("contract",)), flags=("contract",))
-        if signature.args[4].dtype == types.float64:
-            weight = builder.fpext(weight, _lanes(ir.DoubleType()))
-        _store(builder, weight, builder.gep(out, [at]))
-        return context.get_dummy_value()
-
-    return types.void(found, rest, types.int64, lines, weights), codegen
+    return types.void(row, peak, types.int64), codegen
 
 
 def _prefetch_line(typing_context, array, i):  # noqa: ARG001
-    """Have element i of a flat array brought into the cache, or row i of one of two dimensions."""
+    """Have element i of a flat array brought into the cache."""
 
     def codegen(context, builder, signature, arguments):
         data, kind = _data(context, builder, signature, arguments, 0), signature.args[0]
         row = builder.extract_value(context.make_array(kind)(context, builder, value=arguments[0]).strides, 0)
         offset = builder.mul(row, arguments[1])
         address = builder.inttoptr(builder.add(builder.ptrtoint(data, _LONG), offset), ir.IntType(8).as_pointer())
+        suffix = "p0" if str(address.type) == "ptr" else "p0i8"  # what it points to is said by old versions only
         function = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(ir.VoidType(), [address.type, _INT, _INT, _INT]),
-            f"llvm.prefetch.{_suffix(address, 'i8')}",
+            f"llvm.prefetch.{suffix}",
         )
         builder.call(function, [address, *(ir.Constant(_INT, how) for how in (0, 3, 1))])  # to read, soon again, data
         return context.get_dummy_value()
@@ -139,29 +94,95 @@ def _prefetch_line(typing_context, array, i):  # noqa: ARG001
 
 
 prefetch: Any = intrinsic(_prefetch_line)
-_find: Any = intrinsic(_find_lanes)
-_weigh: Any = intrinsic(_weigh_lanes)
+_exp: Any = intrinsic(_exp_lanes)
+
+
+def exp_below(row, peak, count):
+    """exp(row - peak) into row, of ``count`` pixels none of which exceeds its peak, each with room for a multiple of
+    LANES."""
+    raise TypeError(f"exp_below is for compiled code only, got {row!r}")
+
+
+@overload(exp_below, jit_options={"forceinline": True, "fastmath": {"contract"}})
+def _exp_below_overload(row, peak, count):
+    if row.dtype == types.float32:
+
+        def lanes(row, peak, count):
+            for i in range(0, count, LANES):
+                _exp(row, peak, i)
+
+        return lanes
+
+    def one_by_one(row, peak, count):
+        for i in range(count):
+            row[i] = exp(row[i] - peak[i])
+
+    return one_by_one
+
+
+@inlined
+def low_bits(place):
+    """Where in its cell a place lies: what a bin's packed sum adds up."""
+    return np.int32(place & _LOW)
 
 
 @inlined
 def find(place, cell, entries, count, found, rest, ahead):
     """The bins of ``count`` places, and the bits of each that its bin drops: where in the bin it lies.
 
-    The entry of a cell is ``first bin << 5 | bits dropped``. place, found, rest: int32, each with room for a multiple
-    of LANES; cell: the same, where in ``entries`` that of each place stands, or None for the place's own cell. All must
-    lie within ``entries``, also those beyond ``count``. ahead: None, or flat memory whose first ``count`` elements are
-    to be in the cache when they are needed; between look-ups a request costs nothing.
+    The entry of a cell is ``first bin << 5 | bits dropped``. place, found, rest: int32; cell: the same, where in
+    ``entries`` that of each place stands, or None for the place's own cell. ahead: None, or flat memory whose first
+    ``count`` elements are to be in the cache when they are needed; between look-ups a request costs nothing.
     """
-    for i in range(0, count, LANES):
-        _find(place, cell, i, entries, found, rest)
+    for begin in range(0, count, AHEAD):
         if ahead is not None:
-            prefetch(ahead, i)
+            prefetch(ahead, begin)
+        for k in range(AHEAD):
+            i = np.uint64(begin + k)
+            found[i] = entries[cell_of(place[i]) if cell is None else np.uint32(cell[i])]
+    for i in range(-(-count // AHEAD) * AHEAD):
+        drop = np.int32(found[i] & np.int32(31))
+        inside = np.int32(low_bits(place[i]) >> drop)
+        rest[i] = place[i] & np.int32(np.int32(np.int32(1) << drop) - np.int32(1))
+        found[i] = np.int32(np.int32(found[i] >> np.int32(5)) + inside)
 
 
 @inlined
-def weigh(found, rest, lines, count, weights, ahead):
-    """The weight ``start + rise * rest`` of each bin found, from lines (bins, 2) of float32; ahead: see ``find``."""
-    for i in range(0, count, LANES):
-        _weigh(found, rest, i, lines, weights)
+def count_one(place, entries, bins, first):
+    """Find the bin of a place and count it in; first: where in flat ``bins`` the first one of all classes stands."""
+    entry = np.uint32(entries[cell_of(place)])
+    low = np.uint32(place & _LOW)
+    drop = np.uint32(entry & np.uint32(31))
+    bins[first + np.uint32(np.uint32(entry >> np.uint32(5)) + np.uint32(low >> drop))] += ONE + np.int64(low)
+
+
+@inlined
+def count_in(place, entries, count, bins, ahead):
+    """Find the bins of ``count`` places of one class and count them in: ``bins`` are packed, as in ``tables.py``.
+    ahead: see ``find``."""
+    whole = count // AHEAD * AHEAD
+    for begin in range(0, whole, AHEAD):
         if ahead is not None:
-            prefetch(ahead, i)
+            prefetch(ahead, begin)
+        for k in range(AHEAD):
+            count_one(place[np.uint64(begin + k)], entries, bins, np.uint64(0))
+    for i in range(whole, count):
+        count_one(place[i], entries, bins, np.uint64(0))
+
+
+@inlined
+def weigh(found, rest, lines, line, count, weights, ahead):
+    """The weight ``start + rise * rest`` of each bin found.
+
+    lines: (bins,) int64, each of the memory of two float32, start and rise; line: (T,) int64 to work in; ahead: see
+    ``find``.
+    """
+    for begin in range(0, count, AHEAD):
+        if ahead is not None:
+            prefetch(ahead, begin)
+        for k in range(AHEAD):
+            i = np.uint64(begin + k)
+            line[i] = lines[np.uint32(found[i])]
+    both = line.view(np.float32)
+    for i in range(count):
+        weights[i] = both[2 * i] + both[2 * i + 1] * np.float32(rest[i])
