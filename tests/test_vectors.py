@@ -21,34 +21,6 @@ def _table(random: np.random.Generator, classes: int) -> tuple[np.ndarray, np.nd
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 64])
-@pytest.mark.parametrize("own_cells", [True, False])
-def test_the_bin_of_a_place_is_the_one_that_arithmetic_says(count: int, own_cells: bool) -> None:
-    from lovasz.kernels.cpu import vectors
-    from lovasz.loops import compiled
-
-    @compiled
-    def find(place, cell, entries, count, found, rest, ahead):
-        vectors.find(place, cell, entries, count, found, rest, ahead)
-
-    random = np.random.default_rng(count)
-    entries, starts, drops = _table(random, 3)
-    room = -(-count // vectors.AHEAD) * vectors.AHEAD
-    place = random.integers(0, CELLS << CELL_BITS, room).astype(np.int32)
-    place[-1] = (CELLS << CELL_BITS) - 1
-    of = np.zeros(room, int) if own_cells else random.integers(0, 3, room)
-    cell = place >> CELL_BITS
-    found, rest = np.full(room + 8, GUARD, np.int32), np.full(room + 8, GUARD, np.int32)
-    ahead = None if own_cells else np.empty(0, np.float32)  # that fetching beyond the end is harmless
-    index = None if own_cells else (of * CELLS + cell).astype(np.int32)
-    find(place, index, entries[0] if own_cells else entries.ravel(), count, found, rest, ahead)
-    inside = place - (cell << CELL_BITS)
-    assert np.array_equal(found[:count], (starts[of, cell] + inside // 2 ** drops[of, cell])[:count])
-    assert np.array_equal(rest[:count], (inside % 2 ** drops[of, cell])[:count])
-    assert (found[room:] == GUARD).all()
-    assert (rest[room:] == GUARD).all()
-
-
-@pytest.mark.parametrize("count", [1, 7, 8, 9, 64])
 def test_a_bin_counts_its_places_and_adds_up_where_in_their_cell_they_lie(count: int) -> None:
     from lovasz.kernels.cpu import vectors
     from lovasz.loops import compiled
@@ -99,24 +71,53 @@ def test_exp_below_the_peak_is_that_of_one_number_at_a_time(count: int, dtype: t
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("count", [1, 8, 61])
-def test_the_weight_of_a_bin_is_its_line_at_the_bits_that_it_drops(count: int, dtype: type) -> None:
-    from lovasz.kernels.cpu import vectors
+@pytest.mark.parametrize("own_cells", [True, False])
+def test_the_weight_of_a_place_is_its_bins_line_at_the_bits_that_the_bin_drops(
+    count: int, own_cells: bool, dtype: type
+) -> None:
+    from lovasz.kernels.cpu import tables, vectors
     from lovasz.loops import compiled
 
     @compiled
-    def weigh(found, rest, lines, line, count, weights, ahead):
-        vectors.weigh(found, rest, lines, line, count, weights, ahead)
+    def weigh(place, cell, first, entries, lines, line, count, weights, ahead, later):
+        vectors.weigh(place, cell, first, entries, lines, line, count, weights, ahead, later)
 
     random = np.random.default_rng(count)
-    lines = random.standard_normal((100, 2)).astype(np.float32)
+    entries, starts, drops = _table(random, 3)
+    used = starts[-1, -1] + (1 << CELL_BITS - drops[-1, -1])
+    weights = random.standard_normal((2, 2 * used, 2)).astype(np.float32)  # of two images
+    weights[random.random(weights.shape[:2]) < 0.3, 1] = 0
+    lines = np.empty((2, 2 * used), np.int64)
+    tables.lines(entries, weights, np.float32(-3), 0, 3, lines)
+
     room = -(-count // vectors.AHEAD) * vectors.AHEAD
-    found = random.integers(0, 100, room).astype(np.int32)
-    rest = random.integers(0, 1 << CELL_BITS, room).astype(np.int32)
-    ahead = None if count == 1 else np.empty(0, np.float32)
-    weights = np.full(room + 8, GUARD, dtype)
-    weigh(found, rest, lines.view(np.int64)[:, 0], np.empty(room, np.int64), count, weights, ahead)
-    expected = lines[found, 0] + lines[found, 1].astype(np.float64) * rest
-    # The product and the sum may be rounded once or twice.
-    largest = np.abs(lines[found, 0]) + np.abs(lines[found, 1].astype(np.float64) * rest)
-    assert (np.abs(weights[:count] - expected[:count]) <= 2**-23 * largest[:count]).all()
-    assert (weights[room:] == GUARD).all()
+    place = random.integers(0, CELLS << CELL_BITS, room).astype(np.int32)
+    place[0] = (CELLS << CELL_BITS) - 1
+    of = np.ones(room, int) if own_cells else random.integers(0, 3, room)
+    cell = place >> CELL_BITS
+    index = None if own_cells else (of * CELLS + cell).astype(np.int32)
+    later = None if own_cells else np.empty(0, np.float32)  # that fetching beyond the end is harmless
+    first = random.integers(0, 4, room).astype(np.int32) * np.int32(used)  # of either kind and image
+    found = np.full(room + 8, GUARD, dtype)
+    known = entries[1] if own_cells else entries.ravel(), lines.ravel(), np.empty(room, np.int64)
+    weigh(place, index, first, *known, count, found, None, later)
+    inside = place - (cell << CELL_BITS)
+    bin_ = starts[of, cell] + inside // 2 ** drops[of, cell]
+    start, rise = np.moveaxis(-3 * weights.astype(np.float64), -1, 0).reshape(2, -1)[:, bin_ + first]
+    product = rise * (inside % 2 ** drops[of, cell])
+    assert (
+        np.abs(found[:room] - (start + product))[:count] <= (2**-22 * np.abs(start) + 2**-17 * np.abs(product))[:count]
+    ).all()
+    assert (found[count:] == GUARD).all()
+
+
+def test_a_line_that_does_not_rise_holds_nothing_but_its_start() -> None:
+    from lovasz.kernels.cpu import tables
+
+    entries = np.array([[0 << 5 | CELL_BITS, 1 << 5 | CELL_BITS]], np.int32)
+    rises = np.array([0.0, 1e-42], np.float32)  # the second is no normal number, with which processors are slow
+    weights = np.stack([np.full((2, 2), 0.5, np.float32), np.stack([rises, -rises])], -1)
+    lines = np.empty((2, 2), np.int64)
+    tables.lines(entries, weights, np.float32(1), 0, 1, lines)
+    assert np.array_equal(lines.view(np.float32).reshape(2, 2, 2), np.broadcast_to([0.5, 0.0], (2, 2, 2)))
+    assert np.array_equal(lines.view(np.int32)[:, 1::2], np.zeros((2, 2)))  # and no bits in the rise of 0

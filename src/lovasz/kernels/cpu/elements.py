@@ -10,6 +10,7 @@ from lovasz.kernels.cpu.arithmetic import (
     TOP,
     above_floor,
     bits_of,
+    cell_of,
     exp,
     from_bits,
     inlined,
@@ -19,7 +20,7 @@ from lovasz.kernels.cpu.arithmetic import (
 )
 from lovasz.kernels.cpu.head_weights import cursors
 from lovasz.kernels.cpu.heads import NOTHING, keep_row
-from lovasz.kernels.cpu.vectors import count_one, find, weigh
+from lovasz.kernels.cpu.vectors import count_one, weigh
 from lovasz.loops import compiled
 
 MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
@@ -262,24 +263,23 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, un
         entries = lut[c]
         for i in range(count):
             if kind[i] >= 0:
-                count_one(place[i], entries, flat, np.uint64(kind[i]) * of_background + offset)
+                count_one(place[i], cell_of(place[i]), entries, flat, np.uint64(kind[i]) * of_background + offset)
 
 
 @compiled
-def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out, out_strides):
+def gradient_elements(mode, scores, begin, end, lut, lines, active, head, out, out_strides):
     """Second pass: weight, sign and slope of each error into ``out``; see ``gradient_softmax``. head: of both kinds."""
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
     place = np.zeros(WIDTH, np.int32)
-    found = np.empty(WIDTH, np.int32)
-    rest = np.empty(WIDTH, np.int32)
+    first_bin = np.zeros(WIDTH, np.int32)
     value = np.empty(WIDTH, scores.work.dtype)
     line = np.empty(WIDTH, np.int64)
-    lines = weights.reshape(weights.size)
-    foreground = np.int32(weights.shape[1])
+    of_both = lines.reshape(lines.size)
+    foreground = np.int32(lines.shape[1])
     kind = np.empty(WIDTH, np.int32)
-    size = weights.shape[1] // (scores.shape[0] if scores.per_image else 1)
+    size = lines.shape[1] // (scores.shape[0] if scores.per_image else 1)
     stride = out_strides[2]
     following = cursors(head.starts, head.owners, begin)
     position = begin
@@ -294,11 +294,10 @@ def gradient_elements(mode, scores, begin, end, lut, weights, active, head, out,
         if active[row if scores.per_image else c]:
             read(scores, image, c, first, count, z, kind)
             treat(mode, z, kind, count, place, slope)
-            find(place, None, lut[c], count, found, rest, None)
             offset = np.int32(image * size if scores.per_image else 0)
             for i in range(count):
-                found[i] += np.int32(offset + (foreground if kind[i] == 1 else np.int32(0)))
-            weigh(found, rest, lines, line, count, value, None)
+                first_bin[i] = np.int32(offset + (foreground if kind[i] == 1 else np.int32(0)))
+            weigh(place, None, first_bin, lut[c], of_both, line, count, value, None, None)
             for i in range(count):
                 z[i] = slope[i] * value[i] if kind[i] >= 0 else 0
             k = following[c]

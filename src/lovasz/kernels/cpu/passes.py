@@ -272,8 +272,12 @@ class _Passes(Inputs):
         bounds = pieces(units, units * (self.classes if self.softmax else 1))
         scores = self.scores()
         factor = self.problem.scale * incoming
-        lines = found.weights if factor == 1 else found.weights * np.float32(factor)
-        known = (found.lut, lines.view(np.int64)[..., 0], found.shares != 0)
+        lines = np.empty(found.weights.shape[:2], np.int64)
+        parts = min(torch.get_num_threads(), self.classes)
+        cuts = [self.classes * i // parts for i in range(parts + 1)]
+        packed = found.lut, found.weights, np.float32(factor)
+        in_threads(lambda i: tables.lines(*packed, cuts[i], cuts[i + 1], lines), parts)
+        known = (found.lut, lines, found.shares != 0)
         exact = head_weights.for_gradient(found.head, factor, self.softmax)
         terms = (self.work.dtype.type(incoming), found.entropy)
 

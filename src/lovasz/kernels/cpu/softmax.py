@@ -5,12 +5,12 @@ A thread takes tiles of some hundred pixels with all their classes, which stay i
 
 import numpy as np
 
-from lovasz.kernels.cpu.arithmetic import ONE, inlined, mirrored_place, store
+from lovasz.kernels.cpu.arithmetic import inlined, mirrored_place, store
 from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
 from lovasz.kernels.cpu.head_weights import cursors
 from lovasz.kernels.cpu.heads import keep, keep_row
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, write
-from lovasz.kernels.cpu.vectors import count_in, find, low_bits, prefetch, weigh
+from lovasz.kernels.cpu.vectors import count_in, count_one, weigh
 from lovasz.loops import compiled
 
 
@@ -74,8 +74,6 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
     entries = lut.reshape(lut.size)
     cells = np.int32(lut.shape[1])
     own_place = np.zeros(width, np.int32)
-    own_bin = np.empty(width, np.int32)
-    rest = np.empty(width, np.int32)
     size = hist.shape[1] // (images if scores.per_image else 1)
     thresholds = kept.thresholds
     keeping = kept.keys.shape[1] > 0
@@ -94,9 +92,9 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
         wrong = peak  # its memory: the largest logit is not needed any more
         if normalise(label, count, cells, right, scale, wrong, own_place, cell):
             status[2] = 1
-        find(own_place, cell, entries, count, own_bin, rest, None)
         for i in range(count):
-            prefetch(right_bins, own_bin[i])
+            if label[i] >= 0:
+                count_one(own_place[i], np.uint32(cell[i]), entries, right_bins, np.uint64(0))
         if keeping:
             for i in range(count):
                 t = label[i]
@@ -113,23 +111,20 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
             if largest > thresholds[c]:
                 keep_row(kept, c, place, None, count, position)
             count_in(place, lut[c], count, wrong_bins, _after(scores, image, c, first + count))
-        for i in range(count):
-            if label[i] >= 0:
-                right_bins[np.uint32(own_bin[i])] += ONE + np.int64(low_bits(own_place[i]))
         position += count
 
 
 @compiled
 def gradient_softmax(
-    scores, begin, end, width, lut, weights, active, wrong_head, right_head, factor, entropy, out, out_strides
+    scores, begin, end, width, lut, lines, active, wrong_head, right_head, factor, entropy, out, out_strides
 ):
     """Second pass: the gradient at the logits of pixels ``begin`` to ``end`` into ``out``, laid out by ``out_strides``.
 
-    weights: (2, bins) lines of the bins, each of two float32 in an int64, already with the class's share of the average and what comes in; active:
-    (G,) whether that share is not 0; wrong_head, right_head: exact weights of the largest errors of background and of
-    foreground, see ``head_weights.Head``; factor: what comes in, for the cross-entropy. With q_c the weight of class c
-    at this pixel and t its target, the gradient at logit c is ``p_c (q_c - sum_k!=t p_k q_k + p_t q_t)``, and at the
-    target's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
+    lines: (2, bins) of the bins' weights, see ``tables.lines``, already with the class's share of the average and what
+    comes in; active: (G,) whether that share is not 0; wrong_head, right_head: exact weights of the largest errors of
+    background and of foreground, see ``head_weights.Head``; factor: what comes in, for the cross-entropy. With q_c the
+    weight of class c at this pixel and t its target, the gradient at logit c is ``p_c (q_c - sum_k!=t p_k q_k + p_t
+    q_t)``, and at the target's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
     """
     images, classes, pixels = scores.shape
     tile = np.empty((classes, width), scores.work.dtype)
@@ -145,12 +140,8 @@ def gradient_softmax(
     label = np.empty(width, np.int32)
     entries = lut.reshape(lut.size)
     cells = np.int32(lut.shape[1])
-    found = np.empty(width, np.int32)
-    own_bin = np.empty(width, np.int32)
-    own_rest = np.empty(width, np.int32)
-    rest = np.empty(width, np.int32)
     line = np.empty(width, np.int64)
-    size = weights.shape[1] // (images if scores.per_image else 1)
+    size = lines.shape[1] // (images if scores.per_image else 1)
     wrong_next = cursors(wrong_head.starts, wrong_head.owners, begin)
     right_next = cursors(right_head.starts, right_head.owners, begin)
     position = begin
@@ -161,16 +152,14 @@ def gradient_softmax(
         exponentials(scores, image, first, count, tile, right, scale, peak, label)
         group = image * classes if scores.per_image else 0
         start = image * size if scores.per_image else 0
-        wrong_lines = weights[0, start : start + size]
-        right_lines = weights[1, start : start + size]
+        wrong_lines = lines[0, start : start + size]
+        right_lines = lines[1, start : start + size]
         wrong = peak  # its memory: the largest logit is not needed any more
         normalise(label, count, cells, right, scale, wrong, place, cell)
         for i in range(count):
             own[i] = -right[i] * wrong[i]
             mean[i] = 0
-        find(place, cell, entries, count, own_bin, own_rest, None)
-        for i in range(count):
-            prefetch(right_lines, own_bin[i])
+        weigh(place, cell, None, entries, right_lines, line, count, share, None, None)
         for c in range(classes):
             if active[group + c]:
                 for i in range(count):
@@ -178,8 +167,8 @@ def gradient_softmax(
                     tile[c, i] = p
                     place[i] = mirrored_place(p, 1 - p)
                 row = out[image * out_strides[0] + first * out_strides[2] + c * out_strides[1] :]
-                find(place, None, lut[c], count, found, rest, row)
-                weigh(found, rest, wrong_lines, line, count, slopes[c], _after(scores, image, c, first + count))
+                after = _after(scores, image, c, first + count)
+                weigh(place, None, None, lut[c], wrong_lines, line, count, slopes[c], row, after)
                 k = wrong_next[c]
                 while k < wrong_head.starts[c + 1] and wrong_head.owners[k] < position + count:
                     slopes[c, wrong_head.owners[k] - position] = wrong_head.weights[k]
@@ -191,7 +180,6 @@ def gradient_softmax(
                 for i in range(count):
                     tile[c, i] *= scale[i]
                     slopes[c, i] = 0
-        weigh(own_bin, own_rest, right_lines, line, count, share, None)
         for c in range(classes):
             k = right_next[c]
             while k < right_head.starts[c + 1] and right_head.owners[k] < position + count:

@@ -15,10 +15,11 @@ from lovasz.kernels.bins import (
     TAIL_DECAY,
     UNION_STEPS,
 )
-from lovasz.kernels.cpu.arithmetic import LOWEST, SUM_MASK, TOP, from_bits, inlined
+from lovasz.kernels.cpu.arithmetic import LOWEST, SUM_MASK, TOP, bits_of, from_bits, inlined
 from lovasz.loops import compiled
 
 COARSE, FINE = UNION_STEPS
+_LEAST_NORMAL = np.finfo(np.float32).tiny
 
 
 @compiled
@@ -172,11 +173,11 @@ def _line(q, fall, count, total, width):
 def weigh(mirrored, lut, hist, lows, surplus, totals, shares, ends, begin, end, weights, losses):
     """Lines of the bins of groups ``begin`` to ``end``, and the loss of each group, from counts; see ``bins.weights``.
 
-    lut: (C, cells); hist: (R, 2, bins) packed, to be summed over R, or, with ``lows`` (2, bins), the sums from ``unpack``,
-    (1, 2, bins) counts; surplus: (G,) to take off the lowest background bin; totals: (G,) foreground pixels; shares:
-    (G,) share in the average; ends: (G,) the bin from which on ``heads`` adds up the loss. weights: (2, bins, 2),
-    written for every bin of an active group, times its share: the weight at the lower end of the bin, and the rise for
-    each unit of the bits that it drops; losses: (G,) not times the share.
+    lut: (C, cells); hist: (R, 2, bins) packed, to be summed over R, or, with ``lows`` (2, bins), the sums from
+    ``unpack``, (1, 2, bins) counts; surplus: (G,) to take off the lowest background bin; totals: (G,) foreground
+    pixels; shares: (G,) share in the average; ends: (G,) the bin from which on ``heads`` adds up the loss. weights:
+    (2, bins, 2), written for every bin of an active group, times its share: the weight at the lower end of the bin, and
+    the rise for each unit of the bits that it drops; losses: (G,) not times the share.
     """
     copies = hist.shape[0]
     classes, cells = lut.shape
@@ -255,6 +256,35 @@ def weigh(mirrored, lut, hist, lows, surplus, totals, shares, ends, begin, end, 
                     weights[1, k, 0] = empty_foreground
                     weights[1, k, 1] = 0
         losses[g] = loss
+
+
+@compiled
+def lines(lut, weights, factor, begin, end, packed):
+    """The lines of ``weigh`` times ``factor``, those of classes ``begin`` to ``end``, as the second pass looks them up.
+
+    packed: (2, bins) int64, each of the memory of two float32, start and rise. The lowest five bits of the rise, whose
+    worth is less than a hundred-thousandth of it, say how many bits of a place the bin drops: that spares the pass to
+    keep the cell's entry. A rise of 0 drops none.
+    """
+    classes, cells = lut.shape
+    last = lut[classes - 1, cells - 1]
+    used = np.int64(last >> 5) + (1 << (CELL_BITS - (last & 31)))  # by each image
+    numbers = packed.view(np.float32)
+    for kind in range(2):
+        for first in range(0, packed.shape[1], used):
+            for c in range(begin, end):
+                for cell in range(cells):
+                    entry = lut[c, cell]
+                    drop = entry & 31
+                    lowest = first + np.int64(entry >> 5)
+                    for k in range(lowest, lowest + (1 << (CELL_BITS - drop))):
+                        rise = weights[kind, k, 1] * factor
+                        if abs(rise) < _LEAST_NORMAL:
+                            tagged = np.float32(0)
+                        else:
+                            tagged = from_bits(((bits_of(rise) + np.int32(16)) & np.int32(-32)) | drop)
+                        numbers[kind, 2 * k] = weights[kind, k, 0] * factor
+                        numbers[kind, 2 * k + 1] = tagged
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""Inner loops of the kernel over neighbouring pixels: exp, the bins of errors found, counted in, weighed.
+"""Inner loops of the kernel over neighbouring pixels: exp, and the bins of errors, counted in and weighed.
 
 Apart because how they are written decides the kernel's speed. A look-up is a loop of its own, of plain numbers, and the
 arithmetic around it another that LLVM vectorises: a vector taken apart into addresses and put together again took half
@@ -97,14 +97,14 @@ prefetch: Any = intrinsic(_prefetch_line)
 _exp: Any = intrinsic(_exp_lanes)
 
 
-def exp_below(row, peak, count):
+def exp_below(row, peak, count):  # noqa: ARG001
     """exp(row - peak) into row, of ``count`` pixels none of which exceeds its peak, each with room for a multiple of
     LANES."""
     raise TypeError(f"exp_below is for compiled code only, got {row!r}")
 
 
 @overload(exp_below, jit_options={"forceinline": True, "fastmath": {"contract"}})
-def _exp_below_overload(row, peak, count):
+def _exp_below_overload(row, peak, count):  # noqa: ARG001
     if row.dtype == types.float32:
 
         def lanes(row, peak, count):
@@ -121,36 +121,10 @@ def _exp_below_overload(row, peak, count):
 
 
 @inlined
-def low_bits(place):
-    """Where in its cell a place lies: what a bin's packed sum adds up."""
-    return np.int32(place & _LOW)
-
-
-@inlined
-def find(place, cell, entries, count, found, rest, ahead):
-    """The bins of ``count`` places, and the bits of each that its bin drops: where in the bin it lies.
-
-    The entry of a cell is ``first bin << 5 | bits dropped``. place, found, rest: int32; cell: the same, where in
-    ``entries`` that of each place stands, or None for the place's own cell. ahead: None, or flat memory whose first
-    ``count`` elements are to be in the cache when they are needed; between look-ups a request costs nothing.
-    """
-    for begin in range(0, count, AHEAD):
-        if ahead is not None:
-            prefetch(ahead, begin)
-        for k in range(AHEAD):
-            i = np.uint64(begin + k)
-            found[i] = entries[cell_of(place[i]) if cell is None else np.uint32(cell[i])]
-    for i in range(-(-count // AHEAD) * AHEAD):
-        drop = np.int32(found[i] & np.int32(31))
-        inside = np.int32(low_bits(place[i]) >> drop)
-        rest[i] = place[i] & np.int32(np.int32(np.int32(1) << drop) - np.int32(1))
-        found[i] = np.int32(np.int32(found[i] >> np.int32(5)) + inside)
-
-
-@inlined
-def count_one(place, entries, bins, first):
-    """Find the bin of a place and count it in; first: where in flat ``bins`` the first one of all classes stands."""
-    entry = np.uint32(entries[cell_of(place)])
+def count_one(place, cell, entries, bins, first):
+    """Find the bin of a place, whose entry stands at ``cell``, and count it in; first: where in ``bins`` those of all
+    entries begin."""
+    entry = np.uint32(entries[cell])
     low = np.uint32(place & _LOW)
     drop = np.uint32(entry & np.uint32(31))
     bins[first + np.uint32(np.uint32(entry >> np.uint32(5)) + np.uint32(low >> drop))] += ONE + np.int64(low)
@@ -158,31 +132,44 @@ def count_one(place, entries, bins, first):
 
 @inlined
 def count_in(place, entries, count, bins, ahead):
-    """Find the bins of ``count`` places of one class and count them in: ``bins`` are packed, as in ``tables.py``.
-    ahead: see ``find``."""
+    """Find the bins of ``count`` places of one class and count them in.
+
+    The entry of a cell is ``first bin << 5 | bits dropped``; ``bins`` are packed, see ``arithmetic.ONE``: the sum is of
+    where in their cell the errors lie. ahead: None, or flat memory whose first ``count`` elements are to be in the
+    cache when they are needed; between look-ups a request costs nothing.
+    """
     whole = count // AHEAD * AHEAD
     for begin in range(0, whole, AHEAD):
         if ahead is not None:
             prefetch(ahead, begin)
         for k in range(AHEAD):
-            count_one(place[np.uint64(begin + k)], entries, bins, np.uint64(0))
+            spot = place[np.uint64(begin + k)]
+            count_one(spot, cell_of(spot), entries, bins, np.uint64(0))
     for i in range(whole, count):
-        count_one(place[i], entries, bins, np.uint64(0))
+        count_one(place[i], cell_of(place[i]), entries, bins, np.uint64(0))
 
 
 @inlined
-def weigh(found, rest, lines, line, count, weights, ahead):
-    """The weight ``start + rise * rest`` of each bin found.
+def weigh(place, cell, first, entries, lines, line, count, weights, ahead, later):
+    """The weight ``start + rise * rest`` of ``count`` places, rest being the bits of the place that its bin drops.
 
-    lines: (bins,) int64, each of the memory of two float32, start and rise; line: (T,) int64 to work in; ahead: see
-    ``find``.
+    place: int32; cell: the same, where in ``entries`` that of each place stands, or None for the place's own cell;
+    first: the same, where in ``lines`` the first bin stands for it, or None for 0. All three must be valid up to the
+    next multiple of AHEAD. lines: from ``tables.lines``; line: (T,) int64 to work in; ahead, later: see ``count_in``.
     """
     for begin in range(0, count, AHEAD):
         if ahead is not None:
             prefetch(ahead, begin)
+        if later is not None:
+            prefetch(later, begin)
         for k in range(AHEAD):
             i = np.uint64(begin + k)
-            line[i] = lines[np.uint32(found[i])]
-    both = line.view(np.float32)
+            entry = np.uint32(entries[cell_of(place[i]) if cell is None else np.uint32(cell[i])])
+            inside = np.uint32(np.uint32(place[i] & _LOW) >> np.uint32(entry & np.uint32(31)))
+            found = np.uint32(np.uint32(entry >> np.uint32(5)) + inside)
+            line[i] = lines[found if first is None else np.uint32(found + np.uint32(first[i]))]
+    numbers, bits = line.view(np.float32), line.view(np.int32)  # one view of both took a tenth of the pass longer
     for i in range(count):
-        weights[i] = both[2 * i] + both[2 * i + 1] * np.float32(rest[i])
+        drop = np.int32(bits[2 * i + 1] & np.int32(31))
+        rest = np.int32(place[i] & np.int32(np.int32(np.int32(1) << drop) - np.int32(1)))
+        weights[i] = numbers[2 * i] + numbers[2 * i + 1] * np.float32(rest)
