@@ -45,6 +45,7 @@ def test_what_is_kept_is_all_that_lies_beyond_a_threshold_and_enough(name: str, 
 @pytest.mark.parametrize("rows", [1, 300, 2048])
 def test_rows_keep_the_same_and_leave_out_void(name: str, n: int, rows: int) -> None:
     from lovasz.kernels.cpu import heads
+    from lovasz.kernels.cpu.vectors import LANES
 
     random = np.random.default_rng(n)
     keys, kind = STREAMS[name](random, n).astype(np.int32), random.integers(-1, 2, n).astype(np.int32)
@@ -52,7 +53,8 @@ def test_rows_keep_the_same_and_leave_out_void(name: str, n: int, rows: int) -> 
         kept = heads.room(1, 1, WANTED, np.full(1, LEAST, np.int32)).part(0)
         for first in range(0, n, rows):
             key = keys[first : first + rows]
-            heads.keep_row(kept, 0, key, None if kinds is None else kinds[first : first + rows], len(key), first)
+            row = np.append(key, np.full(-len(key) % LANES, MOST, np.int32))  # what lies beyond is not kept
+            heads.keep_row(kept, 0, row, None if kinds is None else kinds[first : first + rows], len(key), first)
         threshold, count = kept.thresholds[0], kept.counts[0]
         valid = np.ones(n, bool) if kinds is None else kinds >= 0
         beyond = np.flatnonzero((keys > threshold) & valid)

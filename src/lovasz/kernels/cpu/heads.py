@@ -11,6 +11,7 @@ import numpy as np
 
 from lovasz.kernels.bins import CELL_BITS
 from lovasz.kernels.cpu.arithmetic import inlined
+from lovasz.kernels.cpu.vectors import LANES, any_exceeds
 from lovasz.loops import compiled
 
 MOST, LEAST = 4096, 1024  # errors of one class
@@ -132,8 +133,9 @@ def keep(kept, c, key, owner):
 def keep_row(kept, c, key, kind, count, first):
     """The same for ``count`` neighbours of class c from pixel or element ``first`` on.
 
-    kind: None for background, or (count,) 1 for foreground and -1 for void. Every error is written, and the next one
-    over it if it is not to be kept: which ones are is hard to foresee for the processor.
+    key: int32, with room for a multiple of LANES; kind: None for background, or (count,) 1 for foreground and -1 for
+    void. Few of them are to be kept, so LANES are looked at together. Where there is one, every error is written, and
+    the next one over it if it is not to be kept: which ones are is hard to foresee for the processor.
     """
     keys, owners = kept.keys[c], kept.owners[c]
     for begin in range(0, count, ROW):
@@ -142,12 +144,15 @@ def keep_row(kept, c, key, kind, count, first):
             _raise_threshold(kept, np.int64(c))
         n = kept.counts[c]
         threshold = kept.thresholds[c]
-        for i in range(begin, end):
-            keys[n] = key[i]
-            if kind is None:
-                owners[n] = 2 * (first + i)
-                n += key[i] > threshold
-            else:
-                owners[n] = 2 * (first + i) + kind[i]
-                n += (key[i] > threshold) & (kind[i] >= 0)
+        for few in range(begin, end, LANES):
+            if not any_exceeds(key, few, threshold):
+                continue
+            for i in range(few, min(few + LANES, end)):
+                keys[n] = key[i]
+                if kind is None:
+                    owners[n] = 2 * (first + i)
+                    n += key[i] > threshold
+                else:
+                    owners[n] = 2 * (first + i) + kind[i]
+                    n += (key[i] > threshold) & (kind[i] >= 0)
         kept.counts[c] = n

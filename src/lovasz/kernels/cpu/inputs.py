@@ -24,6 +24,9 @@ _MODES = {
     "elu": elements.MODE_ELU,
 }
 _TILE = 65536  # bytes of a tile of pixels with all their classes
+# Pixels of a tile, which may have more bytes then: with fewer, a class's tables would come into the cache for too few
+# look-ups (150 classes took a tenth longer with 256).
+_LEAST, _MOST = 512, 1024
 _NO_LOGITS = np.empty(0, np.float32)  # where labels alone are read: compiled once for logits of every type
 
 
@@ -42,7 +45,7 @@ class Inputs:
         self.mirrored = problem.errors not in ("hinge", "elu")
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
-        self.width = min(1024, max(256, _TILE // (4 * self.classes) // 16 * 16))
+        self.width = min(_MOST, max(_LEAST, _TILE // (4 * self.classes) // 16 * 16))
         if len(pieces(input.numel(), input.numel())) > 2:  # several threads will work, until the loss is there
             openmp.rest()
 

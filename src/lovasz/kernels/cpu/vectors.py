@@ -16,7 +16,7 @@ from numba.extending import intrinsic, overload
 from lovasz.kernels.bins import CELL_BITS
 from lovasz.kernels.cpu.arithmetic import EXP, ONE, cell_of, exp, inlined
 
-LANES = 8  # pixels whose exp is taken together: what a row's memory must be a multiple of
+LANES = 8  # pixels treated together: what the memory of a row must be a multiple of
 AHEAD = 8  # elements between two requests to fetch
 _LOW = np.int32((1 << CELL_BITS) - 1)
 _FLOAT, _INT, _LONG = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -73,6 +73,21 @@ def _exp_lanes(typing_context, row, peak, i):  # noqa: ARG001
     return types.void(row, peak, types.int64), codegen
 
 
+def _lanes_exceed(typing_context, values, i, bound):  # noqa: ARG001
+    """Whether one of LANES int32 from the i-th on exceeds the bound."""
+    ints = ir.VectorType(_INT, LANES)
+
+    def codegen(context, builder, signature, arguments):
+        address = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        lanes = builder.load(builder.bitcast(address, ints.as_pointer()), align=4)
+        first = builder.insert_element(ir.Constant(ints, ir.Undefined), arguments[2], ir.Constant(_INT, 0))
+        bounds = builder.shuffle_vector(first, first, ir.Constant(ints, [ir.Constant(_INT, 0)] * LANES))
+        found = builder.bitcast(builder.icmp_signed(">", lanes, bounds), ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", found, ir.Constant(ir.IntType(LANES), 0))
+
+    return types.boolean(values, types.int64, types.int32), codegen
+
+
 def _prefetch_line(typing_context, array, i):  # noqa: ARG001
     """Have element i of a flat array brought into the cache."""
 
@@ -94,6 +109,7 @@ def _prefetch_line(typing_context, array, i):  # noqa: ARG001
 
 
 prefetch: Any = intrinsic(_prefetch_line)
+any_exceeds: Any = intrinsic(_lanes_exceed)
 _exp: Any = intrinsic(_exp_lanes)
 
 
