@@ -45,7 +45,7 @@ class Inputs:
         self.mirrored = problem.errors not in ("hinge", "elu")
         self.softmax = problem.errors == "softmax"
         self.mode = _MODES.get(problem.errors, -1)
-        self.width = min(_MOST, max(_LEAST, _TILE // (4 * self.classes) // 16 * 16))
+        self.width = min(_MOST, max(_LEAST, _TILE // (4 * self.classes) // 32 * 32))
         if len(pieces(input.numel(), input.numel())) > 2:  # several threads will work, until the loss is there
             openmp.rest()
 

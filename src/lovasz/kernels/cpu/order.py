@@ -10,7 +10,7 @@ from lovasz.kernels.bins import HALF_RANGE
 from lovasz.kernels.cpu.arithmetic import LOWEST, TOP, exp, from_bits, inlined, mirrored_place, store
 from lovasz.kernels.cpu.elements import MODE_ELU, MODE_HINGE, MODE_SIGMOID, WIDTH, order_keys, read, treat, unfit_score
 from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
-from lovasz.kernels.cpu.probabilities import exponentials, normalise, write
+from lovasz.kernels.cpu.probabilities import exponentials, normalise, rows, write
 from lovasz.kernels.cpu.tables import tied_weights
 from lovasz.loops import compiled
 
@@ -27,7 +27,7 @@ def keys_softmax(scores, begin, end, width, active, keys, key_strides, entropy, 
     another. entropy: None, or the cross-entropy to add to ``sums[0]``. status: [.., .., NaN met].
     """
     _, classes, pixels = scores.shape
-    tile = np.empty((classes, width), scores.work.dtype)
+    tile = rows(classes, width, scores.work)
     right = np.empty(width, scores.work.dtype)
     scale = np.empty(width, scores.work.dtype)
     peak = np.empty(width, scores.work.dtype)
@@ -256,8 +256,8 @@ def gradient_softmax(scores, begin, end, width, weights, weight_strides, factor,
     ``softmax.gradient_softmax``. weights: flat, weight_strides: for (image, class); incoming: what to multiply the
     cross-entropy by, if there is one."""
     _, classes, pixels = scores.shape
-    tile = np.empty((classes, width), scores.work.dtype)
-    slopes = np.empty((classes, width), scores.work.dtype)
+    tile = rows(classes, width, scores.work)
+    slopes = rows(classes, width, scores.work)
     right = np.empty(width, scores.work.dtype)
     scale = np.empty(width, scores.work.dtype)
     peak = np.empty(width, scores.work.dtype)

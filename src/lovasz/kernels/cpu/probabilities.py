@@ -9,6 +9,15 @@ from lovasz.kernels.cpu.arithmetic import cell_of, inlined, larger, load, mirror
 from lovasz.kernels.cpu.vectors import exp_below
 
 _VOID = np.int32(-1)
+_TOGETHER = 8  # pixels whose classes lie side by side: one after the other, each number would be moved on its own
+
+
+@inlined
+def rows(classes, width, like):
+    """A tile to work in, (C, T), whose rows are not a power of two apart: a pixel's classes would push one another out
+    of the cache. width: a multiple of 32, so that a row has an odd number of lines of the cache, with the one beyond.
+    """
+    return np.empty((classes, width + 16), like.dtype)
 
 
 @inlined
@@ -38,7 +47,16 @@ def exponentials(scores, image, first, count, tile, right, others, peak, label):
                 tile[c, i] = v
                 peak[i] = larger(peak[i], v)
     else:
-        for i in range(count):
+        whole = count // _TOGETHER * _TOGETHER
+        for begin in range(0, whole, _TOGETHER):
+            pixels = scores.x[at + begin * stride :]
+            for c in range(classes):
+                for k in range(_TOGETHER):
+                    i = np.uint64(begin + k)
+                    v = load(pixels, k * stride + c * class_stride)
+                    tile[c, i] = v
+                    peak[i] = larger(peak[i], v)
+        for i in range(whole, count):
             pixel = scores.x[at + i * stride :]
             for c in range(classes):
                 v = load(pixel, c * class_stride)
@@ -106,7 +124,14 @@ def write(out, at, out_strides, count, tile, slopes, mean):
             for i in range(count):
                 store(row, i, tile[c, i] * (slopes[c, i] - mean[i]))
     else:
-        for i in range(count):
+        whole = count // _TOGETHER * _TOGETHER
+        for begin in range(0, whole, _TOGETHER):
+            pixels = out[at + begin * out_strides[2] :]
+            for c in range(classes):
+                for k in range(_TOGETHER):
+                    i = np.uint64(begin + k)
+                    store(pixels, k * out_strides[2] + c * out_strides[1], tile[c, i] * (slopes[c, i] - mean[i]))
+        for i in range(whole, count):
             pixel = out[at + i * out_strides[2] :]
             for c in range(classes):
                 store(pixel, c * out_strides[1], tile[c, i] * (slopes[c, i] - mean[i]))

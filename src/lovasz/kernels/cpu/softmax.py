@@ -9,7 +9,7 @@ from lovasz.kernels.cpu.arithmetic import inlined, mirrored_place, store
 from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
 from lovasz.kernels.cpu.head_weights import cursors
 from lovasz.kernels.cpu.heads import keep, keep_row
-from lovasz.kernels.cpu.probabilities import exponentials, normalise, write
+from lovasz.kernels.cpu.probabilities import exponentials, normalise, rows, write
 from lovasz.kernels.cpu.vectors import count_in, count_one, weigh
 from lovasz.loops import compiled
 
@@ -64,7 +64,7 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
     entropy: None, or the cross-entropy to add to ``sums[0]``. status: [.., .., NaN met].
     """
     images, classes, pixels = scores.shape
-    tile = np.empty((classes, width), scores.work.dtype)
+    tile = rows(classes, width, scores.work)
     right = np.empty(width, scores.work.dtype)
     scale = np.empty(width, scores.work.dtype)
     peak = np.empty(width, scores.work.dtype)
@@ -127,8 +127,8 @@ def gradient_softmax(
     q_t)``, and at the target's ``-p_t ((1 - p_t) q_t + sum_k!=t p_k q_k)``.
     """
     images, classes, pixels = scores.shape
-    tile = np.empty((classes, width), scores.work.dtype)
-    slopes = np.empty((classes, width), scores.work.dtype)
+    tile = rows(classes, width, scores.work)
+    slopes = rows(classes, width, scores.work)
     right = np.empty(width, scores.work.dtype)
     scale = np.empty(width, scores.work.dtype)
     mean = np.empty(width, scores.work.dtype)
