@@ -275,18 +275,3 @@ threading.Thread(target=train).start()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == ["True", "True"], done.stderr
-
-
-def test_machine_code_that_cannot_be_kept_is_compiled_anew(monkeypatch) -> None:
-    """As in a container whose folders are all read-only: numba refuses to cache, and the loop must run all the same."""
-    from lovasz import loops
-
-    njit = loops.nb.njit
-
-    def refuses(*arguments, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(*arguments, **options)
-
-    monkeypatch.setattr(loops.nb, "njit", refuses)
-    assert loops.compiled(lambda a, b: a + 2 * b)(1, 2) == 5

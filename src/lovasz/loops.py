@@ -5,9 +5,12 @@ The threads are ours, not torch's, because they must survive a fork.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -28,9 +31,38 @@ def compiled(function: Callable[..., Any], *, any_order: bool = False) -> Any:
     fastmath = {"contract", "reassoc", "nsz"} if any_order else {"contract"}
     how: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     try:
-        return nb.njit(cache=True, **how)(function)
+        loop: Any = nb.njit(cache=True, **how)(function)
     except RuntimeError:  # neither __pycache__ nor the user's cache can be written, as in some containers
         return nb.njit(**how)(function)
+    if hasattr(loop, "_cache"):  # which the function itself has not, with NUMBA_DISABLE_JIT=1
+        _keep_apart(loop._cache._cache_file)
+    return loop
+
+
+def _keep_apart(files: Any) -> None:
+    """Make sure that machine code on the disk is that of the source as it is, and of the types that it is looked up by.
+
+    Numba takes code for current as long as the file of the loop itself is unchanged, but what the loop calls is part of
+    the code: after a ``git pull`` old code of one file would meet new tables of another. And two processes that keep
+    the code for two types at once may both give it the same file, whose code then runs for either type.
+    """
+    save, begin = files.save, files._index_name.removesuffix(".nbi")
+
+    def save_by_types(key: Any, code: Any) -> None:
+        types = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        files._data_name = lambda number: f"{begin}-{types}-{number}.nbc"
+        save(key, code)
+
+    files.save = save_by_types
+    files._source_stamp = files._source_stamp, _sources()
+
+
+@functools.cache
+def _sources() -> str:
+    """A hash of all files with something that another's loops may call, or were given as a constant."""
+    here = Path(__file__).parent
+    files = Path(__file__), here / "kernels" / "bins.py", *sorted((here / "kernels" / "cpu").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def in_threads(run: Callable[[int], None], parts: int) -> None:
