@@ -1,5 +1,9 @@
 """The CPU kernel's own scalar functions, against NumPy's in twice the precision."""
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -60,3 +64,67 @@ def test_the_larger_of_two_is_the_one_that_is_a_number(dtype: type) -> None:
     expected = np.fmax(a, b)
     maxima(a, b)
     assert np.array_equal(a, expected, equal_nan=True)
+
+
+HALVES = np.arange(2**16, dtype=np.uint16)
+
+
+def _with(function: Callable[..., object], values: np.ndarray, out: np.ndarray) -> np.ndarray:
+    from lovasz.kernels.cpu.arithmetic import inlined
+
+    @inlined
+    def each(values, out):
+        for i in range(len(values)):
+            out[i] = function(values[i])
+
+    each(values, out)
+    return out
+
+
+def test_every_float16_is_widened_as_numpy_does() -> None:
+    from lovasz.kernels.cpu import arithmetic
+
+    expected = HALVES.view(np.float16).astype(np.float32)
+    for function in (arithmetic.widen, arithmetic.half_to_float):
+        found = _with(function, HALVES, np.empty(2**16, np.float32))
+        assert np.array_equal(found, expected, equal_nan=True)
+        assert np.array_equal(np.signbit(found), np.signbit(expected))
+
+
+def test_a_float32_becomes_the_nearest_float16_as_in_numpy() -> None:
+    from lovasz.kernels.cpu import arithmetic
+
+    finite = np.sort(HALVES[np.isfinite(HALVES.view(np.float16))].view(np.float16)).astype(np.float32)
+    between = (finite[1:] + finite[:-1]) / 2  # exact in float32: the even one is the nearest
+    edges = np.array([65519.996, 65520, 65536, 3e38, np.inf, np.nan, 2**-25, 2**-24, 1e-30, 1e-42, 0.0], np.float32)
+    random = np.random.default_rng(0).integers(0, 2**32, 200_000, np.uint32).view(np.float32)
+    values = np.concatenate(
+        [finite, between, np.nextafter(between, 0), np.nextafter(between, 9e9), edges, -edges, random]
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = values.astype(np.float16)
+    for function in (arithmetic.narrow, arithmetic.float_to_half):
+        found = _with(function, values, np.empty(len(values), np.uint16)).view(np.float16)
+        assert np.array_equal(found, expected, equal_nan=True)
+        assert np.array_equal(np.signbit(found)[~np.isnan(values)], np.signbit(expected)[~np.isnan(values)])
+
+
+def test_float16_is_read_and_written_also_on_a_processor_that_cannot_convert_it() -> None:
+    code = """
+import numba, numpy as np
+from lovasz.kernels.cpu import arithmetic
+@arithmetic.inlined
+def twice(x):
+    for i in range(len(x)):
+        arithmetic.store(x, i, 2 * arithmetic.load(x, i))
+x = np.array([0.5, -3.0, 40000.0], np.float16)
+twice(x.view(np.uint16))
+print(x.tolist(), arithmetic._BY_PROCESSOR)
+"""
+    # Numba's way to share machine code between different processors; an emulated one may have no more than that.
+    environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("] ")[0] == "[1.0, -6.0, inf"
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        assert done.stdout.split("] ")[1].strip() == "False"

@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 from llvmlite import ir
 from numba.core import types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
 from lovasz.kernels.bins import CELL_BITS, FLOOR, HALF_RANGE, SUM_BITS
@@ -99,8 +100,49 @@ def _float_to_half(typing_context, value):
     return types.uint16(types.float32), codegen
 
 
-half_to_float: Any = intrinsic(_half_to_float)
-float_to_half: Any = intrinsic(_float_to_half)
+_widened: Any = intrinsic(_half_to_float)
+_narrowed: Any = intrinsic(_float_to_half)
+
+
+@inlined
+def widen(half):
+    """The float32 of a float16 given by its bits, in integers: for processors without an instruction for it."""
+    bits = np.int32(half)
+    rest = np.int32(np.int32(bits & np.int32(0x7FFF)) << np.int32(13))
+    # Read as a float32 its exponent is 112 too small, also where it is 0. That of infinity and NaN becomes the largest.
+    value = bits_of(from_bits(rest) * np.float32(2.0**112))
+    value = np.int32(rest | np.int32(0x7F800000)) if rest >= np.int32(0x0F800000) else value
+    return from_bits(np.int32(value | np.int32(np.int32(bits & np.int32(0x8000)) << np.int32(16))))
+
+
+@inlined
+def narrow(value):
+    """The bits of the float16 nearest to a float32, of two the even one, in integers."""
+    bits = bits_of(value)
+    rest = np.int32(bits & np.int32(0x7FFFFFFF))
+    if rest > np.int32(0x7F800000):
+        half = np.int32(0x7E00)
+    elif rest >= np.int32(0x477FF000):  # 65520, from where on the nearest is infinity
+        half = np.int32(0x7C00)
+    elif rest < np.int32(0x38800000):  # 2^-14: added to 1/2, its last place is that of the smallest float16
+        half = np.int32(bits_of(from_bits(rest) + np.float32(0.5)) - np.int32(0x3F000000))
+    else:
+        even = np.int32(np.int32(rest >> np.int32(13)) & np.int32(1))
+        half = np.int32(np.int32(rest - np.int32(112 << 23) + np.int32(0xFFF) + even) >> np.int32(13))
+    return np.uint16(half | np.int32(np.int32(bits >> np.int32(16)) & np.int32(0x8000)))
+
+
+def _converts_half(target: tuple[str, str, str]) -> bool:
+    """Whether the processor that Numba compiles for, its triple, name and features, has instructions for float16: where
+    it has none LLVM calls a function that is not there, and ends the process."""
+    triple, _, features = target
+    return triple.startswith(("aarch64", "arm64")) or "+f16c" in features.split(",")
+
+
+_numba: Any = cpu_target.target_context
+_BY_PROCESSOR = _converts_half(_numba.codegen().magic_tuple())
+half_to_float: Any = _widened if _BY_PROCESSOR else widen
+float_to_half: Any = _narrowed if _BY_PROCESSOR else narrow
 
 # NumPy has no bfloat16, Numba no float16: memory of the one is passed as int16, of the other as uint16.
 
