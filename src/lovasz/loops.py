@@ -34,8 +34,10 @@ def compiled(function: Callable[..., Any], *, any_order: bool = False) -> Any:
         loop: Any = nb.njit(cache=True, **how)(function)
     except RuntimeError:  # neither __pycache__ nor the user's cache can be written, as in some containers
         return nb.njit(**how)(function)
-    if hasattr(loop, "_cache"):  # which the function itself has not, with NUMBA_DISABLE_JIT=1
-        _keep_apart(loop._cache._cache_file)
+    # None with NUMBA_DISABLE_JIT=1. A later Numba may know its files otherwise: then it keeps code its own way.
+    files = getattr(getattr(loop, "_cache", None), "_cache_file", None)
+    if all(hasattr(files, name) for name in ("save", "_index_name", "_data_name", "_source_stamp")):
+        _keep_apart(files)
     return loop
 
 

@@ -1,8 +1,8 @@
 """Inner loops of the kernel over neighbouring pixels: exp, and the bins of errors, counted in and weighed.
 
 Apart because how they are written decides the kernel's speed. A look-up is a loop of its own, of plain numbers, and the
-arithmetic around it another that LLVM vectorises: a vector taken apart into addresses and put together again took half
-as long again.
+arithmetic around it another that LLVM vectorises: a vector taken apart into addresses and put together again took a
+third longer.
 """
 
 import struct
@@ -31,7 +31,7 @@ def _exp_lanes(typing_context, row, peak, i):  # noqa: ARG001
     """``arithmetic.exp(row - peak)`` into row, for LANES float32 from the i-th on, bit for bit.
 
     For LLVM's own loop over it, four vectors wide, there are not registers enough: the constants of all steps come
-    from memory then, and it takes half as long again.
+    from memory then, and it takes two fifths longer.
     """
     floats, ints = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
 
