@@ -17,9 +17,11 @@ pytestmark = pytest.mark.skipif(bool(numba_problem()), reason="numba is missing"
 @pytest.fixture
 def exps() -> Callable[[np.ndarray], np.ndarray]:
     """The kernel's exp of each element, in a loop that LLVM vectorises."""
-    from lovasz.kernels.cpu.arithmetic import exp, inlined
+    from numba import njit
 
-    @inlined  # which is not kept on disk, where a change of exp alone would go unseen
+    from lovasz.kernels.cpu.arithmetic import INLINED, exp
+
+    @njit(**INLINED)
     def all_of(x, out):
         for i in range(len(x)):
             out[i] = exp(x[i])
@@ -52,9 +54,11 @@ def test_the_exponential_keeps_what_is_no_number_and_ends_in_zero(exps) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_larger_of_two_is_the_one_that_is_a_number(dtype: type) -> None:
-    from lovasz.kernels.cpu.arithmetic import inlined, larger
+    from numba import njit
 
-    @inlined
+    from lovasz.kernels.cpu.arithmetic import INLINED, larger
+
+    @njit(**INLINED)
     def maxima(a, b):
         for i in range(len(a)):
             a[i] = larger(a[i], b[i])
@@ -70,9 +74,11 @@ HALVES = np.arange(2**16, dtype=np.uint16)
 
 
 def _with(function: Callable[..., object], values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    from lovasz.kernels.cpu.arithmetic import inlined
+    from numba import njit
 
-    @inlined
+    from lovasz.kernels.cpu.arithmetic import INLINED
+
+    @njit(**INLINED)
     def each(values, out):
         for i in range(len(values)):
             out[i] = function(values[i])
@@ -113,7 +119,7 @@ def test_float16_is_read_and_written_also_on_a_processor_that_cannot_convert_it(
     code = """
 import numba, numpy as np
 from lovasz.kernels.cpu import arithmetic
-@arithmetic.inlined
+@numba.njit(**arithmetic.INLINED)
 def twice(x):
     for i in range(len(x)):
         arithmetic.store(x, i, 2 * arithmetic.load(x, i))

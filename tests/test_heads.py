@@ -26,12 +26,19 @@ STREAMS = {
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("n", [1, WANTED, 2 * WANTED, 2 * WANTED + 1, 5000])
 def test_what_is_kept_is_all_that_lies_beyond_a_threshold_and_enough(name: str, n: int) -> None:
+    from numba import njit
+
     from lovasz.kernels.cpu import heads
+    from lovasz.kernels.cpu.arithmetic import INLINED
+
+    @njit(**INLINED)
+    def keep_all(kept, keys):
+        for owner in range(len(keys)):
+            heads.keep(kept, 0, keys[owner], owner)
 
     keys = STREAMS[name](np.random.default_rng(n), n).astype(np.int32)
     kept = heads.room(1, 1, WANTED, np.full(1, LEAST, np.int32)).part(0)
-    for owner, key in enumerate(keys):
-        heads.keep(kept, 0, key, np.int64(owner))
+    keep_all(kept, keys)
     threshold, count = kept.thresholds[0], kept.counts[0]
     beyond = np.flatnonzero(keys > threshold)
     assert np.array_equal(kept.owners[0, :count], beyond)

@@ -22,9 +22,11 @@ def _table(random: np.random.Generator, classes: int) -> tuple[np.ndarray, np.nd
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 64])
 def test_a_bin_counts_its_places_and_adds_up_where_in_their_cell_they_lie(count: int) -> None:
+    from numba import njit
+
     from lovasz.kernels.cpu import arithmetic, vectors
 
-    @arithmetic.inlined  # which is not kept on disk, where a change of what it calls would go unseen
+    @njit(**arithmetic.INLINED)
     def count_in(place, entries, count, bins, ahead):
         vectors.count_in(place, entries, count, bins, ahead)
 
@@ -43,13 +45,15 @@ def test_a_bin_counts_its_places_and_adds_up_where_in_their_cell_they_lie(count:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("count", [1, 8, 61])
 def test_exp_below_the_peak_is_that_of_one_number_at_a_time(count: int, dtype: type) -> None:
+    from numba import njit
+
     from lovasz.kernels.cpu import arithmetic, vectors
 
-    @arithmetic.inlined
+    @njit(**arithmetic.INLINED)
     def exp_below(row, peak, count):
         vectors.exp_below(row, peak, count)
 
-    @arithmetic.inlined
+    @njit(**arithmetic.INLINED)
     def one_by_one(row, peak, count):
         for i in range(count):
             row[i] = arithmetic.exp(row[i] - peak[i])
@@ -73,9 +77,11 @@ def test_exp_below_the_peak_is_that_of_one_number_at_a_time(count: int, dtype: t
 def test_the_weight_of_a_place_is_its_bins_line_at_the_bits_that_the_bin_drops(
     count: int, own_cells: bool, dtype: type
 ) -> None:
+    from numba import njit
+
     from lovasz.kernels.cpu import arithmetic, tables, vectors
 
-    @arithmetic.inlined
+    @njit(**arithmetic.INLINED)
     def weigh(place, cell, first, entries, lines, line, count, weights, ahead, later):
         vectors.weigh(place, cell, first, entries, lines, line, count, weights, ahead, later)
 

@@ -29,7 +29,7 @@ def compiled(function: Callable[..., Any], *, any_order: bool = False) -> Any:
     any_order: whether sums may be taken in the order that suits the processor.
     """
     fastmath = {"contract", "reassoc", "nsz"} if any_order else {"contract"}
-    how: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    how: dict[str, Any] = {"nogil": True, "no_cfunc_wrapper": True, "fastmath": fastmath, "error_model": "numpy"}
     try:
         loop: Any = nb.njit(cache=True, **how)(function)
     except RuntimeError:  # neither __pycache__ nor the user's cache can be written, as in some containers

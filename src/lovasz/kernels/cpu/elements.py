@@ -20,7 +20,7 @@ from lovasz.kernels.cpu.arithmetic import (
 )
 from lovasz.kernels.cpu.head_weights import cursors
 from lovasz.kernels.cpu.heads import NOTHING, keep_row
-from lovasz.kernels.cpu.vectors import count_one, weigh
+from lovasz.kernels.cpu.vectors import count_one, weigh, zeros
 from lovasz.loops import compiled
 
 MODE_SIGMOID, MODE_PROBABILITY, MODE_HINGE, MODE_ELU = range(4)
@@ -130,7 +130,7 @@ def places_of(mode: int, work: np.ndarray) -> Callable[[np.ndarray], np.ndarray]
 def _places_of(mode, work, keys):
     count = len(keys)
     z, slope = np.empty(count, work.dtype), np.empty(count, work.dtype)
-    place, kind = np.empty(count, np.int32), np.zeros(count, np.int32)
+    place, kind = np.empty(count, np.int32), zeros(count)
     for i in range(count):
         z[i] = from_bits(keys[i] ^ ((keys[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
     treat(mode, z, kind, count, place, slope)
@@ -224,7 +224,7 @@ def count_elements(mode, scores, begin, end, lut, active, hist, kept, totals, un
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
-    place = np.zeros(WIDTH, np.int32)
+    place = zeros(WIDTH)
     kind = np.empty(WIDTH, np.int32)
     key = np.empty(WIDTH, np.int32)
     size = hist.shape[1] // (scores.shape[0] if scores.per_image else 1)
@@ -272,8 +272,8 @@ def gradient_elements(mode, scores, begin, end, lut, lines, active, head, out, o
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
-    place = np.zeros(WIDTH, np.int32)
-    first_bin = np.zeros(WIDTH, np.int32)
+    place = zeros(WIDTH)
+    first_bin = zeros(WIDTH)
     value = np.empty(WIDTH, scores.work.dtype)
     line = np.empty(WIDTH, np.int64)
     of_both = lines.reshape(lines.size)

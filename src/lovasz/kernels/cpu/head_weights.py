@@ -135,7 +135,7 @@ def limits(
         in_threads(lambda i: _limits(kept, totals, shares, bounds[i], bounds[i + 1], found.keys, found.counts), parts)
         places = places_of(found.keys)
         for c in np.flatnonzero(found.counts):
-            found.bins[c] = bin_of.py_func(lut[c], places[c])
+            found.bins[c] = bin_of(lut[c], places[c])
     return found
 
 

@@ -12,6 +12,7 @@ from lovasz.kernels.cpu.elements import MODE_ELU, MODE_HINGE, MODE_SIGMOID, WIDT
 from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, rows, write
 from lovasz.kernels.cpu.tables import tied_weights
+from lovasz.kernels.cpu.vectors import zeros
 from lovasz.loops import compiled
 
 DIGIT = 11  # bits of a key that one round of the sort looks at
@@ -32,8 +33,8 @@ def keys_softmax(scores, begin, end, width, active, keys, key_strides, entropy, 
     scale = np.empty(width, scores.work.dtype)
     peak = np.empty(width, scores.work.dtype)
     wrong = np.empty(width, scores.work.dtype)
-    place = np.zeros(width, np.int32)
-    cell = np.zeros(width, np.int32)
+    place = zeros(width)
+    cell = zeros(width)
     label = np.empty(width, np.int32)
     position = begin
     while position < end:
@@ -69,7 +70,7 @@ def keys_elements(mode, scores, begin, end, active, keys, key_strides, totals, u
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
-    place = np.zeros(WIDTH, np.int32)
+    place = zeros(WIDTH)
     kind = np.empty(WIDTH, np.int32)
     position = begin
     while position < end:
@@ -264,8 +265,8 @@ def gradient_softmax(scores, begin, end, width, weights, weight_strides, factor,
     wrong = np.empty(width, scores.work.dtype)
     mean = np.empty(width, scores.work.dtype)
     own = np.empty(width, scores.work.dtype)
-    place = np.zeros(width, np.int32)
-    cell = np.zeros(width, np.int32)
+    place = zeros(width)
+    cell = zeros(width)
     label = np.empty(width, np.int32)
     position = begin
     while position < end:
@@ -305,7 +306,7 @@ def gradient_elements(mode, scores, begin, end, active, weights, weight_strides,
     _, classes, pixels = scores.shape
     z = np.empty(WIDTH, scores.work.dtype)
     slope = np.empty(WIDTH, scores.work.dtype)
-    place = np.zeros(WIDTH, np.int32)
+    place = zeros(WIDTH)
     kind = np.empty(WIDTH, np.int32)
     position = begin
     while position < end:

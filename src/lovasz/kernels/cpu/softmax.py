@@ -10,7 +10,7 @@ from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
 from lovasz.kernels.cpu.head_weights import cursors
 from lovasz.kernels.cpu.heads import keep, keep_row
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, rows, write
-from lovasz.kernels.cpu.vectors import count_in, count_one, weigh
+from lovasz.kernels.cpu.vectors import count_in, count_one, weigh, zeros
 from lovasz.loops import compiled
 
 
@@ -68,12 +68,12 @@ def count_softmax(scores, begin, end, width, lut, active, hist, kept, entropy, s
     right = np.empty(width, scores.work.dtype)
     scale = np.empty(width, scores.work.dtype)
     peak = np.empty(width, scores.work.dtype)
-    place = np.zeros(width, np.int32)
-    cell = np.zeros(width, np.int32)
+    place = zeros(width)
+    cell = zeros(width)
     label = np.empty(width, np.int32)
     entries = lut.reshape(lut.size)
     cells = np.int32(lut.shape[1])
-    own_place = np.zeros(width, np.int32)
+    own_place = zeros(width)
     size = hist.shape[1] // (images if scores.per_image else 1)
     thresholds = kept.thresholds
     keeping = kept.keys.shape[1] > 0
@@ -135,8 +135,8 @@ def gradient_softmax(
     own = np.empty(width, scores.work.dtype)
     share = np.empty(width, scores.work.dtype)
     peak = np.empty(width, scores.work.dtype)
-    place = np.zeros(width, np.int32)
-    cell = np.zeros(width, np.int32)
+    place = zeros(width)
+    cell = zeros(width)
     label = np.empty(width, np.int32)
     entries = lut.reshape(lut.size)
     cells = np.int32(lut.shape[1])

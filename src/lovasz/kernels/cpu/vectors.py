@@ -14,7 +14,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic, overload
 
 from lovasz.kernels.bins import CELL_BITS
-from lovasz.kernels.cpu.arithmetic import EXP, ONE, cell_of, exp, inlined
+from lovasz.kernels.cpu.arithmetic import EXP, INLINED, ONE, cell_of, exp, inlined
 
 LANES = 8  # pixels treated together: what the memory of a row must be a multiple of
 AHEAD = 8  # elements between two requests to fetch
@@ -119,7 +119,7 @@ def exp_below(row, peak, count):  # noqa: ARG001
     raise TypeError(f"exp_below is for compiled code only, got {row!r}")
 
 
-@overload(exp_below, jit_options={"forceinline": True, "fastmath": {"contract"}})
+@overload(exp_below, jit_options=INLINED)
 def _exp_below_overload(row, peak, count):  # noqa: ARG001
     if row.dtype == types.float32:
 
@@ -134,6 +134,16 @@ def _exp_below_overload(row, peak, count):  # noqa: ARG001
             row[i] = exp(row[i] - peak[i])
 
     return one_by_one
+
+
+@inlined
+def zeros(count):
+    """(count,) int32 for what may be looked up beyond the last one that was written. ``np.zeros`` takes twice as
+    long to compile."""
+    room = np.empty(count, np.int32)
+    for i in range(count):
+        room[i] = 0
+    return room
 
 
 @inlined
