@@ -91,6 +91,18 @@ def test_the_number_of_threads_changes_no_bit(case: Case, threads: int) -> None:
     assert torch.equal(gradient, expected[1])
 
 
+@pytest.mark.parametrize("name", ["hinge", "sigmoid"])
+def test_without_foreground_the_largest_valid_error_counts_and_no_void_one(name: str) -> None:
+    case = Case(name, name, 1, {"per_image": True, "ignore_index": 255})
+    scores = torch.tensor([[[[9.0, -1.0, 0.5, 0.5, -3.0]]], [[[1.0, 2.0, 3.0, 9.0, 0.0]]]])
+    target = torch.tensor([[[[255, 0, 0, 0, 0]]], [[[0, 1, 1, 255, 0]]]])
+    value, gradient = value_and_gradient(case, scores, target, **SORT)
+    assert value.item() == pytest.approx(case.expected(scores.double(), target), rel=1e-6)
+    half = 1 / 4  # of one image's loss, for two errors that are equal
+    slope = 1.0 if name == "hinge" else torch.tensor(0.5).sigmoid() * torch.tensor(-0.5).sigmoid()
+    torch.testing.assert_close(gradient[0, 0, 0], half * slope * torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]))
+
+
 STREAMS = {
     "random": lambda random, n: random.integers(-(2**31), 2**31, n),
     "few values": lambda random, n: random.integers(-2, 3, n),
@@ -102,18 +114,20 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("name", STREAMS)
-@pytest.mark.parametrize("n", [1, 2, 3000])
+@pytest.mark.parametrize("n", [1, 2, 1000, 3000])
 def test_keys_of_every_kind_are_put_in_order(name: str, n: int) -> None:
-    from lovasz.kernels.cpu import order
-    from lovasz.loops import compiled
+    from numba import njit
 
-    @compiled
+    from lovasz.kernels.cpu import radix
+    from lovasz.kernels.cpu.arithmetic import INLINED
+
+    @njit(**INLINED)
     def ordered(keys):
-        gathered, other = np.empty(len(keys), np.uint64), np.empty(len(keys), np.uint64)
-        counts = np.zeros((order.ROUNDS, 1 << order.DIGIT), np.int32)
+        packed, other = np.empty(len(keys), np.uint64), np.empty(len(keys), np.uint64)
+        counts = np.full((radix.ROUNDS, 1 << radix.DIGIT), -1, np.int32)
         for i in range(len(keys)):
-            order.pack(keys[i], np.uint64(i), counts, gathered, i)
-        return order.sort(gathered, other, len(keys), counts)[0]
+            packed[i] = radix.pack(keys[i], np.uint64(i))
+        return radix.sort(packed, other, len(keys), counts)[0]
 
     keys = STREAMS[name](np.random.default_rng(n), n).astype(np.int32)
     got = ordered(keys)

@@ -1,7 +1,9 @@
-"""The loops of the sorted losses on the CPU: a key for every error, a radix sort of each group's keys that turns them
-into weights in their place, and the gradient from these.
+"""The loops of the sorted losses on the CPU: a key for every error, each group's keys put in order and turned into
+weights in their place, and the gradient from these.
 
-Keys are integers in the order of the errors: places for softmax, what ``elements`` orders by for the rest.
+Keys are integers in the order of the errors: places for softmax, what ``elements`` orders by for the rest. Background
+errors below the least of foreground weigh nothing, as they enlarge only a union that no intersection is left in: they
+are not sorted.
 """
 
 import numpy as np
@@ -11,21 +13,22 @@ from lovasz.kernels.cpu.arithmetic import LOWEST, TOP, exp, from_bits, inlined, 
 from lovasz.kernels.cpu.elements import MODE_ELU, MODE_HINGE, MODE_SIGMOID, WIDTH, order_keys, read, treat, unfit_score
 from lovasz.kernels.cpu.entropy import cross_entropy, pull, smooth
 from lovasz.kernels.cpu.probabilities import exponentials, normalise, rows, write
+from lovasz.kernels.cpu.radix import DIGIT, LOW, ROUNDS, key_of, pack, sort
 from lovasz.kernels.cpu.tables import tied_weights
 from lovasz.kernels.cpu.vectors import zeros
 from lovasz.loops import compiled
 
-DIGIT = 11  # bits of a key that one round of the sort looks at
-ROUNDS = 3  # that make up its 32
-_LOW = np.uint64(0xFFFFFFFF)
+ALL_KEYS, NO_KEY = np.int32(-(2**31)), np.int32(2**31 - 1)  # as the least one: none is below, or above
+_NO_LABEL = np.int64(-(2**63))
 
 
 @compiled
-def keys_softmax(scores, begin, end, width, active, keys, key_strides, entropy, sums, status):
+def keys_softmax(scores, begin, end, width, active, keys, key_strides, least, entropy, sums, status):
     """The keys of pixels ``begin`` to ``end`` in all classes, from logits; what void pixels get is not read.
 
     active: (G,) False for groups to leave out; keys: flat int32, key_strides: for (image, class), pixels beside one
-    another. entropy: None, or the cross-entropy to add to ``sums[0]``. status: [.., .., NaN met].
+    another; least: (G,) receives the least key of foreground, if that is less. entropy: None, or the cross-entropy to
+    add to ``sums[0]``. status: [.., .., NaN met].
     """
     _, classes, pixels = scores.shape
     tile = rows(classes, width, scores.work)
@@ -55,13 +58,15 @@ def keys_softmax(scores, begin, end, width, active, keys, key_strides, entropy, 
                     p = tile[c, i] * scale[i]
                     row[i] = mirrored_place(p, 1 - p)
         for i in range(count):
-            if label[i] >= 0:
-                keys[np.uint64(at + i + np.int64(label[i]) * key_strides[1])] = place[i]
+            t = np.int64(label[i])
+            if t >= 0:
+                keys[np.uint64(at + i + t * key_strides[1])] = place[i]
+                least[group + t] = min(least[group + t], place[i])
         position += count
 
 
 @compiled
-def keys_elements(mode, scores, begin, end, active, keys, key_strides, totals, unfit, status):
+def keys_elements(mode, scores, begin, end, active, keys, key_strides, least, totals, unfit, status):
     """The same for elements ``begin`` to ``end``, in the order (image, class, pixel).
 
     Foreground is counted into ``totals`` (G,); unfit: (G,) whether a NaN or infinite error was met. status: [label
@@ -92,62 +97,45 @@ def keys_elements(mode, scores, begin, end, active, keys, key_strides, totals, u
             unfit[group] = True
         totals[group] += members
         at = image * key_strides[0] + c * key_strides[1] + first
-        order_keys(mode, z, kind, count, place, keys[at : at + count])
+        written = keys[at : at + count]
+        order_keys(mode, z, kind, count, place, written)
+        lowest = least[group]
+        for i in range(count):
+            lowest = min(lowest, written[i] if kind[i] == 1 else NO_KEY)
+        least[group] = lowest
 
 
 @inlined
-def pack(key, owner, counts, gathered, n):
-    """Write a key with 32 bits of what is to be known of it to place n; counts: (ROUNDS, 2^DIGIT) of each digit."""
-    unsigned = np.uint32(key) ^ np.uint32(0x80000000)  # in the same order
-    for r in range(ROUNDS):
-        counts[r, (unsigned >> np.uint32(r * DIGIT)) & np.uint32((1 << DIGIT) - 1)] += np.int32(1)
-    gathered[n] = np.uint64(unsigned) << np.uint64(32) | owner
-
-
-@inlined
-def _gather(labels, image, images, c, keys, counts, gathered):
-    """Pack the keys of valid errors of class c in so many images with what is to be known of each: twice its position
-    in ``keys``, plus 1 for foreground. Returns how many there are."""
+def _gather(labels, image, images, c, keys, least, gathered):
+    """Pack the keys of valid errors of class c in so many images, from the ``least`` on, with what is to be known of
+    each: twice its position in ``keys``, plus 1 for foreground. Returns how many there are."""
     pixels = labels.shape[2]
     own = np.int64(c) if labels.labelled else np.int64(1)
-    counts[:] = 0
-    n = 0
+    void = np.int64(labels.void) if labels.has_void else _NO_LABEL
+    n = np.uint64(0)
     for k in range(images):
         start = (image + k) * labels.target_strides[0] + c * labels.target_strides[1]
         target = labels.target[start : start + pixels]
+        row = keys[k * pixels : (k + 1) * pixels]
         for i in range(pixels):
             t = np.int64(target[i])
-            if labels.has_void and t == labels.void:
-                continue
-            at = k * pixels + i
-            pack(keys[at], np.uint64(2 * at + (t == own)), counts, gathered, n)
-            n += 1
-    return n
+            # Every key is written, and the next one over it if it is not to be kept: which are is hard to foresee.
+            gathered[n] = pack(row[i], np.uint64(2 * (k * pixels + i) + (t == own)))
+            n += np.uint64((row[i] >= least) & (t != void))
+    return np.int64(n)
 
 
 @inlined
-def sort(gathered, other, n, counts):
-    """Radix sort: the first n by keys in rising order, equal ones as they came. Returns the array that holds them, then
-    the other. counts: as ``pack`` fills them, from 0."""
-    source, sink = gathered, other
-    for r in range(ROUNDS):
-        shift = np.uint64(32 + r * DIGIT)
-        begin = counts[r]
-        if begin[(source[0] >> shift) & np.uint64((1 << DIGIT) - 1)] == n:
-            continue  # all have this digit in common
-        total = np.int32(0)
-        for digit in range(1 << DIGIT):
-            count = begin[digit]
-            begin[digit] = total
-            total += count
-        for i in range(n):
-            value = source[i]
-            digit = (value >> shift) & np.uint64((1 << DIGIT) - 1)
-            at = begin[digit]
-            begin[digit] = at + np.int32(1)
-            sink[np.uint32(at)] = value
-        source, sink = sink, source
-    return source, sink
+def _largest(labels, image, images, c, keys):
+    """The largest key of valid errors: without foreground, of a class that is absent, it alone has a weight."""
+    pixels = labels.shape[2]
+    largest = ALL_KEYS
+    for k in range(images):
+        start = (image + k) * labels.target_strides[0] + c * labels.target_strides[1]
+        for i in range(pixels):
+            if not labels.has_void or np.int64(labels.target[start + i]) != labels.void:
+                largest = max(largest, keys[k * pixels + i])
+    return largest
 
 
 @inlined
@@ -168,7 +156,7 @@ def _errors(mode, ordered, n, errors):
                 errors[i] += exp(np.float32(min(1.0 + np.float64(_score(ordered[i])), 0.0)))
     else:
         for i in range(n):
-            place = _key(ordered[i])
+            place = key_of(ordered[i])
             beyond = place >= HALF_RANGE
             rest = np.float64(from_bits(np.int32((TOP - place if beyond else place) + LOWEST)))
             error = 1.0 - rest if beyond else rest
@@ -176,14 +164,9 @@ def _errors(mode, ordered, n, errors):
 
 
 @inlined
-def _key(value):
-    return np.int32(np.uint32(value >> np.uint64(32)) ^ np.uint32(0x80000000))
-
-
-@inlined
 def _score(value):
     """What ``elements.order_keys`` made a key of."""
-    key = _key(value)
+    key = key_of(value)
     return from_bits(np.int32(key ^ ((key >> np.int32(31)) & np.int32(0x7FFFFFFF))))
 
 
@@ -197,19 +180,19 @@ def _weigh(ordered, errors, n, total, share, weights):
     while end > 0:
         last = end - 1
         value = ordered[last]
-        if union > 0 and (last == 0 or (ordered[last - 1] ^ value) > _LOW):  # no other error equals it
+        if union > 0 and (last == 0 or (ordered[last - 1] ^ value) > LOW):  # no other error equals it
             foreground = np.int64(value & np.uint64(1))
             a = np.float64(union)
             q = (1.0 if foreground else np.float64(remaining)) / (a if foreground else a * (a + 1.0))
             loss += q * errors[last]
-            weights[(value & _LOW) >> np.uint64(1)] = share * q
+            weights[(value & LOW) >> np.uint64(1)] = share * q
             union += 1 - foreground
             remaining -= foreground
             end = last
             continue
         begin = last
         f = np.int64(value & np.uint64(1))
-        while begin > 0 and (ordered[begin - 1] ^ value) <= _LOW:
+        while begin > 0 and (ordered[begin - 1] ^ value) <= LOW:
             begin -= 1
             f += np.int64(ordered[begin] & np.uint64(1))
         b = end - begin - f
@@ -217,7 +200,7 @@ def _weigh(ordered, errors, n, total, share, weights):
         loss += (q_f * f + q_b * b) * errors[last]
         for i in range(begin, end):
             value = ordered[i]
-            weights[(value & _LOW) >> np.uint64(1)] = share * (q_f if value & np.uint64(1) else q_b)
+            weights[(value & LOW) >> np.uint64(1)] = share * (q_f if value & np.uint64(1) else q_b)
         union += b
         remaining -= f
         end = begin
@@ -225,12 +208,12 @@ def _weigh(ordered, errors, n, total, share, weights):
 
 
 @compiled
-def weigh_groups(mode, labels, begin, end, totals, shares, keys, weights, losses, scratch):
+def weigh_groups(mode, labels, begin, end, totals, shares, least, keys, weights, losses, scratch):
     """From keys to weights, of groups ``begin`` to ``end``; the losses of these, not times the share.
 
-    labels: ``Scores`` without logits; totals: (G,) foreground pixels; shares: (G,) in the average; keys: (G, errors)
-    int32; weights: the same memory as float32, 0 for void pixels and groups without a share. Equal errors share their
-    weight, so that the order of the pixels has no say. scratch: (2, errors) uint64.
+    labels: ``Scores`` without logits; totals: (G,) foreground pixels; shares: (G,) in the average; least: (G,) key of
+    foreground; keys: (G, errors) int32; weights: the same memory as float32, 0 for void pixels and groups without a
+    share. Equal errors share their weight, so that the order of the pixels has no say. scratch: (2, errors) uint64.
     """
     images, classes, pixels = labels.shape
     together = 1 if labels.per_image else images
@@ -240,7 +223,8 @@ def weigh_groups(mode, labels, begin, end, totals, shares, keys, weights, losses
         n = 0
         if shares[g] != 0:
             image = g // classes if labels.per_image else 0
-            n = _gather(labels, image, together, g % classes, keys[g], counts, gathered)
+            lowest = least[g] if totals[g] > 0 else _largest(labels, image, together, g % classes, keys[g])
+            n = _gather(labels, image, together, g % classes, keys[g], lowest, gathered)
         if n < together * pixels:
             weights[g] = 0
         losses[g] = 0.0

@@ -79,14 +79,14 @@ class _Sorts(Inputs):
         totals = self.count_labels()[0] if self.problem.labelled else None
         shares = self.shares(totals, weight)  # without labels every chosen group counts its foreground first
         entropy = self.entropy(totals, weight)
-        foreground, unfit, cross_entropy = self._fill(keys, shares != 0, entropy)
+        foreground, least, unfit, cross_entropy = self._fill(keys, shares != 0, entropy)
         if totals is None:
             totals, shares = foreground, self.shares(foreground, weight)
         nan = bool((unfit if self.softmax else unfit & (shares != 0)).any())
         losses = np.empty(self.groups)
         parts = min(self.groups, 4 * torch.get_num_threads())
         bounds = [self.groups * i // parts for i in range(parts + 1)]
-        known = (totals, shares, keys, weights, losses)
+        known = (totals, shares, least, keys, weights, losses)
         labels = self.labels()
         idle: list[np.ndarray] = []  # memory that a thread has done with
 
@@ -111,28 +111,29 @@ class _Sorts(Inputs):
 
     def _fill(
         self, keys: np.ndarray, active: np.ndarray, entropy: Entropy | None
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Write the keys; foreground pixels (G,) of masks, whether a group (G,) has an error of NaN or infinity, and
-        the cross-entropy."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """Write the keys; foreground pixels (G,) of masks, the least key of foreground (G,), whether a group (G,) has
+        an error of NaN or infinity, and the cross-entropy."""
         units = self.images * self.pixels * (1 if self.softmax else self.classes)
         bounds = pieces(units, units * (self.classes if self.softmax else 1))
         parts = len(bounds) - 1
         totals, unfit = np.zeros((parts, self.groups), np.int64), np.zeros((parts, self.groups), np.bool_)
+        least = np.full((parts, self.groups), order.NO_KEY)
         sums, status = np.zeros((parts, 1)), np.zeros((parts, 3), np.int64)
         scores, flat, strides = self.scores(), keys.reshape(-1), self._strides()
 
         def run(i: int) -> None:
             part = (scores, bounds[i], bounds[i + 1])
             if self.softmax:
-                order.keys_softmax(*part, self.width, active, flat, strides, entropy, sums[i], status[i])
+                order.keys_softmax(*part, self.width, active, flat, strides, least[i], entropy, sums[i], status[i])
             else:
-                order.keys_elements(self.mode, *part, active, flat, strides, totals[i], unfit[i], status[i])
+                order.keys_elements(self.mode, *part, active, flat, strides, least[i], totals[i], unfit[i], status[i])
 
         in_threads(run, parts)
         self.raise_for_labels(status)
         if self.softmax:  # the classes of a pixel share its NaN
             unfit[:] = status[:, 2].any()
-        return totals.sum(0), np.asarray(unfit.any(0)), float(sums.sum())
+        return totals.sum(0), least.min(0), np.asarray(unfit.any(0)), float(sums.sum())
 
     def gradient(
         self, weights: Tensor, active: np.ndarray, entropy: Entropy | None, incoming: Tensor, dtype: torch.dtype
