@@ -50,7 +50,8 @@ FRAMEWORK_PORTS = {
     "lovasz.jax": 2,
     "lovasz.tensorflow": 2,
     "lovasz.keras_arrays": 2,
-    "lovasz.keras": 3,
+    "lovasz.keras_loss": 3,
+    "lovasz.keras": 4,
     "lovasz.compat_tensorflow": 3,
 }
 FRAMEWORKS = {"torch", "jax", "tensorflow", "keras"}

@@ -180,6 +180,12 @@ def test_ids_that_cannot_be_are_named(change, error, message):
         CityscapesScores().update(**given)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")  # torchmetrics says it, too, and goes on
+def test_scores_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="call update"):
+        CityscapesScores().compute()
+
+
 def test_an_image_that_is_all_void_has_no_score():
     scores = CityscapesScores()
     scores.update(*(torch.zeros(1, 2, 2, dtype=torch.long) for _ in range(3)))

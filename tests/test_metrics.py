@@ -555,6 +555,7 @@ def test_a_single_image_without_batch_dimension_is_not_taken_for_a_batch():
         ({"num_classes": 3, "classes": [1, 1]}, "classes must be different labels"),
         ({"num_classes": 3, "classes": []}, "classes must be different labels"),
         ({"num_classes": 3, "classes": "12"}, "classes must be different labels"),
+        ({"num_classes": 3, "classes": "all"}, "leave classes out for all of them"),
         ({"num_classes": 3, "classes": [0.5]}, "classes must be different labels"),
         ({"num_classes": 3, "classes": [True]}, "classes must be different labels"),
         ({"num_classes": 2, "classes": torch.tensor([False, True])}, "classes must be different labels"),

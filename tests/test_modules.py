@@ -1,6 +1,7 @@
 """The modules keep their arguments and equal the functions; weights move with the module."""
 
 import copy
+import functools
 import inspect
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from lovasz import (
     LovaszHingeLoss,
     LovaszSigmoidLoss,
     LovaszSoftmaxLoss,
+    functional,
     lovasz_cross_entropy,
     lovasz_hinge,
     lovasz_sigmoid,
@@ -74,6 +76,37 @@ def test_a_loss_without_values_has_the_shape_and_dtype_of_a_loss(options: dict) 
     assert (loss.shape, loss.dtype) == ((), torch.float32)
     assert scores.grad is not None
     assert (scores.grad.shape, scores.grad.dtype) == (scores.shape, torch.float16)
+
+
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+def test_a_call_hands_every_option_to_the_function(module, function, alone, monkeypatch) -> None:
+    heard = {}
+    monkeypatch.setattr(functional, function.__name__, lambda input, target, **options: heard.update(options))
+    for name in inspect.signature(module).parameters:
+        # Those that go with a group, and with classes or weights, too.
+        options = {"per_image": name == "per_image", name: (OTHER | {"group": alone})[name]}
+        if "multilabel" in inspect.signature(module).parameters:
+            options["multilabel"] = True
+        module(**options)(torch.zeros(1), torch.zeros(1))
+        got = heard[name].tolist() if name == "weight" else heard[name]
+        assert got == options[name], name
+        assert heard.keys() == inspect.signature(module).parameters.keys()
+
+
+@pytest.mark.parametrize(("module", "function"), PAIRS)
+def test_a_group_that_no_call_could_use_is_refused_at_once(module, function, alone) -> None:
+    with pytest.raises(TypeError, match=r"process group, got str"):
+        module(per_image=False, group="world")
+    with pytest.raises(ValueError, match=r"per_image=True with group"):
+        module(per_image=True, group=alone)
+    with pytest.raises(ValueError, match=r"method='exact' with group"):
+        module(per_image=False, method="exact", group=alone)
+
+
+def test_options_of_several_labels_are_refused_at_once_by_a_loss_of_one() -> None:
+    for options in ({"classes": "all"}, {"weight": [1.0, 2.0]}):
+        with pytest.raises(TypeError, match="belong to multilabel=True"):
+            LovaszSigmoidLoss(**options)
 
 
 @pytest.mark.parametrize(("module", "function"), PAIRS)
@@ -153,7 +186,8 @@ def test_settings_that_no_call_would_take_are_refused_by_the_constructor() -> No
     for options in ({"lovasz_weight": -1.0}, {"cross_entropy_weight": float("nan")}, {"label_smoothing": 1.5}):
         with pytest.raises(ValueError, match=next(iter(options))):
             LovaszCrossEntropyLoss(**options)
-    for module in (LovaszSoftmaxLoss, LovaszCrossEntropyLoss, LovaszSigmoidLoss):
+    several_labels = functools.partial(LovaszSigmoidLoss, multilabel=True)
+    for module in (LovaszSoftmaxLoss, LovaszCrossEntropyLoss, several_labels):
         with pytest.raises(ValueError, match="weight must be finite and not negative"):
             module(weight=[1.0, -1.0])
 

@@ -66,6 +66,18 @@ def test_max_pixels_below_two_is_refused() -> None:
         find_violation("jaccard", max_pixels=1)
 
 
+@pytest.mark.parametrize("wrong", [-1e-9, float("inf"), float("nan"), "x"])
+def test_a_tolerance_that_is_none_is_refused(wrong) -> None:
+    with pytest.raises((TypeError, ValueError), match="tolerance must be"):
+        find_violation("jaccard", tolerance=wrong)
+
+
+@pytest.mark.parametrize("wrong", [0, -3, 2.5, True, "8"])
+def test_a_ground_set_without_pixels_is_refused(wrong) -> None:
+    with pytest.raises(ValueError, match="pixels must be an integer of at least 1"):
+        hamming(wrong)
+
+
 def test_a_users_jaccard_equals_the_closed_form() -> None:
     errors = torch.rand(3, 40, dtype=torch.float64)
     foreground = torch.rand(3, 40) < 0.3

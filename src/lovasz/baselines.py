@@ -166,7 +166,7 @@ class SoftJaccardLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.from_logits = validation.flag("from_logits", from_logits)
-        self.classes = plain_classes(classes)
+        self.classes: Classes = plain_classes(classes)
         self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = validation.void_label(ignore_index)
 
@@ -197,7 +197,7 @@ def _masks(
     """
     validation.require_float("input", input)
     validation.require_labels("target", target)
-    validation.require_same_device(input, target)
+    validation.require_same_device(input=input, target=target)
     ignore_index = validation.void_label(ignore_index)
     channels = input.shape[1] if input.dim() > 1 else 1
     binary = channels == 1 or (input.dim() <= 3 and input.dim() == target.dim())

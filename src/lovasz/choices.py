@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-Classes = str | Sequence[int]
+Classes = Literal["present", "all"] | Sequence[int]
+Method = Literal["binned", "exact"]
+Impl = Literal["auto", "torch", "numba", "triton"]
+Activation = Literal["relu", "elu"]
+Choice = TypeVar("Choice", bound=str | None)
 
 METHODS = ("binned", "exact")
 ACTIVATIONS = ("relu", "elu")
-# Up to this many errors (pixels times classes) a sort is as quick as bins, and it is exact: see docs/benchmarks.md.
+# Up to this many errors (pixels times classes) a sort is as quick as bins in any framework, and it is exact.
 SMALL = 16384
 
 
-def require_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+def require_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:
     """``value``; raise ValueError unless it is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
     return value
 
 
-def plain_classes(classes: Classes) -> str | tuple[int, ...]:
+def plain_classes(classes: Classes) -> Literal["present", "all"] | tuple[int, ...]:
     """``classes`` as "present", "all" or a tuple of different ints, checked without knowing how many there are."""
     if isinstance(classes, str):
         if classes not in ("present", "all"):

@@ -226,7 +226,12 @@ class CityscapesScores(Metric):
         return torch.tensor([names.index(label[1]) for label in _LABELS], device=device)
 
     def compute(self) -> dict[str, Tensor]:
-        """The four means, float64 scalars in [0, 1]; NaN where nothing has the score."""
+        """The four means, float64 scalars in [0, 1]; NaN where nothing has the score.
+
+        Raises ValueError before any image, as the other metrics do.
+        """
+        if not self.confusion.any():
+            raise ValueError("no pixel has been counted: call update() before compute().")
         classes, categories = self._class_scores(), self._category_scores()
         return {
             "class_iou": classes[:, 0].nanmean(),

@@ -12,13 +12,13 @@ and make the loss NaN in a graph (theirs takes them for background of every clas
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from lovasz import tensorflow as port
 from lovasz.authors import in_their_names
+from lovasz.choices import Classes
 
 # The authors' names of arguments and orders are kept as they are.
 _AXES = {"BHWC": -1, "BCHW": 1}
@@ -109,7 +109,7 @@ def flatten_binary_scores(scores: Any, labels: Any, ignore: int | None = None) -
 def lovasz_softmax(
     probas: Any,
     labels: Any,
-    classes: str | Sequence[int] = "all",
+    classes: Classes = "all",
     per_image: bool = False,
     ignore: int | None = None,
     order: str = "BHWC",
@@ -145,7 +145,7 @@ def lovasz_softmax(
     return _softmax(probas, labels, classes=classes, per_image=bool(per_image), ignore_index=ignore, axis=axis)
 
 
-def lovasz_softmax_flat(probas: Any, labels: Any, classes: str | Sequence[int] = "all") -> Any:
+def lovasz_softmax_flat(probas: Any, labels: Any, classes: Classes = "all") -> Any:
     """Lovász-Softmax loss of (P, C) probabilities and (P,) labels. C = 1 is a sigmoid's one class.
 
     Returns:
@@ -180,7 +180,7 @@ def flatten_probas(probas: Any, labels: Any, ignore: int | None = None, order: s
     return tf.boolean_mask(probas, valid), tf.boolean_mask(labels, valid)
 
 
-def _foreground(labels: Any, classes: str | Sequence[int], ignore: int | None) -> Any:
+def _foreground(labels: Any, classes: Classes, ignore: int | None) -> Any:
     """1 where the one class of a sigmoid is, 0 elsewhere, -1 where void."""
     if isinstance(classes, str | bool) or len(classes) != 1:
         raise ValueError(f"a sigmoid output, probas (B, H, W), is one class: name it, classes=[1]; got {classes!r}")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
 
 from lovasz import multiclass, set_functions, validation
-from lovasz.choices import ACTIVATIONS, Classes, require_choice, resolve_classes
+from lovasz.choices import ACTIVATIONS, Activation, Classes, Impl, Method, require_choice, resolve_classes
 from lovasz.kernels import CHECK_LABELS, choose, exact, load
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, is_shared
+from lovasz.validation import ClassWeights
 
 
 def lovasz_softmax(
@@ -21,10 +23,10 @@ def lovasz_softmax(
     from_logits: bool = True,
     classes: Classes = "present",
     per_image: bool = False,
-    ignore_index: int | None = None,
-    weight: Tensor | Sequence[float] | None = None,
-    method: str = "binned",
-    impl: str = "auto",
+    ignore_index: SupportsIndex | None = None,
+    weight: ClassWeights | None = None,
+    method: Method = "binned",
+    impl: Impl = "auto",
     group: ProcessGroup | None = None,
 ) -> Tensor:
     """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes.
@@ -46,9 +48,11 @@ def lovasz_softmax(
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
         ignore_index: label of void pixels, any integer, also a negative one; they have neither value nor gradient.
         weight: (C,) class weights w of the average; default 1.
-        method: "binned" (linear time; with ``impl="auto"`` small inputs are sorted) or "exact" (sorted).
-        impl: "auto", "torch", "numba" or "triton"; an explicit one never falls back. All but "triton" sort, "numba" no
-            float64.
+        method: "exact" (sorted) or "binned" (linear time). With ``impl="auto"`` small inputs are sorted all the same:
+            at most 16,384 errors (pixels times classes); on the CPU with numba, but for float64, at most 65,536 pixels
+            that are ordered together (of the batch, or of one image with ``per_image``) and 4 million errors.
+        impl: "auto", "torch", "numba" or "triton". An explicit one never falls back: with ``method="exact"`` "triton"
+            raises, and so does "numba" for float64 and inside torch.compile.
         group: a torch.distributed process group, of which every process calls this with its part of the batch: the
             loss is then that of the batch of all together, the same number in each process, for one small message of
             counts. Its gradient is multiplied by the number of processes; DistributedDataParallel divides by it, so the
@@ -61,7 +65,7 @@ def lovasz_softmax(
 
     Raises:
         TypeError: dtypes that are not as above; ``from_logits`` or ``per_image`` that is no bool, ``classes`` or an
-            ``ignore_index`` that are no integers, a ``weight`` of no numbers, a ``group`` of another type.
+            ``ignore_index`` that are no integers, a ``weight`` that holds no numbers, a ``group`` of another type.
         ValueError: shapes that do not match, an empty input, one channel only; a label outside 0..C-1 that is not void,
             values outside [0, 1] with ``from_logits=False``; unknown ``classes``, ``method`` or ``impl``, an ``impl``
             that does not serve the device; ``weight`` of another shape, negative, not finite or requiring a gradient;
@@ -76,7 +80,7 @@ def lovasz_softmax(
         >>> print(f"{loss.item():.4f}")
         0.2315
     """
-    return multiclass.softmax(
+    return multiclass.lovasz_softmax_and_cross_entropy(
         input, target, classes, per_image, ignore_index, weight, method, impl, group, from_logits=from_logits
     )
 
@@ -90,10 +94,10 @@ def lovasz_cross_entropy(
     label_smoothing: float = 0.0,
     classes: Classes = "present",
     per_image: bool = False,
-    ignore_index: int | None = None,
-    weight: Tensor | Sequence[float] | None = None,
-    method: str = "binned",
-    impl: str = "auto",
+    ignore_index: SupportsIndex | None = None,
+    weight: ClassWeights | None = None,
+    method: Method = "binned",
+    impl: Impl = "auto",
     group: ProcessGroup | None = None,
 ) -> Tensor:
     """Cross-entropy and Lovász-Softmax loss together, where it can be in the same two passes over the logits.
@@ -135,7 +139,7 @@ def lovasz_cross_entropy(
     # Of weight 0 it is left out: 0 times the infinite cross-entropy of a logit of -inf would be NaN.
     terms = (cross_entropy_weight, label_smoothing) if cross_entropy_weight else None
     how = input, target, classes, per_image, ignore_index, weight, method, impl, group
-    return multiclass.softmax(*how, scale=lovasz_weight, cross_entropy=terms)
+    return multiclass.lovasz_softmax_and_cross_entropy(*how, scale=lovasz_weight, cross_entropy=terms)
 
 
 def lovasz_hinge(
@@ -143,10 +147,10 @@ def lovasz_hinge(
     target: Tensor,
     *,
     per_image: bool = True,
-    ignore_index: int | None = None,
-    activation: str = "relu",
-    method: str = "binned",
-    impl: str = "auto",
+    ignore_index: SupportsIndex | None = None,
+    activation: Activation = "relu",
+    method: Method = "binned",
+    impl: Impl = "auto",
     group: ProcessGroup | None = None,
 ) -> Tensor:
     """Lovász hinge loss for foreground against background: the surrogate of one minus the IoU of the foreground.
@@ -206,10 +210,10 @@ def lovasz_sigmoid(
     multilabel: bool = False,
     classes: Classes = "present",
     per_image: bool = False,
-    ignore_index: int | None = None,
-    weight: Tensor | Sequence[float] | None = None,
-    method: str = "binned",
-    impl: str = "auto",
+    ignore_index: SupportsIndex | None = None,
+    weight: ClassWeights | None = None,
+    method: Method = "binned",
+    impl: Impl = "auto",
     group: ProcessGroup | None = None,
 ) -> Tensor:
     """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
@@ -252,7 +256,7 @@ def lovasz_sigmoid(
     if validation.flag("multilabel", multilabel):
         validation.require_float("input", input)
         validation.require_labels("target", target)
-        validation.require_same_device(input, target)
+        validation.require_same_device(input=input, target=target)
         validation.check_multilabel_shapes(input, target, per_image)
         only_present, chosen = resolve_classes(classes, input.shape[1])
         weight = validation.resolve_weight(weight, input.shape[1], input)
@@ -260,8 +264,7 @@ def lovasz_sigmoid(
             input, target = input.t().unsqueeze(0), target.t().unsqueeze(0)  # (1, C, P)
         input, target = input.flatten(2), target.flatten(2)  # (N, C, S)
     else:
-        if weight is not None or not (isinstance(classes, str) and classes == "present"):
-            raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
+        validation.require_one_class(classes, weight)
         only_present, chosen = False, None
         input, target = _binary(input, target, per_image)
     sizes = {"classes": input.shape[1], "image": input.shape[2] if per_image else None, "dtype": input.dtype}
@@ -308,8 +311,10 @@ def lovasz_extension(
         (...) one value per row, float64 for float64 errors, else float32; differentiable in ``errors``.
 
     Raises:
-        TypeError, ValueError: dtypes or shapes that do not match, a foreground of other values than 0 and 1, an unknown
-        name, a set function that is not 0 at no error.
+        TypeError: errors that are not floating, a foreground of neither integers nor bool, a set function that is no
+            name and not callable, or whose result has another shape.
+        ValueError: shapes that differ, no pixel, a foreground of other values than 0 and 1, an unknown name, a set
+            function that is not 0 without errors.
 
     Example:
         >>> errors = torch.tensor([0.9, 0.2, 0.4])
@@ -321,11 +326,10 @@ def lovasz_extension(
     """
     validation.require_float("errors", errors)
     validation.require_labels("foreground", foreground)
-    validation.require_same_device(errors, foreground)
+    validation.require_same_device(errors=errors, foreground=foreground)
     if errors.shape != foreground.shape:
-        raise ValueError(
-            f"foreground must have the shape of errors {validation.shape(errors)}, got {validation.shape(foreground)}"
-        )
+        expected, given = validation.shape(errors), validation.shape(foreground)
+        raise ValueError(f"foreground must have the shape of errors {expected}, got {given}")
     if errors.dim() == 0:
         raise ValueError("errors must be (..., P), got a scalar")
     validation.require_not_empty(errors, "errors")
@@ -340,7 +344,7 @@ def _binary(input: Tensor, target: Tensor, per_image: bool) -> tuple[Tensor, Ten
     """Check a binary loss's tensors and bring them to (N, 1, S)."""
     validation.require_float("input", input)
     validation.require_labels("target", target)
-    validation.require_same_device(input, target)
+    validation.require_same_device(input=input, target=target)
     validation.check_binary_shapes(input, target, per_image)
     images = 1 if input.dim() == 1 else input.shape[0]
     return input.reshape(images, 1, -1), target.reshape(images, 1, -1)

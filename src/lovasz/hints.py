@@ -35,7 +35,7 @@ def of_float_labels(name: str, tensor: Tensor) -> str:
         if parts.numel():
             return (
                 f"it holds {float(parts[0]):g}, which is no label: read masks without dividing them by 255, as "
-                "ToTensor does, and resize them to the nearest neighbour; soft labels are not taken"
+                "ToTensor does, and resize them by nearest neighbour; soft labels are not taken"
             )
     return f"convert it with {name}.long()"
 

@@ -6,8 +6,7 @@ The options and values are those of `lovasz.functional`; PyTorch is not imported
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,9 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from lovasz.choices import Activation, Classes, Method
 from lovasz.ports import arguments, preparation
+from lovasz.ports.arguments import Weights
 from lovasz.ports.losses import losses
 
 __all__ = ["lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax"]
@@ -26,12 +27,12 @@ def lovasz_softmax(
     target: ArrayLike,
     *,
     from_logits: bool = True,
-    classes: str | Sequence[int] = "present",
+    classes: Classes = "present",
     per_image: bool = False,
-    ignore_index: int | None = None,
-    weight: Sequence[float] | None = None,
+    ignore_index: SupportsIndex | None = None,
+    weight: Weights | None = None,
     axis: int = -1,
-    method: str = "binned",
+    method: Method = "binned",
 ) -> Array:
     """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes.
 
@@ -87,10 +88,10 @@ def lovasz_hinge(
     target: ArrayLike,
     *,
     per_image: bool = True,
-    ignore_index: int | None = None,
-    activation: str = "relu",
+    ignore_index: SupportsIndex | None = None,
+    activation: Activation = "relu",
     axis: int = -1,
-    method: str = "binned",
+    method: Method = "binned",
 ) -> Array:
     """Lovász hinge loss for foreground against background: the surrogate of one minus the IoU of the foreground.
 
@@ -136,12 +137,12 @@ def lovasz_sigmoid(
     *,
     from_logits: bool = True,
     multilabel: bool = False,
-    classes: str | Sequence[int] = "present",
+    classes: Classes = "present",
     per_image: bool = False,
-    ignore_index: int | None = None,
-    weight: Sequence[float] | None = None,
+    ignore_index: SupportsIndex | None = None,
+    weight: Weights | None = None,
     axis: int = -1,
-    method: str = "binned",
+    method: Method = "binned",
 ) -> Array:
     """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
 

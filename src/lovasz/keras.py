@@ -6,17 +6,15 @@ and values are otherwise those of `lovasz.functional`. Only `keras.ops` computes
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import keras
 
-from lovasz.choices import require_choice
-from lovasz.keras_arrays import ARRAYS, integer_labels, mask_of, ops, share_of_replica, sizes
-from lovasz.ports import arguments, preparation
-from lovasz.ports.losses import losses
+from lovasz.choices import Activation, Classes, Method
+from lovasz.keras_arrays import ARRAYS, ops, sizes
+from lovasz.keras_loss import LovaszLoss
+from lovasz.ports import preparation
+from lovasz.ports.arguments import Weights
 from lovasz.ports.preparation import Prepared
 
 __all__ = [
@@ -28,119 +26,102 @@ __all__ = [
     "lovasz_softmax",
 ]
 
-REDUCTIONS = ("sum_over_batch_size", "mean", "mean_with_sample_weight", "sum", "none")
-
 
 @keras.saving.register_keras_serializable(package="lovasz")
-def lovasz_softmax(y_true: Any, y_pred: Any, **options: Any) -> Any:
+def lovasz_softmax(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    from_logits: bool = True,
+    classes: Classes = "present",
+    per_image: bool = False,
+    ignore_class: SupportsIndex | None = None,
+    weight: Weights | None = None,
+    axis: int = -1,
+    method: Method = "binned",
+    reduction: str | None = "sum_over_batch_size",
+) -> Any:
     """Lovász-Softmax loss; formula, shapes and errors are those of :class:`LovaszSoftmaxLoss`.
 
     For calls of your own. In ``compile`` use the class: sample weights and masks do not reach a function, whose result
     Keras multiplies by their mean.
 
     Args:
-        y_true, y_pred, options: what a call of the class takes, and by name the arguments of its constructor.
+        y_true, y_pred: as a call of the class takes them.
+        from_logits, classes, per_image, ignore_class, weight, axis, method, reduction: as its constructor does.
 
     Returns:
         A scalar; with ``reduction=None`` or "none" the losses of the images, (N,), or the one of the batch, (1,).
     """
-    return LovaszSoftmaxLoss(**options)(y_true, y_pred)
+    criterion = LovaszSoftmaxLoss(
+        from_logits=from_logits,
+        classes=classes,
+        per_image=per_image,
+        ignore_class=ignore_class,
+        weight=weight,
+        axis=axis,
+        method=method,
+        reduction=reduction,
+    )
+    return criterion(y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
-def lovasz_hinge(y_true: Any, y_pred: Any, **options: Any) -> Any:
+def lovasz_hinge(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    per_image: bool = True,
+    ignore_class: SupportsIndex | None = None,
+    activation: Activation = "relu",
+    axis: int = -1,
+    method: Method = "binned",
+    reduction: str | None = "sum_over_batch_size",
+) -> Any:
     """Lovász hinge loss with the options of :class:`LovaszHingeLoss`; the result as of :func:`lovasz_softmax`."""
-    return LovaszHingeLoss(**options)(y_true, y_pred)
+    criterion = LovaszHingeLoss(
+        per_image=per_image,
+        ignore_class=ignore_class,
+        activation=activation,
+        axis=axis,
+        method=method,
+        reduction=reduction,
+    )
+    return criterion(y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
-def lovasz_sigmoid(y_true: Any, y_pred: Any, **options: Any) -> Any:
+def lovasz_sigmoid(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    from_logits: bool = True,
+    multilabel: bool = False,
+    classes: Classes = "present",
+    per_image: bool = False,
+    ignore_class: SupportsIndex | None = None,
+    weight: Weights | None = None,
+    axis: int = -1,
+    method: Method = "binned",
+    reduction: str | None = "sum_over_batch_size",
+) -> Any:
     """Lovász-sigmoid loss with the options of :class:`LovaszSigmoidLoss`; the result as of :func:`lovasz_softmax`."""
-    return LovaszSigmoidLoss(**options)(y_true, y_pred)
-
-
-class _LovaszLoss(keras.losses.Loss):
-    """What the three have in common: weights of samples and pixels, the mean over images, and the configuration.
-
-    ``sample_weight`` of one number for each image multiplies that image's loss with ``per_image=True``; without, the
-    batch is one set, in which each pixel of the image counts as so many pixels. With a number for each pixel, the pixel
-    counts as so many. Zero is void; a mask that travels with ``y_pred`` is such a weight.
-    """
-
-    _preparation: Callable[..., Prepared]
-
-    def __init__(self, reduction: str | None, name: str | None, dtype: Any, **options: Any) -> None:
-        reduction = "none" if reduction is None else reduction
-        require_choice("reduction", reduction, REDUCTIONS)
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self._options = arguments.plain_options("ignore_class", options)
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The reduced loss: a scalar, or with ``reduction=None`` one for each image (one in all for the batch)."""
-        for name, value in (("y_true", y_true), ("y_pred", y_pred)):
-            if value is None:
-                raise TypeError(f"{name} must be an array, got None")
-        input, target, problem = self._prepare(y_true, y_pred)
-        of_images, of_pixels = [], []
-        for weight in (one for one in (sample_weight, mask_of(y_pred)) if one is not None):
-            weight = ops.cast(ops.convert_to_tensor(weight), "float32")
-            _check_weight(sizes(weight), self._pixels(y_true, y_pred), sizes(input)[1])
-            if len(weight.shape) and weight.shape[0] != 1 and input.shape[0] == 1:
-                weight = ops.reshape(weight, (1, -1))  # of a flat input, whose pixels are one image
-            if len(weight.shape) == 0 or (problem.per_image and set(sizes(weight)[1:]) <= {1}):
-                of_images.append(ops.reshape(weight, (-1,)))  # (N,) or (1,)
-            elif set(sizes(weight)[1:]) <= {1}:
-                of_pixels.append(ops.reshape(weight, (-1, 1)) * ops.ones_like(input[:, :, 0], "float32"))  # (N, S)
-            else:
-                of_pixels.append(ops.reshape(weight, (ops.shape(input)[0], -1)))  # (N, S)
-        pixel_weight = math.prod(of_pixels) if of_pixels else None
-        if pixel_weight is not None and not problem.labelled:
-            pixel_weight = ops.expand_dims(pixel_weight, 2)  # (N, S, 1)
-        values = losses(ARRAYS, input, target, problem, pixel_weight)
-        return self._reduced(values, ops.cast(math.prod(of_images), values.dtype) if of_images else None)
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The losses of the images, (N,), or the one of the batch, (1,)."""
-        return losses(ARRAYS, *self._prepare(y_true, y_pred))
-
-    def get_config(self) -> dict[str, Any]:
-        """Everything that `from_config` needs."""
-        return {**super().get_config(), **self._options}
-
-    def _reduced(self, values: Any, weight: Any) -> Any:
-        if weight is not None:
-            values = values * weight
-        if self.reduction in ("none", "sum"):
-            return values if self.reduction == "none" else ops.sum(values)
-        total = ops.cast(ops.shape(values)[0], values.dtype)
-        if self.reduction == "mean_with_sample_weight" and weight is not None:
-            total = ops.sum(weight * ops.ones_like(values))
-        return share_of_replica(ops.sum(values) / ops.where(total > 0, total, 1.0))
-
-    def _pixels(self, y_true: Any, y_pred: Any) -> arguments.Shape:
-        """The target's shape without its channels, if it has any."""
-        shape, axis = sizes(ARRAYS.array(y_true)), self._options["axis"]
-        channels = self._options.get("multilabel") or (
-            len(shape) == len(sizes(ops.convert_to_tensor(y_pred))) > 2 and shape[axis] == 1
-        )
-        axis %= len(shape)
-        return shape[:axis] + shape[axis + 1 :] if channels else shape
-
-    def _prepare(self, y_true: Any, y_pred: Any) -> Prepared:
-        options = dict(self._options)
-        void = options.pop("ignore_class")
-        options |= {"void": void, "void_name": "ignore_class"}
-        try:
-            return self._preparation(ARRAYS, y_pred, integer_labels(y_true), **options)
-        except (TypeError, ValueError) as error:
-            if type(error) not in (TypeError, ValueError):  # others may want more than a message
-                raise
-            message = re.sub(r"\binput\b", "y_pred", re.sub(r"\btarget\b", "y_true", str(error)))
-            raise type(error)(message) from None
+    criterion = LovaszSigmoidLoss(
+        from_logits=from_logits,
+        multilabel=multilabel,
+        classes=classes,
+        per_image=per_image,
+        ignore_class=ignore_class,
+        weight=weight,
+        axis=axis,
+        method=method,
+        reduction=reduction,
+    )
+    return criterion(y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
-class LovaszSoftmaxLoss(_LovaszLoss):
+class LovaszSoftmaxLoss(LovaszLoss):
     """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes.
 
     With p the softmax of the logits over classes, the errors of class c are (Eq. 11) ``m_i(c) = 1 - p_i(c)`` where the
@@ -181,12 +162,12 @@ class LovaszSoftmaxLoss(_LovaszLoss):
         self,
         *,
         from_logits: bool = True,
-        classes: str | Sequence[int] = "present",
+        classes: Classes = "present",
         per_image: bool = False,
-        ignore_class: int | None = None,
-        weight: Sequence[float] | None = None,
+        ignore_class: SupportsIndex | None = None,
+        weight: Weights | None = None,
         axis: int = -1,
-        method: str = "binned",
+        method: Method = "binned",
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "lovasz_softmax",
         dtype: Any = None,
@@ -215,7 +196,7 @@ class LovaszSoftmaxLoss(_LovaszLoss):
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
-class LovaszHingeLoss(_LovaszLoss):
+class LovaszHingeLoss(LovaszLoss):
     """Lovász hinge loss for foreground against background: the surrogate of one minus the IoU of the foreground.
 
     With scores F and labels y in {-1, 1} the errors are ``m_i = max(0, 1 - F_i y_i)`` (Eq. 7), and the loss is the
@@ -235,10 +216,10 @@ class LovaszHingeLoss(_LovaszLoss):
         self,
         *,
         per_image: bool = True,
-        ignore_class: int | None = None,
-        activation: str = "relu",
+        ignore_class: SupportsIndex | None = None,
+        activation: Activation = "relu",
         axis: int = -1,
-        method: str = "binned",
+        method: Method = "binned",
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "lovasz_hinge",
         dtype: Any = None,
@@ -258,7 +239,7 @@ class LovaszHingeLoss(_LovaszLoss):
 
 
 @keras.saving.register_keras_serializable(package="lovasz")
-class LovaszSigmoidLoss(_LovaszLoss):
+class LovaszSigmoidLoss(LovaszLoss):
     """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
 
     With ``p = sigmoid(y_pred)`` the errors are ``m_i = 1 - p_i`` on foreground and ``p_i`` elsewhere (Eq. 11 with one
@@ -280,12 +261,12 @@ class LovaszSigmoidLoss(_LovaszLoss):
         *,
         from_logits: bool = True,
         multilabel: bool = False,
-        classes: str | Sequence[int] = "present",
+        classes: Classes = "present",
         per_image: bool = False,
-        ignore_class: int | None = None,
-        weight: Sequence[float] | None = None,
+        ignore_class: SupportsIndex | None = None,
+        weight: Weights | None = None,
         axis: int = -1,
-        method: str = "binned",
+        method: Method = "binned",
         reduction: str | None = "sum_over_batch_size",
         name: str | None = "lovasz_sigmoid",
         dtype: Any = None,
@@ -305,20 +286,3 @@ class LovaszSigmoidLoss(_LovaszLoss):
         )
 
     _preparation = staticmethod(preparation.sigmoid)
-
-
-def _check_weight(weight: arguments.Shape, pixels: arguments.Shape, count: int | None) -> None:
-    """Raise ValueError unless weights are one number, one for each image, or one for each pixel; axes of 1 aside.
-
-    pixels: (N, *spatial) or (P,), as the target has them; count: pixels of an image.
-    """
-
-    def without_ones(shape: arguments.Shape) -> arguments.Shape:
-        return (*shape[:1], *(size for size in shape[1:] if size != 1))
-
-    first, flat = pixels[:1], len(pixels) == 1
-    given, allowed = without_ones(weight), [(1,), first, without_ones(pixels), (1, *first) if flat else (*first, count)]
-    if not weight or any(arguments.same(given, shape) for shape in allowed):
-        return
-    each = "pixel" if flat else f"image, {first}, or for each of its {count} pixels"
-    raise ValueError(f"sample_weight must have one number for each {each}, {pixels}, got shape {weight}")

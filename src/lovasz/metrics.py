@@ -43,7 +43,9 @@ def _labels(classes: Sequence[int], num_classes: int) -> tuple[int, ...]:
     except (TypeError, ValueError):
         chosen = ""
     if isinstance(chosen, str) or not all(0 <= label < num_classes for label in chosen):
-        raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}.")
+        words = "; leave classes out for all of them: absent decides about those that do not occur"
+        hint = words if isinstance(classes, str) else ""
+        raise ValueError(f"classes must be different labels of 0..{num_classes - 1}, got {classes!r}{hint}.")
     return chosen
 
 

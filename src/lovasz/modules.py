@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import torch
 from torch import Tensor, nn
 
-from lovasz import functional, validation
-from lovasz.choices import ACTIVATIONS, METHODS, Classes, plain_classes, require_choice
+from lovasz import functional, sharing, validation
+from lovasz.choices import ACTIVATIONS, METHODS, Activation, Classes, Impl, Method, plain_classes, require_choice
 from lovasz.kernels import IMPLS
 from lovasz.sharing import ProcessGroup
+from lovasz.validation import ClassWeights
 
 
-def _as_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
+def _as_buffer(weight: ClassWeights | None) -> Tensor | None:
     """Class weights as a module keeps them: a tensor in its own floating dtype, numbers and arrays in torch's default.
 
     Raises TypeError for what holds no numbers, ValueError where one is negative or not finite.
@@ -32,6 +32,8 @@ def _as_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
 class _Loss(nn.Module):
     """A loss with its options. A copy shares the process group, which cannot be copied and need not be."""
 
+    method: Method
+    impl: Impl
     group: ProcessGroup | None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -58,9 +60,9 @@ class LovaszSoftmaxLoss(_Loss):
 
     Raises:
         TypeError: from the constructor, ``from_logits`` or ``per_image`` that is no bool, an ``ignore_index`` that is
-            no integer, ``classes`` that are neither text nor integers.
+            no integer, ``classes`` that are neither text nor integers, a ``group`` of another type.
         ValueError: from the constructor, unknown ``classes``, ``method`` or ``impl``, a weight that is negative or not
-            finite.
+            finite, ``group`` with ``per_image=True`` or ``method="exact"``.
         TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
@@ -69,6 +71,7 @@ class LovaszSoftmaxLoss(_Loss):
         >>> loss.backward()
     """
 
+    classes: Classes
     weight: Tensor | None
 
     def __init__(
@@ -77,10 +80,10 @@ class LovaszSoftmaxLoss(_Loss):
         from_logits: bool = True,
         classes: Classes = "present",
         per_image: bool = False,
-        ignore_index: int | None = None,
-        weight: Tensor | Sequence[float] | None = None,
-        method: str = "binned",
-        impl: str = "auto",
+        ignore_index: SupportsIndex | None = None,
+        weight: ClassWeights | None = None,
+        method: Method = "binned",
+        impl: Impl = "auto",
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
@@ -91,7 +94,7 @@ class LovaszSoftmaxLoss(_Loss):
         self.register_buffer("weight", _as_buffer(weight))
         self.method = require_choice("method", method, METHODS)
         self.impl = require_choice("impl", impl, IMPLS)
-        self.group = group
+        self.group = sharing.kept(group, self.per_image, method)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of ``input`` (N, C, *spatial) or (P, C) against ``target`` (N, *spatial) or (P,), a scalar."""
@@ -130,7 +133,8 @@ class LovaszCrossEntropyLoss(_Loss):
         TypeError: from the constructor, options of types that no call would take, such as a tensor for the weight of
             a term.
         ValueError: from the constructor, unknown ``classes``, ``method`` or ``impl``, a weight of a class or of a term
-            that is negative or not finite, a label_smoothing outside [0, 1].
+            that is negative or not finite, a label_smoothing outside [0, 1], ``group`` with ``per_image=True`` or
+            ``method="exact"``.
         TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
@@ -139,6 +143,7 @@ class LovaszCrossEntropyLoss(_Loss):
         >>> loss.backward()
     """
 
+    classes: Classes
     weight: Tensor | None
 
     def __init__(
@@ -149,10 +154,10 @@ class LovaszCrossEntropyLoss(_Loss):
         label_smoothing: float = 0.0,
         classes: Classes = "present",
         per_image: bool = False,
-        ignore_index: int | None = None,
-        weight: Tensor | Sequence[float] | None = None,
-        method: str = "binned",
-        impl: str = "auto",
+        ignore_index: SupportsIndex | None = None,
+        weight: ClassWeights | None = None,
+        method: Method = "binned",
+        impl: Impl = "auto",
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
@@ -167,7 +172,7 @@ class LovaszCrossEntropyLoss(_Loss):
         self.register_buffer("weight", _as_buffer(weight))
         self.method = require_choice("method", method, METHODS)
         self.impl = require_choice("impl", impl, IMPLS)
-        self.group = group
+        self.group = sharing.kept(group, self.per_image, method)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of ``input`` (N, C, *spatial) or (P, C) against ``target`` (N, *spatial) or (P,), a scalar."""
@@ -206,8 +211,10 @@ class LovaszHingeLoss(_Loss):
         group: as in :class:`LovaszSoftmaxLoss`; it needs ``per_image=False``.
 
     Raises:
-        TypeError: from the constructor, a ``per_image`` that is no bool, an ``ignore_index`` that is no integer.
-        ValueError: from the constructor, unknown ``activation``, ``method`` or ``impl``.
+        TypeError: from the constructor, a ``per_image`` that is no bool, an ``ignore_index`` that is no integer, a
+            ``group`` of another type.
+        ValueError: from the constructor, unknown ``activation``, ``method`` or ``impl``, ``group`` with
+            ``per_image=True`` or ``method="exact"``.
         TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
@@ -215,14 +222,16 @@ class LovaszHingeLoss(_Loss):
         torch.Size([])
     """
 
+    activation: Activation
+
     def __init__(
         self,
         *,
         per_image: bool = True,
-        ignore_index: int | None = None,
-        activation: str = "relu",
-        method: str = "binned",
-        impl: str = "auto",
+        ignore_index: SupportsIndex | None = None,
+        activation: Activation = "relu",
+        method: Method = "binned",
+        impl: Impl = "auto",
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
@@ -231,7 +240,7 @@ class LovaszHingeLoss(_Loss):
         self.activation = require_choice("activation", activation, ACTIVATIONS)
         self.method = require_choice("method", method, METHODS)
         self.impl = require_choice("impl", impl, IMPLS)
-        self.group = group
+        self.group = sharing.kept(group, self.per_image, method)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of scores ``input`` against 0/1 ``target``, a scalar.
@@ -271,9 +280,10 @@ class LovaszSigmoidLoss(_Loss):
 
     Raises:
         TypeError: from the constructor, ``from_logits``, ``multilabel`` or ``per_image`` that is no bool, an
-            ``ignore_index`` that is no integer, ``classes`` that are neither text nor integers.
+            ``ignore_index`` that is no integer, ``classes`` that are neither text nor integers, ``classes`` or
+            ``weight`` without ``multilabel``, a ``group`` of another type.
         ValueError: from the constructor, unknown ``classes``, ``method`` or ``impl``, a weight that is negative or not
-            finite.
+            finite, ``group`` with ``per_image=True`` or ``method="exact"``.
         TypeError, ValueError, ImportError: from a call, as the function.
 
     Example:
@@ -282,6 +292,7 @@ class LovaszSigmoidLoss(_Loss):
         torch.Size([])
     """
 
+    classes: Classes
     weight: Tensor | None
 
     def __init__(
@@ -291,22 +302,24 @@ class LovaszSigmoidLoss(_Loss):
         multilabel: bool = False,
         classes: Classes = "present",
         per_image: bool = False,
-        ignore_index: int | None = None,
-        weight: Tensor | Sequence[float] | None = None,
-        method: str = "binned",
-        impl: str = "auto",
+        ignore_index: SupportsIndex | None = None,
+        weight: ClassWeights | None = None,
+        method: Method = "binned",
+        impl: Impl = "auto",
         group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.from_logits = validation.flag("from_logits", from_logits)
         self.multilabel = validation.flag("multilabel", multilabel)
         self.classes = plain_classes(classes)
+        if not self.multilabel:
+            validation.require_one_class(self.classes, weight)
         self.per_image = validation.flag("per_image", per_image)
         self.ignore_index = validation.void_label(ignore_index)
         self.register_buffer("weight", _as_buffer(weight))
         self.method = require_choice("method", method, METHODS)
         self.impl = require_choice("impl", impl, IMPLS)
-        self.group = group
+        self.group = sharing.kept(group, self.per_image, method)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of ``input`` against 0/1 ``target``, a scalar.

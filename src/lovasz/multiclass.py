@@ -5,38 +5,40 @@ Apart from ``functional.py``, which says what the losses are, because two of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import SupportsIndex
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lovasz import validation
-from lovasz.choices import Classes, resolve_classes
+from lovasz.choices import Classes, Impl, Method, resolve_classes
 from lovasz.kernels import CHECK_LABELS, choose, load
 from lovasz.problem import Problem
 from lovasz.sharing import ProcessGroup, is_shared, loss_of_all, sum_over
+from lovasz.validation import ClassWeights
 
 
-def softmax(
+def lovasz_softmax_and_cross_entropy(
     input: Tensor,
     target: Tensor,
     classes: Classes,
     per_image: bool,
-    ignore_index: int | None,
-    weight: Tensor | Sequence[float] | None,
-    method: str,
-    impl: str,
+    ignore_index: SupportsIndex | None,
+    weight: ClassWeights | None,
+    method: Method,
+    impl: Impl,
     group: ProcessGroup | None,
     *,
     from_logits: bool = True,
     scale: float = 1.0,
     cross_entropy: tuple[float, float] | None = None,
 ) -> Tensor:
-    """``scale`` times the Lovász-Softmax loss, and a cross-entropy of (weight, label smoothing)."""
+    """``scale`` times the Lovász-Softmax loss, and a cross-entropy of (weight, label smoothing). All else is as in
+    :func:`lovasz.functional.lovasz_softmax`."""
     validation.require_float("input", input)
     validation.require_labels("target", target)
-    validation.require_same_device(input, target)
+    validation.require_same_device(input=input, target=target)
     ignore_index = validation.void_label(ignore_index)
     from_logits, per_image = validation.flag("from_logits", from_logits), validation.flag("per_image", per_image)
     validation.check_multiclass_shapes(input, target, per_image)

@@ -13,7 +13,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 import torch.distributed
@@ -66,9 +66,9 @@ class EquibatchSampler(DistributedSampler[int]):
 
     def __init__(
         self,
-        image_classes: Sequence[Iterable[int]],
+        image_classes: Sequence[Iterable[SupportsIndex]],
         *,
-        classes: Sequence[int] | None = None,
+        classes: Sequence[SupportsIndex] | None = None,
         num_samples: int | None = None,
         seed: int = 0,
         num_replicas: int | None = None,
@@ -115,6 +115,8 @@ class EquibatchSampler(DistributedSampler[int]):
         self._orders: dict[int, tuple[int, list[int]]] = {}  # of each class the pass that was drawn last
         order = _permutation(len(self.classes), self.seed)
         self._cycle = [self.classes[i] for i in order]
+        # What a DistributedSampler has, whose own __init__ would want the data set.
+        self.dataset, self.shuffle, self.drop_last = image_classes, True, False
         self.epoch = 0
         self._start = 0  # where the next iteration begins; not 0 after load_state_dict only
         self._position = 0  # samples of this rank that the last iteration has given
@@ -155,7 +157,10 @@ class EquibatchSampler(DistributedSampler[int]):
             yield self._image(self._turn(epoch * self._length + position))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, as with DistributedSampler: call it before iterating, else the same order comes again."""
+        """Choose the epoch, as with DistributedSampler: call it before iterating, else the same order comes again.
+
+        Raises ValueError for what is no whole number of at least 0.
+        """
         epoch = _whole("epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._start, self._position = epoch, 0, 0
@@ -166,6 +171,9 @@ class EquibatchSampler(DistributedSampler[int]):
         consumed: how many samples of this epoch the training has used on this rank. A DataLoader asks for batches
             ahead of the training (with worker processes, several), so its own count is the one to give; None: those
             that this sampler has handed out.
+
+        Raises:
+            ValueError: consumed that is no whole number, or more than an epoch has on this rank.
         """
         self._take_place()
         position = self._position if consumed is None else _whole("consumed", consumed, 0)

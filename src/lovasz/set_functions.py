@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -41,7 +43,12 @@ def hamming(pixels: int) -> SetFunction:
 
     Returns:
         A function with the arguments and result of :func:`jaccard`.
+
+    Raises:
+        ValueError: ``pixels`` that is no integer of at least 1.
     """
+    if isinstance(pixels, bool) or not isinstance(pixels, SupportsIndex) or operator.index(pixels) < 1:
+        raise ValueError(f"pixels must be an integer of at least 1, got {pixels!r}")
 
     def function(false_negatives: Tensor, false_positives: Tensor, _foreground: Tensor) -> Tensor:
         return (false_negatives + false_positives) / pixels
@@ -102,16 +109,17 @@ def find_violation(
         set_function: "jaccard", "hamming", or a function of float64 counts with the arguments of :func:`jaccard`,
             elementwise, with ``f(0, 0, n) = 0``.
         max_pixels: ground sets of 2 up to this many pixels are tried, with every number of foreground pixels.
-        tolerance: by how much the inequality may fail, for rounding: for values beyond 1 times the largest of them, and
-            at least 8 units in the last place of the function's own dtype.
+        tolerance: slack for rounding, relative to the largest value of the function, or 1 if that is larger; never
+            below 8 machine epsilons of the function's own dtype.
 
     Returns:
         None if no violation was found, else the first one. None is a proof for these sizes only.
 
     Raises:
-        TypeError: a set function that is neither a name nor callable, or whose result has another shape.
-        ValueError: an unknown name, a ``max_pixels`` below 2, a set function that is not 0 without errors or not finite
-            for some counts.
+        TypeError: a set function that is neither a name nor callable, or whose result has another shape; a
+            ``tolerance`` that is no number.
+        ValueError: an unknown name, a ``max_pixels`` below 2, a ``tolerance`` that is negative or not finite, a set
+            function that is not 0 without errors or not finite for some counts.
 
     Example:
         >>> find_violation("jaccard") is None
@@ -127,6 +135,10 @@ def find_violation(
         raise ValueError(
             f"max_pixels must be an integer of at least 2, a violation needs two pixels; got {max_pixels!r}"
         )
+    if not isinstance(tolerance, int | float):
+        raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance must be finite and not negative, got {tolerance}")
     for pixels in range(2, largest + 1):
         function = resolve(set_function, pixels) or jaccard
         for foreground in range(pixels + 1):

@@ -13,6 +13,12 @@ else:
     ProcessGroup = object  # a torch without distributed lacks it
 
 
+NEEDS_BINS = (
+    "method='exact' with group: a sort would need the errors of all processes in one place, bins need only "
+    "their counts; use method='binned' (the default), or leave group out"
+)
+
+
 def require_member(group: ProcessGroup | None) -> None:
     """Raise unless ``group`` is None or a process group that this process is part of."""
     if group is None:
@@ -40,6 +46,13 @@ def is_shared(group: ProcessGroup | None, per_image: bool) -> bool:
             "DistributedDataParallel does) is all there is to do; leave group out, or use per_image=False"
         )
     return group is not None
+
+
+def kept(group: ProcessGroup | None, per_image: bool, method: str) -> ProcessGroup | None:
+    """``group`` for a module to keep; raise as a call with these options would."""
+    if is_shared(group, per_image) and method == "exact":
+        raise ValueError(NEEDS_BINS)
+    return group
 
 
 def sum_over(group: ProcessGroup | None, tensor: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ in `lovasz.compat_tensorflow`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import tensorflow as tf
 
+from lovasz.choices import Activation, Classes, Method
 from lovasz.ports import preparation
+from lovasz.ports.arguments import Weights
 from lovasz.ports.losses import losses
 
 __all__ = ["lovasz_hinge", "lovasz_sigmoid", "lovasz_softmax"]
@@ -22,12 +23,12 @@ def lovasz_softmax(
     target: Any,
     *,
     from_logits: bool = True,
-    classes: str | Sequence[int] = "present",
+    classes: Classes = "present",
     per_image: bool = False,
-    ignore_index: int | None = None,
-    weight: Sequence[float] | None = None,
+    ignore_index: SupportsIndex | None = None,
+    weight: Weights | None = None,
     axis: int = -1,
-    method: str = "binned",
+    method: Method = "binned",
 ) -> Any:
     """Lovász-Softmax loss: the surrogate of one minus the mean IoU over classes.
 
@@ -81,10 +82,10 @@ def lovasz_hinge(
     target: Any,
     *,
     per_image: bool = True,
-    ignore_index: int | None = None,
-    activation: str = "relu",
+    ignore_index: SupportsIndex | None = None,
+    activation: Activation = "relu",
     axis: int = -1,
-    method: str = "binned",
+    method: Method = "binned",
 ) -> Any:
     """Lovász hinge loss for foreground against background: the surrogate of one minus the IoU of the foreground.
 
@@ -130,12 +131,12 @@ def lovasz_sigmoid(
     *,
     from_logits: bool = True,
     multilabel: bool = False,
-    classes: str | Sequence[int] = "present",
+    classes: Classes = "present",
     per_image: bool = False,
-    ignore_index: int | None = None,
-    weight: Sequence[float] | None = None,
+    ignore_index: SupportsIndex | None = None,
+    weight: Weights | None = None,
     axis: int = -1,
-    method: str = "binned",
+    method: Method = "binned",
 ) -> Any:
     """Lovász extension of the Jaccard loss on sigmoid probabilities: binary, or one independent mask per channel.
 

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from lovasz import hints
-from lovasz.choices import unordered
+from lovasz.choices import Classes, unordered
+
+ClassWeights = Tensor | np.ndarray | Sequence[float]
 
 
 def shape(tensor: Tensor) -> str:
@@ -45,10 +47,11 @@ def require_labels(name: str, tensor: Any) -> None:
         raise TypeError(f"{name} must hold integer labels, got {tensor.dtype}; {hint}")
 
 
-def require_same_device(input: Tensor, target: Tensor) -> None:
-    """Raise ValueError if the two tensors lie on different devices."""
-    if input.device != target.device:
-        raise ValueError(f"input is on {input.device} but target is on {target.device}; move one with .to(device)")
+def require_same_device(**named: Tensor) -> None:
+    """Raise ValueError, by the names of the arguments, if two tensors lie on different devices."""
+    (first, one), (second, other) = named.items()
+    if one.device != other.device:
+        raise ValueError(f"{first} is on {one.device} but {second} is on {other.device}; move one with .to(device)")
 
 
 def require_not_empty(input: Tensor, name: str = "input") -> None:
@@ -111,6 +114,12 @@ def check_binary_shapes(input: Tensor, target: Tensor, per_image: bool) -> None:
         )
 
 
+def require_one_class(classes: Classes, weight: Any) -> None:
+    """Raise TypeError for options of an average over classes, in a loss that has one class."""
+    if weight is not None or not (isinstance(classes, str) and classes == "present"):
+        raise TypeError("classes and weight belong to multilabel=True; a binary input has one class")
+
+
 def check_multilabel_shapes(input: Tensor, target: Tensor, per_image: bool) -> None:
     """Check ``(N, C, *spatial)`` or ``(P, C)`` for both tensors."""
     if input.dim() < 2:
@@ -125,7 +134,7 @@ def check_multilabel_shapes(input: Tensor, target: Tensor, per_image: bool) -> N
         raise ValueError(f"per_image=True needs images, but input is a flat list of pixels {shape(input)}")
 
 
-def resolve_weight(weight: Tensor | Sequence[float] | None, num_classes: int, like: Tensor) -> Tensor | None:
+def resolve_weight(weight: ClassWeights | None, num_classes: int, like: Tensor) -> Tensor | None:
     """Class weights as a float tensor of length ``num_classes`` on the input's device; no accelerator is waited for,
     unless for a tensor that comes from the CPU.
     """
@@ -254,7 +263,8 @@ def flag(name: str, value: Any) -> bool:
 
 
 def void_label(ignore_index: Any) -> int | None:
-    """``ignore_index`` as an int or None; NumPy's integers are taken too. Raise TypeError for anything else."""
+    """``ignore_index`` as an int or None; NumPy's integers are taken too. Raise TypeError for anything else, ValueError
+    beyond 64 bits."""
     if ignore_index is None:
         return None
     try:

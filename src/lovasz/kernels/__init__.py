@@ -19,6 +19,7 @@ from torch._guards import detect_fake_mode
 
 from lovasz.choices import METHODS, SMALL, require_choice
 from lovasz.kernels import exact, portable
+from lovasz.sharing import NEEDS_BINS
 
 IMPLS = ("auto", "torch", "numba", "triton")
 
@@ -80,8 +81,9 @@ def numba_problem() -> str:
     return ""
 
 
-def followed() -> str:
-    """What follows the operations besides plain autograd, as the binned kernels do not let it; or empty."""
+def transform_around() -> str:
+    """The transform of torch.func, forward-mode differentiation or torch.jit.trace that this runs inside, in words for
+    a message, none of which can see into the binned kernels; or empty."""
     if torch._C._are_functorch_transforms_active():  # pyright: ignore[reportAttributeAccessIssue]
         return "inside torch.func: grad, vmap and their like"
     if torch.compiler.is_compiling():
@@ -112,7 +114,7 @@ def triton_problem() -> str:
     if interpreted():
         return ""
     if not torch.cuda.is_available() or torch.version.hip:
-        return "it needs an NVIDIA GPU that torch can use, and there is none (TRITON_INTERPRET=1 tries it on the CPU)"
+        return "it needs an NVIDIA GPU that torch can use, and there is none"
     return ""
 
 
@@ -154,7 +156,7 @@ def choose(
     """
     require_choice("method", method, METHODS)
     require_choice("impl", impl, IMPLS)
-    around = followed()
+    around = transform_around()
     if around and shared and method == "binned":
         raise ValueError(
             "group: the counts of several processes cannot be followed by torch.func, forward-mode differentiation or "
@@ -210,10 +212,7 @@ def choose(
 def _exact(impl: str, device: torch.device, errors: int, dtype: torch.dtype, shared: bool, around: bool) -> Choice:
     """The kernel that sorts inputs of this device."""
     if shared:
-        raise ValueError(
-            "method='exact' with group: a sort would need the errors of all processes in one place, bins need only "
-            "their counts; use method='binned' (the default), or leave group out"
-        )
+        raise ValueError(NEEDS_BINS)
     if impl == "triton":
         raise ValueError("impl='triton' bins, it cannot sort; use impl='torch' or 'auto' with method='exact'")
     if impl == "numba":

@@ -7,6 +7,8 @@ know them yet; what cannot be known is not refused.
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from lovasz.choices import ACTIVATIONS, METHODS, plain_classes, require_choice, unordered
 
 Shape = tuple[int | None, ...]
+Weights = Sequence[float] | np.ndarray  # of classes
 
 # Interpolated probabilities leave [0, 1] by a rounding or two: eight units in the last place of each dtype.
 SLACK = {"bfloat16": 2.0**-4, "float16": 2.0**-7, "float32": 2.0**-20, "float64": 2.0**-49}
@@ -48,11 +51,15 @@ def void_label(name: str, value: Any) -> int | None:
     """The void label as an int or None; raise unless it is an integer of 32 bits, NumPy's included."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    try:
+        label = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        label = None
+    if label is None:
         raise TypeError(f"{name} must be an integer or None, got {value!r}")
-    if not -(2**31) <= value < 2**31:
-        raise ValueError(f"{name} must fit into 32 bits, got {value}")
-    return int(value)
+    if not -(2**31) <= label < 2**31:
+        raise ValueError(f"{name} must fit into 32 bits, got {label}")
+    return label
 
 
 def resolve_axis(axis: Any, shape: Shape, expected: str) -> int:

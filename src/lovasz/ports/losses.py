@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from lovasz.choices import Method
 from lovasz.ports import bins
 from lovasz.ports.arguments import SLACK
 from lovasz.ports.arrays import Arrays
@@ -37,7 +38,7 @@ class Problem:
     labelled: bool
     per_image: bool
     void: int | None
-    method: str
+    method: Method
     only_present: bool = False
     chosen: tuple[int, ...] | None = None
     weight: tuple[float, ...] | None = None

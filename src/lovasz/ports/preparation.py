@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
-from lovasz.choices import ACTIVATIONS, METHODS, SMALL, require_choice, resolve_classes
+from lovasz.choices import (
+    ACTIVATIONS,
+    METHODS,
+    SMALL,
+    Activation,
+    Classes,
+    Method,
+    require_choice,
+    resolve_classes,
+)
 from lovasz.ports import arguments
 from lovasz.ports.arrays import Arrays
 from lovasz.ports.losses import Problem
@@ -21,12 +29,12 @@ def softmax(
     target: Any,
     *,
     from_logits: bool,
-    classes: str | Sequence[int],
+    classes: Classes,
     per_image: bool,
-    void: int | None,
+    void: SupportsIndex | None,
     weight: Any,
     axis: int,
-    method: str,
+    method: Method,
     void_name: str = "ignore_index",
 ) -> Prepared:
     """The arguments of a Lovász-Softmax loss as (N, S, C) scores, (N, S) labels and the problem."""
@@ -63,10 +71,10 @@ def hinge(
     target: Any,
     *,
     per_image: bool,
-    void: int | None,
-    activation: str,
+    void: SupportsIndex | None,
+    activation: Activation,
     axis: int,
-    method: str,
+    method: Method,
     void_name: str = "ignore_index",
 ) -> Prepared:
     """The arguments of a Lovász hinge loss as (N, S, 1) scores and masks, and the problem."""
@@ -86,12 +94,12 @@ def sigmoid(
     *,
     from_logits: bool,
     multilabel: bool,
-    classes: str | Sequence[int],
+    classes: Classes,
     per_image: bool,
-    void: int | None,
+    void: SupportsIndex | None,
     weight: Any,
     axis: int,
-    method: str,
+    method: Method,
     void_name: str = "ignore_index",
 ) -> Prepared:
     """The arguments of a Lovász-sigmoid loss as (N, S, C) scores and masks, and the problem."""
@@ -128,7 +136,7 @@ def sigmoid(
     return input, target, problem
 
 
-def _arrays(arrays: Arrays, input: Any, target: Any, method: str, **flags: bool) -> tuple[Any, Any]:
+def _arrays(arrays: Arrays, input: Any, target: Any, method: Method, **flags: bool) -> tuple[Any, Any]:
     """Both as arrays of the framework: scores of a floating dtype, labels of int32 or int64."""
     require_choice("method", method, METHODS)
     arguments.require_flags(**flags)
@@ -145,7 +153,7 @@ def _arrays(arrays: Arrays, input: Any, target: Any, method: str, **flags: bool)
     return input, target
 
 
-def _method(method: str, shape: arguments.Shape) -> str:
+def _method(method: Method, shape: arguments.Shape) -> Method:
     size = 1
     for length in shape:
         if length is None:
