@@ -209,7 +209,15 @@ class LovaszHingeLoss(LovaszLoss):
         per_image: average over images (a flat (P,) input is one image), else the batch is one set of pixels.
         activation: "relu" is the paper's hinge; "elu" uses ``elu(1 - F y) + 1``.
         axis: where a single channel stands; 1 for channels first.
-        ignore_class, method, reduction, name, dtype: as :class:`LovaszSoftmaxLoss`, and so are the errors.
+        ignore_class, method, reduction, name, dtype: as :class:`LovaszSoftmaxLoss`.
+
+    Raises:
+        TypeError, ValueError: as :class:`LovaszSoftmaxLoss`; labels other than 0, 1 and void.
+
+    Example:
+        >>> y_pred = ops.convert_to_tensor([[2.0, -0.5, -3.0]])
+        >>> print(f"{float(LovaszHingeLoss()(ops.convert_to_tensor([[1, 1, 0]]), y_pred)):.4f}")
+        0.7500
     """
 
     def __init__(
@@ -252,8 +260,16 @@ class LovaszSigmoidLoss(LovaszLoss):
         from_logits: whether the sigmoid is still to be taken; True where Keras's own losses have False.
         multilabel: treat the channels as labels that do not exclude one another.
         classes, weight: for multi-label, as :class:`LovaszSoftmaxLoss`.
-        per_image, ignore_class, axis, method, reduction, name, dtype: as :class:`LovaszSoftmaxLoss`, and so are the
-            errors.
+        per_image, ignore_class, axis, method, reduction, name, dtype: as :class:`LovaszSoftmaxLoss`.
+
+    Raises:
+        TypeError, ValueError: as :class:`LovaszSoftmaxLoss`; labels other than 0, 1 and void, and ``classes`` or
+            ``weight`` without ``multilabel``.
+
+    Example:
+        >>> y_pred = ops.convert_to_tensor([[3.0, -2.0, -2.0]])
+        >>> print(f"{float(LovaszSigmoidLoss()(ops.convert_to_tensor([[1, 0, 0]]), y_pred)):.4f}")
+        0.0953
     """
 
     def __init__(
