@@ -219,6 +219,11 @@ def test_small_groups_are_sorted_by_default_and_large_ones_are_not() -> None:
     assert chosen(8 * most, image=most) == "sorted"
     assert chosen(8 * most, image=most + 1) == "cpu"
     assert chosen(most, classes=SORTED // most + 1) == "cpu"
+    # Of many small images a sort has less memory than bins for each.
+    assert chosen(2000 * 17 * 17, classes=21, image=17 * 17) == "sorted"
+    assert chosen(350 * 16 * 16, classes=150, image=16 * 16) == "sorted"
+    assert chosen(300 * 128 * 128, image=128 * 128) == "sorted"
+    assert chosen(300 * 129 * 129, image=129 * 129) == "cpu"
     assert chosen(most, dtype=torch.float64) == "cpu"
     assert chosen(most, shared=True) == "cpu"
     assert choose("binned", "numba", cpu, most * 5, classes=5).kernel == "cpu"

@@ -130,12 +130,15 @@ def test_several_gradients_come_in_at_once(method: str, dtype: torch.dtype, crea
     scores, target = (tensor[0] for tensor in draw())
     leaf = scores.to(dtype).requires_grad_()
     value = lovasz.lovasz_softmax(leaf, target, ignore_index=255, method=method, impl="numba")
-    several = torch.tensor([1.0, -3.0])
+    several = torch.tensor([1.0, -3.0, 2.0**17])  # the last beyond float16, as a GradScaler's factors may be
     how = {"retain_graph": True, "create_graph": create_graph}
     (together,) = torch.autograd.grad(value, leaf, several, is_grads_batched=True, **how)
     for factor, gradient in zip(several, together, strict=True):
         assert gradient.dtype == dtype
         torch.testing.assert_close(gradient, torch.autograd.grad(value, leaf, factor, **how)[0], rtol=2e-3, atol=1e-7)
+    if not create_graph:
+        mapped = torch.func.vmap(lambda factor: torch.autograd.grad(value, leaf, factor, retain_graph=True)[0])(several)
+        assert torch.equal(mapped, together)
 
 
 @pytest.mark.parametrize("size", [80, 160], ids=["sorted", "binned"])  # on the CPU up to 65,536 errors are sorted

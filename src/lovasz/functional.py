@@ -48,9 +48,9 @@ def lovasz_softmax(
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
         ignore_index: label of void pixels, any integer, also a negative one; they have neither value nor gradient.
         weight: (C,) class weights w of the average; default 1.
-        method: "exact" (sorted) or "binned" (linear time). With ``impl="auto"`` small inputs are sorted all the same:
-            at most 16,384 errors (pixels times classes); on the CPU with numba, but for float64, at most 65,536 pixels
-            that are ordered together (of the batch, or of one image with ``per_image``) and 4 million errors.
+        method: "exact" (sorted) or "binned" (linear time). With ``impl="auto"`` small inputs are sorted all the same: at
+            most 16,384 errors (pixels times classes); on the CPU with numba, but for float64, 4 million of at most
+            65,536 pixels (with ``per_image`` of one image, and any number of images of at most 16,384).
         impl: "auto", "torch", "numba" or "triton". An explicit one never falls back: with ``method="exact"`` "triton"
             raises, and so does "numba" for float64 and inside torch.compile.
         group: a torch.distributed process group, of which every process calls this with its part of the batch: the
@@ -171,7 +171,7 @@ def lovasz_hinge(
 
     Returns:
         A scalar, float64 for float64 input, else float32; 0 with zero gradient if all pixels are void. NaN at a valid
-        pixel propagates; an infinite score on the wrong side of its label makes the loss infinite or NaN, by kernel.
+        pixel propagates; a wrong score that is infinite in float32 makes the loss infinite or NaN, by kernel.
 
     Raises:
         TypeError: dtypes that are not as above; a ``per_image`` that is no bool, an ``ignore_index`` that is no

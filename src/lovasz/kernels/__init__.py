@@ -27,8 +27,9 @@ IMPLS = ("auto", "torch", "numba", "triton")
 # kernels that are made for it, and of the one in plain torch.
 SMALL_IMAGE, SMALL_IMAGE_IN_TORCH = 256, 4096
 
-# Up to so many errors that are ordered together Numba's sort costs less than bins; in all, for its memory.
-SORTED_TOGETHER, SORTED = 1 << 16, 1 << 22
+# Up to so many errors that are ordered together Numba's sort costs less than bins; in all, for its memory. Images of so
+# few pixels, each with its own loss, have less memory sorted than in bins, however many there are.
+SORTED_TOGETHER, SORTED, SORTED_IMAGE = 1 << 16, 1 << 22, 1 << 14
 
 # These check the labels while they count.
 CHECK_LABELS = ("cpu", "operator", "sorted", "sorted_operator", "gpu")
@@ -195,7 +196,7 @@ def choose(
     if (
         choice.kernel in ("cpu", "operator")
         and together <= SORTED_TOGETHER
-        and errors <= SORTED
+        and (errors <= SORTED or (image is not None and image <= SORTED_IMAGE))
         and _sorts(dtype, errors)
         and not shared
     ):

@@ -67,6 +67,8 @@ def _errors_and_places(scores: Tensor, foreground: Tensor, kind: str) -> tuple[T
     if kind in ("hinge", "elu"):
         margins = 1 - torch.where(foreground, scores, -scores)
         errors = torch.relu(margins) if kind == "hinge" else torch.nn.functional.elu(margins) + 1
+        if errors.dtype == torch.float64:  # places are float32: beyond it all errors would be taken for equal
+            errors = errors.masked_fill(errors > torch.finfo(torch.float32).max, torch.inf)
         return errors, bins.unbounded_place(errors.detach()), bins.UNBOUNDED_CELLS
     if kind == "sigmoid":
         signed = torch.where(foreground, scores, -scores)

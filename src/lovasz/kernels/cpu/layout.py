@@ -31,6 +31,7 @@ def storage(tensor: Tensor) -> np.ndarray:
 
 
 def is_batch(incoming: Tensor) -> bool:
-    """Whether the gradient that comes in stands for several at once, as with ``is_grads_batched=True``: it has no
-    value that a loop could be given, but what the loops find for 1 may be multiplied by it."""
-    return torch._C._functorch.is_legacy_batchedtensor(incoming)  # pyright: ignore[reportAttributeAccessIssue]
+    """Whether the gradient that comes in stands for several at once, by ``is_grads_batched=True`` or in torch.vmap: it
+    has no value that a loop could be given, but what the loops find for 1 may be multiplied by it."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    return functorch.is_legacy_batchedtensor(incoming) or functorch.is_batchedtensor(incoming)

@@ -61,18 +61,28 @@ class _Binned(torch.autograd.Function):
         input, target = ctx.saved_tensors
         incoming = grad_outputs[0]
         if layout.is_batch(incoming):
-            gradient = _Gradient.apply(torch.ones((), device="cpu"), input, target, ctx)
+            # In half precision most of it would be 0 before what comes in multiplies it.
+            known = input, target, ctx, torch.promote_types(input.dtype, torch.float32)
+            if torch.is_grad_enabled():
+                gradient = _Gradient.apply(torch.ones((), device="cpu"), *known)
+            else:  # torch.vmap takes no such function
+                gradient = _gradient(1.0, *known)
             return (gradient * incoming).to(input.dtype), None, None, None, None  # pyright: ignore
-        return _Gradient.apply(incoming, input, target, ctx), None, None, None, None  # pyright: ignore
+        return _Gradient.apply(incoming, input, target, ctx, input.dtype), None, None, None, None  # pyright: ignore
+
+
+def _gradient(factor: float, input: Tensor, target: Tensor, first: Any, dtype: torch.dtype) -> Tensor:
+    """The second pass; first: the context of the first."""
+    passes = _Passes(input.detach(), target, first.problem, first.group)
+    return passes.gradient(first.tables, factor, dtype)
 
 
 class _Gradient(torch.autograd.Function):
     """The second pass. A function of its own, so that a second derivative is refused and not taken to be 0."""
 
     @staticmethod
-    def forward(ctx: Any, factor: Tensor, input: Tensor, target: Tensor, first: Any) -> Tensor:  # noqa: ARG004
-        passes = _Passes(input.detach(), target, first.problem, first.group)
-        return passes.gradient(first.tables, float(factor), input.dtype)
+    def forward(ctx: Any, factor: Tensor, *known: Any) -> Tensor:  # noqa: ARG004
+        return _gradient(float(factor), *known)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:  # noqa: ARG004

@@ -63,8 +63,10 @@ class _Sorted(torch.autograd.Function):
             gradient = _differentiable(factor, input, target, ctx.problem, weights, ctx.entropy)
         else:
             sorts = _Sorts(input, target, ctx.problem)
-            gradient = sorts.gradient(weights, ctx.active, ctx.entropy, factor, input.dtype)
-        return (gradient * incoming).to(input.dtype) if batch else gradient, None, None, None
+            # In half precision most of it would be 0 before what comes in multiplies it.
+            dtype = torch.promote_types(input.dtype, torch.float32) if batch else input.dtype
+            gradient = sorts.gradient(weights, ctx.active, ctx.entropy, factor, dtype)
+        return (gradient * incoming if batch else gradient).to(input.dtype), None, None, None
 
 
 class _Sorts(Inputs):
@@ -161,8 +163,8 @@ class _Sorts(Inputs):
 def _differentiable(
     incoming: Tensor, input: Tensor, target: Tensor, problem: Problem, weights: Tensor, entropy: Entropy | None
 ) -> Tensor:
-    """The gradient as operations that can be differentiated again: near its input the loss is the sum of the errors
-    times these weights, which do not change there."""
+    """The gradient, float32 at least, as operations that can be differentiated again: near its input the loss is the
+    sum of the errors times these weights, which do not change there."""
     images, classes, pixels = input.shape
     order = (images, classes, pixels) if problem.per_image else (classes, images, pixels)
     weights = weights.view(order) if problem.per_image else weights.view(order).transpose(0, 1)  # (N, C, S)
@@ -175,7 +177,8 @@ def _differentiable(
     else:
         foreground = target == 1
     with torch.enable_grad():
-        scores = input.double().masked_fill(~valid, 0)  # void pixels may hold NaN
+        wide = input.to(torch.promote_types(input.dtype, torch.float32))
+        scores = wide.double().masked_fill(~valid, 0)  # void pixels may hold NaN
         errors, activation = raw_errors(scores, foreground, problem.errors)
         value = problem.scale * ((errors if activation is None else activation(errors)) * weights).sum()
         if entropy is not None:
@@ -183,5 +186,5 @@ def _differentiable(
             share = (1 - entropy.smoothing) * foreground + entropy.smoothing / classes  # (N, C, S)
             share = share * each * valid
             value = value - torch.where(share > 0, share * scores.log_softmax(1), 0).sum()
-        (gradient,) = torch.autograd.grad(value, input, incoming.to(value.dtype), create_graph=True)
+        (gradient,) = torch.autograd.grad(value, wide, incoming.to(value.dtype), create_graph=True)
     return gradient
