@@ -14,7 +14,7 @@ from lovasz.lab.data.colours import voc_palette
 from lovasz.lab.data.dataset import IGNORE_INDEX, Colour
 from lovasz.lab.data.labels import MOST_CLASSES, LabelCoding, hexadecimal
 from lovasz.lab.data.masks import read_mask
-from lovasz.lab.data.survey import Survey, survey
+from lovasz.lab.data.survey import Survey, read_heads, survey
 from lovasz.lab.errors import LabError
 
 FEW_CLASSES = 32  # with more of them found, a gap between the values rather shows a mask with smoothed edges
@@ -32,6 +32,9 @@ class Classes:
 def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
     """The classes, from what is said where it is enough (classes with void, or values), else after reading all masks.
 
+    Palettes that differ in an index that is in use are refused, unless coding=index is said or the colours count; the
+    masks are read for that only where heads differ.
+
     Unless void or values are said, the masks decide:
     - values 0 and one other, or 255 alone: two classes, the other is the second (foreground), nothing is void;
     - otherwise 255 is void where it occurs; where some masks are of 0 and 1 and others of 0 and 255, that is asked.
@@ -42,13 +45,17 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
     Raises LabError, naming a file where there is one to name.
     """
     if said.values is not None or (said.classes is not None and said.void is not None):
+        heads = read_heads(masks)
+        if heads.differ and said.by == "auto" and (conflict := survey(masks).conflict):
+            raise LabError(conflict)
         void = said.void or ()
         values = said.values or _values_beside(void, len(said.classes or ()))
         return _build(said, values, void)
     seen = survey(masks)
     if not seen.values and not seen.colours:
         raise LabError(f"{where}: no masks to find the classes in.")
-    if seen.conflict and (said.by != "colour" or said.classes is None or said.palette is None):
+    by_colour = said.by == "colour" and said.classes is not None and said.palette is not None
+    if seen.conflict and said.by != "index" and not by_colour:
         raise LabError(seen.conflict)
     if said.classes is None or said.palette is None:
         if seen.colours:
