@@ -205,7 +205,7 @@ def test_a_mask_in_colours_that_holds_only_a_grey_class_is_read_by_colour(tmp_pa
     assert first_row(dataset, 1) == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("void", ["", "&void=255"])
+@pytest.mark.parametrize("void", ["", "&void=none"])
 def test_a_black_mask_among_coloured_ones_is_no_class_where_black_is_none(tmp_path: Path, void: str) -> None:
     options = f"classes=a,b,c&palette=#ff0000,#00ff00,#0000ff{void}"
     with pytest.raises(LabError, match=r"1\.png: colour #000000 at row 0.*void=#rrggbb.*coding=index"):

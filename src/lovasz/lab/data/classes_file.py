@@ -18,7 +18,10 @@ CALLED = {"palette": "palette_rgb", "void": "void_index", "ignore_index": "void_
 
 @dataclass(frozen=True)
 class Said:
-    """What is stated about the classes; None stands for what is not. void: values, () for "there is none"."""
+    """What is stated about the classes; None stands for what is not. void: values, () for "there is none".
+
+    options: what of it the options say.
+    """
 
     classes: tuple[str, ...] | None = None
     palette: tuple[Colour, ...] | None = None
@@ -27,6 +30,7 @@ class Said:
     void_colour: Colour | None = None
     by: str = "auto"
     source: str = "the options"
+    options: frozenset[str] = frozenset()
 
 
 def read_said(root: Path) -> Said:
