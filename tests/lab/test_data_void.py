@@ -16,8 +16,107 @@ NAMES = ["background", "disc", "square"]
 COLOURS = [*BLACK, *RED, *BLUE]
 
 
+def write_names(root: Path, *names: str) -> None:
+    (root / "classes.txt").write_text("\n".join(names))
+
+
 def write_labelmap(root: Path) -> None:
     (root / "labelmap.txt").write_text("background:0,0,0::\ndisc:255,0,0::\nsquare:0,0,255::\n")
+
+
+@pytest.mark.parametrize("palette", [None, COLOURS])
+def test_the_name_of_void_in_a_file_is_left_out_as_by_void_index(tmp_path: Path, palette: list[int] | None) -> None:
+    mask = labels(0, 1, 2)
+    truth = opened(tmp_path / "a", mask, palette=palette, classes=NAMES, void_index=0)
+    assert truth.info.classes == ("disc", "square")
+    assert first_row(truth) == [255, 0, 1, 255]
+    (tmp_path / "b").mkdir()
+    write_names(tmp_path / "b", *NAMES)
+    for dataset in (
+        opened(tmp_path / "b", mask, palette=palette, options="void=0"),
+        opened(tmp_path / "c", mask, palette=palette, options="void=0", classes=NAMES),
+    ):
+        assert dataset.info.classes == truth.info.classes
+        assert np.array_equal(dataset[0].mask, truth[0].mask)
+        assert "2 classes (disc, square) from classes." in dataset.describe()
+        assert "void 0 (background); mask values 1, 2" in dataset.describe()
+
+
+def test_a_void_in_the_middle_of_a_file_takes_its_own_name_alone(tmp_path: Path) -> None:
+    write_names(tmp_path, "a", "b", "c", "d")
+    dataset = opened(tmp_path, labels(0, 1, 2, 3, 255), options="void=1,255")
+    assert dataset.info.classes == ("a", "c", "d")
+    assert first_row(dataset, count=5) == [0, 255, 1, 2, 255]
+
+
+def test_a_class_of_a_file_that_no_mask_holds_keeps_its_value_beside_void(tmp_path: Path) -> None:
+    write_names(tmp_path, *NAMES, "star")
+    dataset = opened(tmp_path, labels(0, 1, 3), options="void=0")
+    assert dataset.info.classes == ("disc", "square", "star")
+    assert first_row(dataset) == [255, 0, 2, 255]
+    assert "no mask holds 2" in dataset.describe()
+
+
+def test_a_file_without_a_name_for_void_is_asked_about_where_a_label_lies_beyond_it(tmp_path: Path) -> None:
+    write_names(tmp_path, "road", "car")
+    mask = labels(0, 1, 2)
+    with pytest.raises(
+        LabError, match=r"0\.png: label 2, but classes\.txt .* 0 to 1, of which 0 \(road\) .*values=1,2;"
+    ):
+        opened(tmp_path, mask, options="void=0")
+    dataset = opened(tmp_path, mask, options="void=0&values=1,2")
+    assert (dataset.info.classes, first_row(dataset)) == (("road", "car"), [255, 0, 1, 255])
+    write_names(tmp_path, "nothing", "road", "car")
+    dataset = opened(tmp_path, mask, options="void=0")
+    assert (dataset.info.classes, first_row(dataset)) == (("road", "car"), [255, 0, 1, 255])
+    with pytest.raises(LabError, match=r"1\.png: label 7"):
+        opened(tmp_path, mask, labels(0, 7), options="void=0")
+
+
+def test_options_without_a_name_for_void_name_the_other_values(tmp_path: Path) -> None:
+    for void in ("0", "0,255"):
+        dataset = opened(tmp_path, labels(0, 1, 2, 255), labels(0, 1, 2), options=f"classes=road,car&void={void}")
+        assert dataset.info.classes == ("road", "car")
+        assert first_row(dataset, 1) == [255, 0, 1, 255]
+
+
+@pytest.mark.parametrize("void", ["0", "%23000000"])
+def test_options_that_may_name_void_or_not_are_a_question_with_both_answers(tmp_path: Path, void: str) -> None:
+    """The last class may be one that no mask holds."""
+    mask, palette = labels(0, 1, 2), COLOURS if void != "0" else None
+    with pytest.raises(LabError) as error:
+        opened(tmp_path, mask, palette=palette, options=f"classes=background,disc,square&void={void}")
+    assert "void: got 0, but the 3 classes may name the mask values 0 to 2 with void (background)" in str(error.value)
+    assert "Say classes=disc,square&values=1,2 in the first case, or say values=1,2,3 in the second." in str(
+        error.value
+    )
+    first = opened(tmp_path, mask, palette=palette, options=f"classes=disc,square&values=1,2&void={void}")
+    assert (first.info.classes, first_row(first)) == (("disc", "square"), [255, 0, 1, 255])
+    second = opened(tmp_path, mask, palette=palette, options=f"classes=background,disc,square&values=1,2,3&void={void}")
+    assert first_row(second) == [255, 0, 1, 255]
+
+
+def test_two_classes_of_which_one_may_be_void_are_a_question(tmp_path: Path) -> None:
+    with pytest.raises(
+        LabError, match=r"Leave void out \(one class would remain\) in the first case, or say values=1,2"
+    ):
+        opened(tmp_path, labels(0, 1), options="classes=background,road&void=0")
+
+
+@pytest.mark.parametrize("void", ["0", "%23000000"])
+def test_the_background_of_a_labelmap_can_be_void_by_value_and_by_colour(tmp_path: Path, void: str) -> None:
+    write_labelmap(tmp_path)
+    indexed = {"mask": labels(0, 1, 2), "palette": COLOURS}
+    for mask, palette in (
+        (coloured(BLACK, RED, BLUE), None),
+        (indexed["mask"], indexed["palette"]),
+        (indexed["mask"], None),
+    ):
+        dataset = opened(tmp_path, mask, palette=palette, options=f"void={void}")
+        assert dataset.info.classes == ("disc", "square")
+        assert dataset.info.palette == (RED, BLUE)
+        assert first_row(dataset) == [255, 0, 1, 255]
+        assert "void 0 and #000000 (background)" in dataset.describe()
 
 
 def test_void_as_a_colour_is_the_index_that_the_palettes_draw_in_it(tmp_path: Path) -> None:
@@ -28,6 +127,11 @@ def test_void_as_a_colour_is_the_index_that_the_palettes_draw_in_it(tmp_path: Pa
         assert dataset.info.classes == truth.info.classes
         assert first_row(dataset) == first_row(truth) == [0, 255, 1, 255]
         assert "void 1 and 3 and #000000" in dataset.describe()
+
+
+def test_void_as_a_colour_of_classes_json_counts_in_palette_files(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, labels(0, 1, 2), palette=COLOURS, classes=NAMES, void_rgb=BLACK)
+    assert (dataset.info.classes, first_row(dataset)) == (("disc", "square"), [255, 0, 1, 255])
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
     """
     heads = read_heads(masks)
     said = settle_void(said, heads, masks)
-    if said.values is not None or (said.classes is not None and said.void is not None):
+    if not said.left_out and (said.values is not None or (said.classes is not None and said.void is not None)):
         if heads.differ and said.by == "auto" and (conflict := survey(masks).conflict):
             raise LabError(conflict)
         void = said.void or ()
@@ -84,6 +84,8 @@ def _refuse_strays(coding: LabelCoding, seen: Survey) -> None:
 
 def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Void values and class values."""
+    if said.values is not None:
+        return said.void or (), said.values
     found = set(seen.values)
     count = len(said.classes) if said.classes is not None else None
     if said.void is None and count in (None, 2) and (found == {255} or (len(found) == 2 and 0 in found)):

@@ -20,7 +20,7 @@ CALLED = {"palette": "palette_rgb", "void": "void_index", "ignore_index": "void_
 class Said:
     """What is stated about the classes; None stands for what is not. void: values, () for "there is none".
 
-    options: what of it the options say.
+    options: what of it the options say; left_out: names of a list that turned out to be void's.
     """
 
     classes: tuple[str, ...] | None = None
@@ -31,6 +31,7 @@ class Said:
     by: str = "auto"
     source: str = "the options"
     options: frozenset[str] = frozenset()
+    left_out: tuple[str, ...] = ()
 
 
 def read_said(root: Path) -> Said:
