@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from lovasz.lab.data import open_dataset
+from lovasz.lab.data.pairs import PairDataset
 
 
 def write(path: Path, pixels: np.ndarray, palette: list[int] | None = None, **save: object) -> Path:
@@ -59,3 +61,27 @@ def lists(root: Path, **stems: str) -> None:
     """List files: train.txt with what ``train`` holds, and so on."""
     for split, text in stems.items():
         (root / f"{split}.txt").write_text(text)
+
+
+def opened(root: Path, *masks: np.ndarray, palette: list[int] | None = None, options: str = "", **said) -> PairDataset:
+    """The train split of a folder of these masks, in this order; `said` goes into classes.json."""
+    for path in root.glob("*/*.png"):
+        path.unlink()
+    write_folder(root, {f"{number}": mask for number, mask in enumerate(masks)} | {"v": masks[0]}, palette)
+    (root / "train.txt").write_text("\n".join(str(number) for number in range(len(masks))))
+    (root / "val.txt").write_text("v")
+    if said:
+        (root / "classes.json").write_text(json.dumps(said))
+    dataset = open_dataset(f"folder:{root}{'?' + options if options else ''}", "train")
+    assert isinstance(dataset, PairDataset)
+    return dataset
+
+
+def first_row(dataset: PairDataset, index: int = 0, count: int = 4) -> list[int]:
+    """The labels of the first pixels of a mask, as training gets them."""
+    return dataset[index].mask[0, :count].tolist()
+
+
+def coloured(*colours: tuple[int, int, int]) -> np.ndarray:
+    """An RGB mask whose columns go through the colours in turn."""
+    return np.array(colours, np.uint8)[labels(*range(len(colours)))]

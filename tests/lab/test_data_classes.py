@@ -7,35 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.lab.image_files import labels, write, write_folder
+from tests.lab.image_files import coloured, first_row, labels, opened, write, write_folder
 
 from lovasz.lab.data import open_dataset
-from lovasz.lab.data.pairs import PairDataset
 from lovasz.lab.errors import LabError
 
 RED, GREEN, BLUE, BLACK, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
-
-
-def opened(root: Path, *masks: np.ndarray, palette: list[int] | None = None, options: str = "", **said) -> PairDataset:
-    """The train split of a folder of these masks, in this order; `said` goes into classes.json."""
-    for path in root.glob("*/*.png"):
-        path.unlink()
-    write_folder(root, {f"{number}": mask for number, mask in enumerate(masks)} | {"v": masks[0]}, palette)
-    (root / "train.txt").write_text("\n".join(str(number) for number in range(len(masks))))
-    (root / "val.txt").write_text("v")
-    if said:
-        (root / "classes.json").write_text(json.dumps(said))
-    dataset = open_dataset(f"folder:{root}{'?' + options if options else ''}", "train")
-    assert isinstance(dataset, PairDataset)
-    return dataset
-
-
-def first_row(dataset: PairDataset, index: int = 0, count: int = 4) -> list[int]:
-    return dataset[index].mask[0, :count].tolist()
-
-
-def coloured(*colours: tuple[int, int, int]) -> np.ndarray:
-    return np.array(colours, np.uint8)[labels(*range(len(colours)))]
 
 
 def test_masks_of_0_and_255_are_background_and_foreground(tmp_path: Path) -> None:
@@ -228,7 +205,7 @@ def test_a_mask_in_colours_that_holds_only_a_grey_class_is_read_by_colour(tmp_pa
     assert first_row(dataset, 1) == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("void", ["", "&void=255"])
+@pytest.mark.parametrize("void", ["", "&void=none"])
 def test_a_black_mask_among_coloured_ones_is_no_class_where_black_is_none(tmp_path: Path, void: str) -> None:
     options = f"classes=a,b,c&palette=#ff0000,#00ff00,#0000ff{void}"
     with pytest.raises(LabError, match=r"1\.png: colour #000000 at row 0.*void=#rrggbb.*coding=index"):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from tests.lab.image_files import labels, picture, write
 
-from lovasz.lab.data.masks import image_size, mask_size, read_image, read_mask
+from lovasz.lab.data.masks import image_size, mask_kind, mask_size, read_image, read_mask
 from lovasz.lab.errors import LabError
 
 
@@ -266,6 +266,21 @@ def test_mask_values_are_never_converted(tmp_path: Path) -> None:
     assert np.array_equal(raw.values, labels(0, 1, 2))
     assert raw.palette is not None
     assert raw.palette[:3].tolist() == [[9, 9, 9], [0, 0, 0], [200, 0, 0]]
+
+
+@pytest.mark.parametrize("ending", [".png", ".gif", ".bmp", ".tif"])
+def test_the_head_of_a_palette_mask_has_the_palette_that_reading_finds(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"a{ending}", labels(0, 1, 2), [9, 8, 7, 0, 1, 2, 200, 0, 3])
+    palette = read_mask(path).palette
+    assert palette is not None
+    assert palette[:3].tolist() == [[9, 8, 7], [0, 1, 2], [200, 0, 3]]
+    assert mask_kind(path) == ("palette", palette.tobytes())
+
+
+def test_the_head_of_a_mask_tells_grey_from_colours(tmp_path: Path) -> None:
+    for mask in (labels(0, 1), labels(0, 1) > 0, labels(0, 1).astype(np.uint16)):
+        assert mask_kind(write(tmp_path / "grey.png", mask)) == ("grey", b"")
+    assert mask_kind(write(tmp_path / "rgb.png", picture())) == ("colours", b"")
 
 
 def test_a_1_bit_mask_holds_0_and_1(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from lovasz.lab.data.colours import voc_palette
 from lovasz.lab.data.dataset import IGNORE_INDEX, Colour
 from lovasz.lab.data.labels import MOST_CLASSES, LabelCoding, hexadecimal
 from lovasz.lab.data.masks import read_mask
-from lovasz.lab.data.survey import Survey, survey
+from lovasz.lab.data.survey import Heads, Survey, read_heads, survey
+from lovasz.lab.data.void import by_value, settle_void, values_beside, void_words
 from lovasz.lab.errors import LabError
 
 FEW_CLASSES = 32  # with more of them found, a gap between the values rather shows a mask with smoothed edges
@@ -32,6 +33,9 @@ class Classes:
 def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
     """The classes, from what is said where it is enough (classes with void, or values), else after reading all masks.
 
+    What void and values mean beside a list of classes is settled in void.py. Palettes that differ in an index that is
+    in use are refused, unless coding=index is said or the colours count; the masks are read only where heads differ.
+
     Unless void or values are said, the masks decide:
     - values 0 and one other, or 255 alone: two classes, the other is the second (foreground), nothing is void;
     - otherwise 255 is void where it occurs; where some masks are of 0 and 1 and others of 0 and 255, that is asked.
@@ -41,24 +45,29 @@ def find_classes(said: Said, masks: Sequence[Path], where: Path) -> Classes:
     smoothed. Masks in colours need classes and palette said.
     Raises LabError, naming a file where there is one to name.
     """
-    if said.values is not None or (said.classes is not None and said.void is not None):
+    heads = read_heads(masks)
+    said = settle_void(said, heads, masks)
+    if not said.left_out and (said.values is not None or (said.classes is not None and said.void is not None)):
+        if heads.differ and said.by == "auto" and (conflict := survey(masks).conflict):
+            raise LabError(conflict)
         void = said.void or ()
-        values = said.values or _values_beside(void, len(said.classes or ()))
-        return _build(said, values, void)
+        values = said.values or values_beside(void, len(said.classes or ()))
+        return _build(said, values, void, heads)
     seen = survey(masks)
     if not seen.values and not seen.colours:
         raise LabError(f"{where}: no masks to find the classes in.")
-    if seen.conflict and (said.by != "colour" or said.classes is None or said.palette is None):
+    by_colour = said.by == "colour" and said.classes is not None and said.palette is not None
+    if seen.conflict and said.by != "index" and not by_colour:
         raise LabError(seen.conflict)
     if said.classes is None or said.palette is None:
         if seen.colours:
             _refuse_colours(seen, where)
         void, values = _meaning(said, seen, where)
-        found = _build(said, values, void, seen)
+        found = _build(said, values, void, heads, seen)
         found.coding.refuse_others(seen.values, said.source if said.classes else "the masks")
         return found
     void, values = _meaning(said, seen, where)
-    found = _build(said, values, void)
+    found = _build(said, values, void, heads)
     _refuse_strays(found.coding, seen)
     return found
 
@@ -75,6 +84,8 @@ def _refuse_strays(coding: LabelCoding, seen: Survey) -> None:
 
 def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Void values and class values."""
+    if said.values is not None:
+        return said.void or (), said.values
     found = set(seen.values)
     count = len(said.classes) if said.classes is not None else None
     if said.void is None and count in (None, 2) and (found == {255} or (len(found) == 2 and 0 in found)):
@@ -87,7 +98,7 @@ def _meaning(said: Said, seen: Survey, where: Path) -> tuple[tuple[int, ...], tu
         )
     void = said.void if said.void is not None else tuple({IGNORE_INDEX} & found)
     if count is not None:
-        return void, _values_beside(void, count)
+        return void, values_beside(void, count)
     classes = sorted(found - set(void))
     if classes in ([], [0]):
         raise LabError(f"{where}: the masks hold no label but {_list(sorted(found))}; there is nothing to tell apart.")
@@ -113,7 +124,9 @@ def _refuse_colours(seen: Survey, where: Path) -> None:
     )
 
 
-def _build(said: Said, values: tuple[int, ...], void: tuple[int, ...], seen: Survey | None = None) -> Classes:
+def _build(
+    said: Said, values: tuple[int, ...], void: tuple[int, ...], heads: Heads, seen: Survey | None = None
+) -> Classes:
     names = said.classes or _names(values)
     if len(values) != len(names):
         raise LabError(f"values: {len(values)} mask values for {len(names)} classes; expected one for each class.")
@@ -133,22 +146,16 @@ def _build(said: Said, values: tuple[int, ...], void: tuple[int, ...], seen: Sur
         raise LabError(f"void: {_list(sorted(set(values) & set(void)))} is also the mask value of a class.")
     palette = said.palette or (seen.palette_of(values) if seen else None) or voc_palette(len(names))
     coding = LabelCoding(names, values, void, said.palette, said.void_colour, said.by)
-    voids = [str(value) for value in void] + ([hexadecimal(said.void_colour)] if said.void_colour else [])
     words = [
         f"{len(names)} classes ({_list(names)}) from {said.source if said.classes else 'the masks'}",
-        f"void {' and '.join(voids)}" if voids else "no void",
+        void_words(said, void, heads),
     ]
-    if values != tuple(range(len(values))):
+    if values != tuple(range(len(values))) and by_value(said, heads):
         words.append(f"mask values {_list(values)} in this order")
     absent = [value for value in values if value not in seen.values] if seen else []
     if absent:
         words.append(f"no mask holds {_list(absent)}")
     return Classes(palette, coding, "; ".join(words))
-
-
-def _values_beside(void: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """The first `count` values that are not void."""
-    return tuple(value for value in range(count + len(void)) if value not in void)[:count]
 
 
 def _names(values: tuple[int, ...]) -> tuple[str, ...]:

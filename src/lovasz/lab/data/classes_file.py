@@ -18,7 +18,10 @@ CALLED = {"palette": "palette_rgb", "void": "void_index", "ignore_index": "void_
 
 @dataclass(frozen=True)
 class Said:
-    """What is stated about the classes; None stands for what is not. void: values, () for "there is none"."""
+    """What is stated about the classes; None stands for what is not. void: values, () for "there is none".
+
+    options: what of it the options say; left_out: names of a list that turned out to be void's.
+    """
 
     classes: tuple[str, ...] | None = None
     palette: tuple[Colour, ...] | None = None
@@ -27,6 +30,8 @@ class Said:
     void_colour: Colour | None = None
     by: str = "auto"
     source: str = "the options"
+    options: frozenset[str] = frozenset()
+    left_out: tuple[str, ...] = ()
 
 
 def read_said(root: Path) -> Said:

@@ -57,7 +57,11 @@ def open_folder(
     said = read_said(root) if classes is None else Said()
     _refuse_twins([pair for pairs in layout.splits.values() for pair in pairs])
     given = {"classes": classes, "palette": palette, "values": values, "void": void, "void_colour": void_colour}
-    said = replace(said, by=coding, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    if void is not None or void_colour is not None:
+        said = replace(said, void=None, void_colour=None)  # which the file may say in the other form
+        given |= {"void": void, "void_colour": void_colour}
+    said = replace(said, by=coding, options=frozenset(given), **given)
     found = find_classes(said, [pair.mask for pairs in layout.splits.values() for pair in pairs], root)
     # Of masks of 0 and 7 the second class is no number that other weights could know as their class 1.
     numbered = found.coding.values[:1] != (0,) or len(found.coding.values) != 2 or found.coding.values[1] in (1, 255)

@@ -83,6 +83,17 @@ def mask_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def mask_kind(path: Path) -> tuple[str, bytes]:
+    """ "grey", "palette" or "colours" and the palette as RGB bytes, from the head of a file that `read_mask` reads."""
+    with _opened(path, "mask") as image:
+        _refuse_unclear(image, path)
+        if image.mode == "P":
+            written, palette = image.palette.getdata() if image.palette else ("RGB", b"")
+            # Other orders than PNG's and GIF's are left to Pillow, which reads the pixels for that.
+            return "palette", bytes(palette if written == "RGB" else image.getpalette("RGB") or b"")
+        return ("grey" if image.mode in ("1", "L", *SIXTEEN_BITS) else "colours"), b""
+
+
 def read_mask(path: Path) -> RawMask:
     """A mask as stored: class indices are never passed through a colour conversion, and no orientation is applied.
 

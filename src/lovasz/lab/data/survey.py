@@ -1,4 +1,5 @@
-"""What all masks of a folder hold together: read once, for classes that nobody stated. Apart from the conclusions."""
+"""What all masks of a folder hold together: read once, for classes that nobody stated, or only their heads, for what is
+checked of all folders. Apart from the conclusions."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from lovasz.lab.data.dataset import IGNORE_INDEX, Colour
 from lovasz.lab.data.labels import colours_seen, hexadecimal
-from lovasz.lab.data.masks import read_mask
+from lovasz.lab.data.masks import mask_kind, read_mask
 from lovasz.lab.errors import LabError
 from lovasz.lab.progress import display, tracked
 
@@ -59,14 +60,48 @@ class Survey:
                         f"{path}: index {value} is drawn in {hexadecimal((red, green, blue))}, but in {other} in "
                         f"{hexadecimal(before)}: the palettes differ, so an index may mean two classes. Give "
                         "classes=... and palette=#rrggbb,... with coding=colour to go by the colours, or "
-                        "void=... with classes=... and coding=index to go by the indices."
+                        "coding=index to go by the indices."
                     )
 
     def palette_of(self, values: Sequence[int]) -> tuple[Colour, ...] | None:
         """The colours that the files' palettes give these values; None unless all have one and they differ."""
+        if self.conflict:
+            return None
         colours = [self.palette[value][0] for value in values if value in self.palette]
         complete = len(colours) == len(values) == len(set(colours)) and not self.grey_files
         return tuple(colours) if complete else None
+
+
+@dataclass
+class Heads:
+    """What the heads of all masks tell: the first grey file, palette file and file in colours.
+
+    palette: the longest; differ: whether an index, used or not, has another colour in another file.
+    """
+
+    grey: Path | None = None
+    indexed: Path | None = None
+    coloured: Path | None = None
+    palette: bytes = b""
+    differ: bool = False
+
+    def add(self, path: Path) -> None:
+        """Read one more head."""
+        kind, palette = mask_kind(path)
+        if kind == "grey":
+            self.grey = self.grey or path
+        elif kind == "colours":
+            self.coloured = self.coloured or path
+        else:
+            self.indexed = self.indexed or path
+            shorter, longer = sorted((self.palette, palette), key=len)
+            self.differ |= not longer.startswith(shorter)
+            self.palette = longer
+
+
+def read_heads(masks: Sequence[Path]) -> Heads:
+    """The heads of all masks, without their pixels where the format allows; remembered as `survey` is."""
+    return _heads(tuple((path, *_state(path)) for path in masks))
 
 
 def survey(masks: Sequence[Path]) -> Survey:
@@ -89,3 +124,12 @@ def _survey(files: tuple[tuple[Path, int, int], ...]) -> Survey:
         for path, *_ in tracked(files, len(files), "reading the labels of all masks", progress):
             seen.add(path)
     return seen
+
+
+@lru_cache(maxsize=4)
+def _heads(files: tuple[tuple[Path, int, int], ...]) -> Heads:
+    heads = Heads()
+    with display(True) as progress:
+        for path, *_ in tracked(files, len(files), "reading the heads of all masks", progress):
+            heads.add(path)
+    return heads
