@@ -247,7 +247,7 @@ def test_only_changed_files_are_checked_again_when_a_run_goes_on(tmp_path, image
     with pytest.raises(LabError, match="is bad"):
         train(asked, progress=False)
     passes = []
-    monkeypatch.setattr(training, "check_files", lambda *_: passes.append("pass"))
+    monkeypatch.setattr(training, "check_files", lambda *_, **__: passes.append("pass"))
     with pytest.raises(LabError, match="is bad"):
         train(asked, resume=True, progress=False)
     assert passes == []

@@ -175,7 +175,7 @@ def check_run(
     def files() -> None:
         before, same = check_folder(folder, known, resume=resume)
         if not (resume and same and before is not None and "data" in before):
-            check_files(data.splits, progress)
+            check_files(data.splits, progress, workers=config.devices * config.num_workers)
 
     team.let_first(files)
 
