@@ -278,7 +278,7 @@ def headline(comparison: dict[str, Any]) -> tuple[str, str]:
         notes.append(f"On validation images: {100 * val.mean:.1f} %{against}.")
     step, step_other = winner.seconds_per_step(), other.seconds_per_step() if other else None
     if step and step_other and step_other.mean > 0 and winner.timed and other and other.timed:
-        notes.append(f"A training step takes {_time(step.mean / step_other.mean)}.")
+        notes.append(f"A training step takes {_times(step, step_other)}.")
     if alone:
         notes.insert(0, f"{sentence}.")
         sentence = f"The {SPLITS[split]} masks hold {alone} alone, so they cannot tell which loss is better"
@@ -306,6 +306,13 @@ def _difference(points: float, label: str) -> str:
 
 def _signed(points: float) -> str:
     return f"{points:+.1f}".replace("-", "−")
+
+
+def _times(mine: Spread, other: Spread) -> str:
+    """One time against another; what a busy machine did to one of the runs is no difference of the losses."""
+    words = _time(mine.mean / other.mean)
+    spread = max(mine.deviation or 0.0, other.deviation or 0.0)
+    return f"{words}, within the spread of its runs" if 0 < abs(mine.mean - other.mean) <= spread else words
 
 
 def _time(ratio: float) -> str:
