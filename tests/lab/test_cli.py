@@ -200,6 +200,11 @@ def test_the_folder_of_a_run_stands_for_its_weights_and_a_folder_of_runs_names_t
         message = invoke(*command, "--weights", tmp_path).stderr
         assert f"{tmp_path}: is a folder; give one of {run / 'model.safetensors'}, " in message
         assert "seed-1" in message
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    message = invoke("predict", tmp_path, "--weights", run / "checkpoints" / "last.ckpt").stderr
+    assert f"--weights {run / 'checkpoints' / 'last.ckpt'}: a checkpoint" in message
+    assert f"give {run / 'model.safetensors'}." in message
     (tmp_path / "empty").mkdir()
     with pytest.raises(LabError, match=r"empty: is a folder; give a \.safetensors file"):
         option_texts.weights_file(tmp_path / "empty")

@@ -21,6 +21,7 @@ from lovasz.lab.models.files import check_file, read_tensors
 from lovasz.lab.models.hub import ForeignNetwork, foreign_layout, is_foreign
 from lovasz.lab.models.layouts import COUNTER, LAYOUTS, SCALING, Layout
 from lovasz.lab.models.outputs import json_path, match_classes, pick_outputs, predicting_outputs, refuse_absent
+from lovasz.lab.weights_file import weights_in
 
 NAMED = 3  # this many missing or unexpected tensors are named in a message
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -35,7 +36,8 @@ def load_weights(
         model_name: a name of `lovasz.lab.models.MODELS`. "enet" takes any file of an ENet and builds the variant whose
             tensors it holds; "enet_torch7" takes the Torch7 variant only. Of another library's network (hub:,
             torchvision:, smp:) the JSON says which one it is.
-        path: a file of `save_weights` or a published one (see `layouts.py`), with its .json beside it.
+        path: a file of `save_weights` or a published one (see `layouts.py`), with its .json beside it; or the folder of
+            a run, for the weights in it.
         classes: names of the data set's classes. They are looked up in the JSON's "classes", where case, spaces,
             hyphens and underscores do not count; outputs for other classes are dropped. Without a JSON the file must
             have exactly as many outputs as there are classes, and they are taken to be in this order.
@@ -44,7 +46,7 @@ def load_weights(
     Raises LabError: no such file, not a (whole) safetensors file, another network, a class without an output,
     values that are not finite, an unusable JSON.
     """
-    path = Path(path)
+    path = weights_in(Path(path))
     tensors = read_tensors(path)
     description = describe_weights(path) if json_path(path).exists() else None
     layout = _recognise(model_name, path, tensors, description)
@@ -71,16 +73,18 @@ def load_weights(
 def load_exported(path: str | Path, model_name: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a file and its description, without a data set: the JSON beside the file names the classes.
 
-    The network is in evaluation mode; without `model_name` it is that of `network_of`. Which outputs it has is for
-    `describe_export` to say. Raises LabError as `load_weights` does, and where there is no JSON.
+    path: of the file, or of a run's folder, for the weights in it. The network is in evaluation mode; without
+    `model_name` it is that of `network_of`. Which outputs it has is for `describe_export` to say. Raises LabError as
+    `load_weights` does, and where there is no JSON.
     """
+    path = weights_in(Path(path))
     description = describe_export(path)
     return load_weights(model_name or network_of(path), path, description["classes"]).eval(), description
 
 
 def network_of(path: str | Path) -> str:
     """The network that a file holds: as its JSON says, else the one that has its tensors, "enet" where none has."""
-    path = Path(path)
+    path = weights_in(Path(path))
     description = describe_weights(path) if json_path(path).is_file() else {}
     name = str(description.get("model_name"))
     if is_foreign(name) or any(name in layout.names for layout in LAYOUTS):  # others say what they like
@@ -200,7 +204,7 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
 
     Raises LabError when the weights file or its JSON is missing or the JSON cannot be used.
     """
-    path = Path(path)
+    path = weights_in(Path(path))
     check_file(path)
     place = json_path(path)
     if not place.is_file():
