@@ -36,8 +36,7 @@ def load_weights(
         model_name: a name of `lovasz.lab.models.MODELS`. "enet" takes any file of an ENet and builds the variant whose
             tensors it holds; "enet_torch7" takes the Torch7 variant only. Of another library's network (hub:,
             torchvision:, smp:) the JSON says which one it is.
-        path: a file of `save_weights` or a published one (see `layouts.py`), with its .json beside it; or the folder of
-            a run, for the weights in it.
+        path: a file of `save_weights` or a published one (see `layouts.py`), with its .json beside it.
         classes: names of the data set's classes. They are looked up in the JSON's "classes", where case, spaces,
             hyphens and underscores do not count; outputs for other classes are dropped. Without a JSON the file must
             have exactly as many outputs as there are classes, and they are taken to be in this order.
@@ -46,7 +45,7 @@ def load_weights(
     Raises LabError: no such file, not a (whole) safetensors file, another network, a class without an output,
     values that are not finite, an unusable JSON.
     """
-    path = weights_in(Path(path))
+    path = Path(path)
     tensors = read_tensors(path)
     description = describe_weights(path) if json_path(path).exists() else None
     layout = _recognise(model_name, path, tensors, description)
