@@ -109,7 +109,7 @@ def test_times_of_few_steps_are_shown_and_not_compared(steps: int | None, said: 
 @pytest.mark.parametrize(
     ("mine", "other", "words"),
     [
-        ([0.183, 0.188, 0.185], [0.410, 0.200, 0.208], "32 % less time, within the spread of its runs."),
+        ([0.183, 0.188, 0.185], [0.410, 0.200, 0.208], "32 % less time, within the spread of the runs."),
         ([0.183, 0.188, 0.185], [0.270, 0.273, 0.275], "32 % less time."),
         ([0.183], [0.273], "33 % less time."),
         ([0.2, 0.2], [0.2, 0.2], "the same time."),

@@ -312,7 +312,7 @@ def _times(mine: Spread, other: Spread) -> str:
     """One time against another; what a busy machine did to one of the runs is no difference of the losses."""
     words = _time(mine.mean / other.mean)
     spread = max(mine.deviation or 0.0, other.deviation or 0.0)
-    return f"{words}, within the spread of its runs" if 0 < abs(mine.mean - other.mean) <= spread else words
+    return f"{words}, within the spread of the runs" if 0 < abs(mine.mean - other.mean) <= spread else words
 
 
 def _time(ratio: float) -> str:
