@@ -48,9 +48,9 @@ def lovasz_softmax(
         per_image: average the losses of single images instead of taking the batch as one set of pixels.
         ignore_index: label of void pixels, any integer, also a negative one; they have neither value nor gradient.
         weight: (C,) class weights w of the average; default 1.
-        method: "exact" (sorted) or "binned" (linear time). With ``impl="auto"`` small inputs are sorted all the same: at
-            most 16,384 errors (pixels times classes); on the CPU with numba, but for float64, 4 million of at most
-            65,536 pixels (with ``per_image`` of one image, and any number of images of at most 16,384).
+        method: "exact" (sorted) or "binned" (linear time). With ``impl="auto"`` small inputs are sorted all the same:
+            of at most 16,384 errors (pixels times classes), or, on the CPU with numba but for float64, 4 million of at
+            most 65,536 pixels (with ``per_image`` of one image, and any number of images of at most 16,384).
         impl: "auto", "torch", "numba" or "triton". An explicit one never falls back: with ``method="exact"`` "triton"
             raises, and so does "numba" for float64 and inside torch.compile.
         group: a torch.distributed process group, of which every process calls this with its part of the batch: the

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from lovasz.lab import commands, defaults, help_examples, losses, option_texts, options
+from lovasz.lab import commands, defaults, help_examples, losses, option_texts, options, slips
 from lovasz.lab.config import ComparisonConfig, RunConfig, write_json
 from lovasz.lab.data import open_dataset
 from lovasz.lab.defaults import default_folder
@@ -200,6 +200,11 @@ def test_the_folder_of_a_run_stands_for_its_weights_and_a_folder_of_runs_names_t
         message = invoke(*command, "--weights", tmp_path).stderr
         assert f"{tmp_path}: is a folder; give one of {run / 'model.safetensors'}, " in message
         assert "seed-1" in message
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    message = invoke("predict", tmp_path, "--weights", run / "checkpoints" / "last.ckpt").stderr
+    assert f"--weights {run / 'checkpoints' / 'last.ckpt'}: a checkpoint" in message
+    assert f"give {run / 'model.safetensors'}." in message
     (tmp_path / "empty").mkdir()
     with pytest.raises(LabError, match=r"empty: is a folder; give a \.safetensors file"):
         option_texts.weights_file(tmp_path / "empty")
@@ -324,6 +329,52 @@ def test_each_option_reaches_its_field_of_one_run(asked):
     untested = {field.name for field in dataclasses.fields(RunConfig)} - set(expected)
     assert config.resize_training
     assert untested == {"weights", "resize_training"}, "a field of RunConfig has no option in this test"
+
+
+@pytest.mark.parametrize("first", [["--losses", "hinge"], ["--losses=hinge"]])
+def test_losses_that_are_given_one_by_one_are_all_compared(asked, first):
+    invoke("compare", *first, "--data", "shapes", "--losses", "soft_jaccard,cross_entropy", "--epochs", "1")
+    assert asked["config"].losses == ("hinge", "soft_jaccard", "cross_entropy")
+    twice = invoke("compare", *first, "--data", "shapes", "--losses", "hinge", "--epochs", "1").stderr
+    assert "hinge is there twice" in twice
+    nothing = invoke("compare", *first, "--losses", "soft_jaccard", "--data", "shapes", "--losses").stderr
+    assert "requires an argument" in nothing
+
+
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [
+        ("compare --data shapes --losses hinge soft_jaccard", "--losses hinge,soft_jaccard"),
+        ("compare --data shapes --losses hinge, soft_jaccard --epochs 1", "--losses hinge,soft_jaccard"),
+        ("compare --data shapes --seeds 0 1 2", "--seeds 0,1,2"),
+        ("train --data shapes --crop 64 x 96", "--crop 64x96"),
+        ("train --data shapes --crop 64 96", "--crop 64x96"),
+        ("train --data shapes --scale 0.5 2", "--scale 0.5,2"),
+        ("predict a.jpg b.jpg --weights w.safetensors", "give the folder: lovasz predict . ..."),
+        ("predict --weights w.safetensors p/a.jpg p/b.jpg p/c.jpg", "give the folder: lovasz predict p ..."),
+        ("predict --weights w.safetensors p/a.jpg q/b.jpg", "give the folder that holds them"),
+        ("train --data shapes --lr 0.001", "--learning-rate"),
+        ("compare --data shapes --lr=0.001", "--learning-rate"),
+        ("paper finetune --data shapes --weights w --lr 0.001", "--learning-rates"),
+        ("train --data shapes --gpu 1", "--device"),
+        ("train --data shapes --epoch 1", "--epochs"),
+    ],
+)
+def test_what_is_easily_typed_otherwise_is_refused_with_the_remedy(line, remedy):
+    result = invoke(*line.split(), prog_name="lovasz", env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    said = " ".join(re.sub(r"[│╭╰─╮╯]", " ", result.stderr).split())
+    assert re.search(rf"{re.escape(remedy)}(?![\w-])", said), said
+
+
+def test_names_that_other_programs_give_an_option_are_none_of_ours():
+    root = typer.main.get_command(commands.app)
+    groups = [root.commands, root.commands["paper"].commands]
+    own = {name for group in groups for command in group.values() for param in command.params for name in param.opts}
+    assert not slips.OTHER_NAMES.keys() & own
+    assert {name for names in slips.OTHER_NAMES.values() for name in names} | slips.SEVERAL <= own
+    assert all(isinstance(command, slips.Command) for name, command in groups[0].items() if name != "paper")
+    assert all(isinstance(command, slips.Command) for command in groups[1].values())
 
 
 def test_the_plan_of_a_resumed_comparison_lists_the_losses_and_seeds_of_its_folder(asked, tmp_path):

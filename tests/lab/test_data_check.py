@@ -45,6 +45,12 @@ def all_void(root: Path, stem: str) -> Path:
     return Path("split test")
 
 
+def all_void_to_train(root: Path, _: str) -> Path:
+    for stem in "01":
+        all_void(root, stem)
+    return Path("split train")
+
+
 def cut_image(root: Path, stem: str) -> Path:
     path = write(root / "images" / f"{stem}.png", picture(1, 16, 16))
     path.write_bytes(path.read_bytes()[:400])
@@ -60,8 +66,11 @@ def cut_image(root: Path, stem: str) -> Path:
         (deep_image, "3", "more than 8 bits"),
         (stray_label, "2", "label 7"),
         (stray_label, "3", "label 7"),
+        (stray_label, "1", "label 7"),
+        (cut_image, "0", "cannot be read"),
         (cut_image, "3", "cannot be read"),
-        (all_void, "3", "every pixel is void"),
+        (all_void, "3", "every pixel is void, there is nothing to score"),
+        (all_void_to_train, "", "every pixel is void, there is nothing to learn"),
     ],
 )
 def test_a_bad_file_stops_a_run_before_its_first_step_and_leaves_no_folder(
@@ -84,12 +93,33 @@ def test_a_bad_file_stops_a_run_before_its_first_step_and_leaves_no_folder(
     assert not (tmp_path / "out").exists()
 
 
-def test_training_masks_are_not_read_and_the_others_are(images, monkeypatch) -> None:
+def test_heads_of_training_files_are_read_first_and_then_every_file_once(images, monkeypatch) -> None:
     read: list[str] = []
-    read_mask = pairs.read_mask
-    monkeypatch.setattr(pairs, "read_mask", lambda path: read.append(path.stem) or read_mask(path))
+    for name in ("mask_size", "read_image", "read_mask"):
+        inner = getattr(pairs, name)
+        note = lambda path, name=name, inner=inner: read.append(f"{name} {path.stem}") or inner(path)  # noqa: E731
+        monkeypatch.setattr(pairs, name, note)
     check_files(splits(images))
-    assert read == ["2", "3"]
+    assert read[:2] == ["mask_size 0", "mask_size 1"]
+    assert read[2:] == [f"{name} {stem}" for stem in "0123" for name in ("read_image", "read_mask")]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_training_file_is_found_by_workers_too_in_the_words_of_its_own(images, workers) -> None:
+    path = stray_label(images, "1")
+    with pytest.raises(LabError) as error:
+        check_files(splits(images), workers=workers)
+    assert str(error.value).startswith(f"{path}: label 7 at row 0, column 2")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_classes_of_each_split_are_those_in_its_masks(images, workers) -> None:
+    write(images / "masks" / "0.png", labels(1, IGNORE_INDEX, height=16, width=16))
+    write(images / "masks" / "1.png", labels(2, height=16, width=16))
+    write(images / "masks" / "3.png", labels(0, IGNORE_INDEX, height=16, width=16))
+    held = {"train": (1, 2), "val": (0, 1, 2), "test": (0,)}
+    assert check_files(splits(images), workers=workers) == held
+    assert check_files(splits(images)) == held  # and after the pass that was made
 
 
 def test_a_pass_is_made_once_while_no_file_changes(images, monkeypatch) -> None:
@@ -106,8 +136,8 @@ def test_a_pass_is_made_once_while_no_file_changes(images, monkeypatch) -> None:
 def test_drawn_images_need_no_pass(monkeypatch) -> None:
     drawn = open_shapes("test", size=32)
     monkeypatch.setattr(type(drawn), "__getitem__", lambda *_: pytest.fail("drawn"))
-    known = set(check._SOUND)
-    check_files([drawn])
+    known = dict(check._SOUND)
+    assert check_files([drawn]) == {}
     assert known == check._SOUND
 
 

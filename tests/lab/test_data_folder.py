@@ -34,7 +34,15 @@ def test_an_image_comes_with_the_mask_of_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("images", "masks"),
-    [("images", "labels"), ("imgs", "annotations"), ("JPEGImages", "SegmentationClass"), ("image", "mask")],
+    [
+        ("images", "labels"),
+        ("imgs", "annotations"),
+        ("JPEGImages", "SegmentationClass"),
+        ("image", "mask"),
+        ("Images", "Masks"),
+        ("IMAGES", "gt"),
+        ("jpegimages", "segmentationclass"),
+    ],
 )
 def test_usual_names_of_the_two_folders_are_known(tmp_path: Path, images: str, masks: str) -> None:
     write_folder(tmp_path, {name: labels(0, 1) for name in "abcd"}, images=images, to=masks)
@@ -70,6 +78,22 @@ def test_other_names_of_the_two_folders_can_be_given(tmp_path: Path) -> None:
     assert len(open_dataset(f"folder:{tmp_path}?images=x&masks=y/z", "train")) == 2
     with pytest.raises(LabError, match="no folder of images"):
         open_dataset(f"folder:{tmp_path}", "train")
+
+
+def test_folders_within_those_of_the_splits_may_have_capitals_too(tmp_path: Path) -> None:
+    for split in ("Train", "Val"):
+        write_folder(tmp_path / split, {name: labels(0, 1) for name in "ab"}, images="Images", to="Masks")
+    assert available_splits(f"folder:{tmp_path}") == ("train", "val")
+    assert len(open_dataset(f"folder:{tmp_path}", "train")) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems have one folder for both spellings")
+def test_folders_that_differ_in_capitals_alone_are_a_question(tmp_path: Path) -> None:
+    write_folder(tmp_path, {name: labels(0, 1) for name in "ab"})
+    write_folder(tmp_path, {name: labels(0, 1) for name in "cd"}, images="Images", to="y")
+    with pytest.raises(LabError, match=r"Images and images may both be the images; say which with images="):
+        open_dataset(f"folder:{tmp_path}", "train")
+    assert len(open_dataset(f"folder:{tmp_path}?images=Images&masks=y", "train")) == 1
 
 
 def test_two_folders_of_masks_are_a_question_and_not_a_guess(tmp_path: Path) -> None:

@@ -107,6 +107,24 @@ def test_times_of_few_steps_are_shown_and_not_compared(steps: int | None, said: 
 
 
 @pytest.mark.parametrize(
+    ("mine", "other", "words"),
+    [
+        ([0.183, 0.188, 0.185], [0.410, 0.200, 0.208], "32 % less time, within the spread of the runs."),
+        ([0.183, 0.188, 0.185], [0.270, 0.273, 0.275], "32 % less time."),
+        ([0.183], [0.273], "33 % less time."),
+        ([0.2, 0.2], [0.2, 0.2], "the same time."),
+    ],
+)
+def test_times_that_differ_less_than_the_runs_of_one_loss_are_within_the_spread(
+    mine: list[float], other: list[float], words: str
+) -> None:
+    content = with_test_scores({"cross_entropy": [0.5] * len(other), "lovasz_softmax": [0.6] * len(mine)})
+    for run, seconds in zip(content["runs"], [*other, *mine], strict=True):
+        run["seconds_per_step"] = seconds
+    assert headline(content)[1].endswith(f"A training step takes {words}")
+
+
+@pytest.mark.parametrize(
     ("spec", "label"),
     [
         ("cross_entropy+0.5*lovasz_softmax", "cross-entropy + 0.5 × Lovász-Softmax"),

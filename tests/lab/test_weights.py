@@ -114,6 +114,30 @@ def test_published_files_load_without_a_data_set_and_without_void_outputs(tmp_pa
     torch.testing.assert_close(logits(loaded), logits(model)[:, :3])
 
 
+def test_the_folder_of_a_run_stands_for_its_weights_and_its_checkpoint_names_them(tmp_path):
+    run = tmp_path / "grey"
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({"state_dict": {}}, checkpoint)
+    for read in (describe_weights, load_exported, network_of):
+        with pytest.raises(LabError, match=r"last\.ckpt: a checkpoint.*not written .*; finish it with --resume"):
+            read(checkpoint)
+        with pytest.raises(LabError, match=r"grey: is a folder; give a \.safetensors file"):
+            read(run)
+    path = run / "model.safetensors"
+    model = export(path)
+    loaded, description = load_exported(str(run))
+    torch.testing.assert_close(logits(loaded), logits(model))
+    with pytest.raises(LabError, match=r"grey: is a folder; give .*grey.model\.safetensors"):
+        load_weights("enet", run, CLASSES)  # trainings note the file's hash and its JSON, and ask it
+    assert (description["classes"], describe_weights(run)["classes"], network_of(run)) == (CLASSES, CLASSES, "enet")
+    for read in (describe_weights, load_exported, network_of):
+        with pytest.raises(LabError, match=r"last\.ckpt: a checkpoint.*: give .*grey.model\.safetensors\."):
+            read(checkpoint)
+        with pytest.raises(LabError, match=r"is a folder; give one of .*grey.model\.safetensors"):
+            read(tmp_path)
+
+
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if "deeplab" not in layout.names])
 def test_the_tensors_tell_the_network_where_the_json_does_not(tmp_path, layout):
     path = tmp_path / "m.safetensors"
@@ -302,7 +326,7 @@ def test_files_that_are_no_whole_safetensors_are_refused(tmp_path):
     assert "not a whole safetensors file" in refusal(path)
     assert "there is no such weights file" in refusal(tmp_path / "absent.safetensors")
     (tmp_path / "folder.safetensors").mkdir()
-    assert "there is no such weights file" in refusal(tmp_path / "folder.safetensors")
+    assert "is a folder; give a .safetensors file" in refusal(tmp_path / "folder.safetensors")
 
 
 class Trap:

@@ -18,6 +18,7 @@ from lovasz.lab.help_examples import help_examples
 from lovasz.lab.paper.commands import paper_app
 from lovasz.lab.progress import display, loading, speaks
 from lovasz.lab.run_of_options import run_of_options
+from lovasz.lab.slips import Command
 
 DEFAULT = RunConfig(data="shapes")
 
@@ -76,7 +77,7 @@ def lovasz(
         typer.echo(context.get_help())
 
 
-@app.command(epilog=help_examples("compare"))
+@app.command(cls=Command, epilog=help_examples("compare"))
 def compare(
     data: options.Data,
     data_seed: options.DataSeed = DEFAULT.data_seed,
@@ -158,7 +159,7 @@ def compare(
         raise diverged
 
 
-@app.command(epilog=help_examples("train"))
+@app.command(cls=Command, epilog=help_examples("train"))
 def train(
     data: options.Data,
     data_seed: options.DataSeed = DEFAULT.data_seed,
@@ -215,7 +216,7 @@ def train(
     typer.echo(f"Weights: {path.with_name('model.safetensors')}")
 
 
-@app.command(epilog=help_examples("evaluate"))
+@app.command(cls=Command, epilog=help_examples("evaluate"))
 def evaluate(
     data: options.ScoredData,
     weights: options.Weights,
@@ -250,7 +251,7 @@ def evaluate(
         console.print_scores(scores.to_json(), f"{weights} on {data}, {dataset.split}: {words}")
 
 
-@app.command(epilog=help_examples("predict"))
+@app.command(cls=Command, epilog=help_examples("predict"))
 def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images (sub-folders too).")],
     weights: options.Weights,
@@ -295,7 +296,7 @@ def predict(
     console.print_predictions(result)
 
 
-@app.command(epilog=help_examples("doctor"))
+@app.command(cls=Command, epilog=help_examples("doctor"))
 def doctor() -> None:
     """Show versions and devices, which kernel computes the loss for which input and why, and whether each is right."""
     with loading():

@@ -179,6 +179,7 @@ class _Comparison:
                 "classes": list(info.classes),
                 "palette": [list(colour) for colour in info.palette],
                 "images": {name: None if split is None else len(split) for name, split in splits.items()},
+                **self.known["found"],
             },
             "model": run.model,
             "parameters": self.parameters,

@@ -58,6 +58,7 @@ _EXPECTED: dict[Callable[[object], bool], str] = {
 _SCORES = dict.fromkeys(("dataset_miou?", "image_miou?", "batch_miou?", "pixel_accuracy?"), _fraction)
 _SCORES |= {"per_class_iou?": dict}
 _SPLITS = {"val?": _SCORES, "test?": _SCORES}
+_COPIES = {"count": _count, "image": _text, "trained": _text}
 _SCHEMA: dict[str, Any] = {
     "command": _text,
     "created": _text,
@@ -67,6 +68,8 @@ _SCHEMA: dict[str, Any] = {
         "classes": [_text],
         "palette": [[_byte]],
         "images": {"train?": _count, "val?": _count, "test?": _count},
+        "absent?": {"train?": [_text], "val?": [_text], "test?": [_text]},
+        "copies?": {"val?": _COPIES, "test?": _COPIES},
     },
     "model": _text,
     "parameters?": _count,
@@ -172,6 +175,9 @@ def _check_links(content: dict[str, Any]) -> None:
     for field, names in (("dataset.classes", classes), ("losses", losses)):
         if not names or len(set(names)) != len(names):
             raise LabError(f"{field}: expected one or more different names, got {_show(names)}.")
+    for split, names in (content["dataset"]["absent"] or {}).items():
+        for name in names or ():
+            _known(name, classes, f"dataset.absent.{split}")
     if len(palette) != len(classes) or any(len(colour) != 3 for colour in palette):
         raise LabError(f"dataset.palette: expected one [red, green, blue] for each of the {len(classes)} classes.")
     seen = set()

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from lovasz.lab.errors import LabError, memory_full, worker_ended
 from lovasz.lab.progress import plain
-from lovasz.lab.summary import Spread, best_cells, losses_of, start_spread
+from lovasz.lab.summary import Spread, best_cells, data_cautions, losses_of, start_spread
 
 if TYPE_CHECKING:
     from lovasz.lab.config import RunConfig
@@ -161,6 +161,8 @@ def print_comparison(comparison: Mapping[str, Any], report: Path) -> None:
     console = Console()
     title = f"{comparison['dataset']['name']}, {comparison['model']}: scores in %"
     print_table(console, title, comparison_table(comparison, console.width))
+    for caution in data_cautions(comparison):
+        console.print(_text(f"Note: {caution}"), highlight=False, soft_wrap=True)
     console.print(_text(f"Report: {report}"), highlight=False, soft_wrap=True)
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lovasz.lab.errors import LabError
-
-WEIGHTS = "model.safetensors"  # as a run writes them
+from lovasz.lab.weights_file import weights_in
 
 
 def parse_data_options(pairs: Sequence[str] | None) -> dict[str, str]:
@@ -29,15 +28,11 @@ def parse_data_options(pairs: Sequence[str] | None) -> dict[str, str]:
 
 
 def weights_file(path: Path | None) -> Path | None:
-    """The folder of a run stands for the weights in it. Raises LabError naming those that are below another folder."""
-    if path is None or not path.is_dir():
-        return path
-    if (own := path / WEIGHTS).is_file():
-        return own
-    depths = (1, 2, 3)  # a comparison has folders of losses and seeds
-    below = [str(file) for depth in depths for file in sorted(path.glob("*/" * depth + WEIGHTS))]
-    shown = ", ".join(below[:3]) + (f" or {len(below) - 3} more" if len(below) > 3 else "")
-    raise LabError(f"--weights {path}: is a folder; give {f'one of {shown}' if below else 'a .safetensors file'}.")
+    """`weights_in`, for Typer. Raises LabError."""
+    try:
+        return None if path is None else weights_in(path)
+    except LabError as error:
+        raise LabError(f"--weights {error}") from error
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

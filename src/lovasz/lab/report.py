@@ -116,6 +116,7 @@ def _render(comparison: dict[str, Any], examples: list[Example]) -> str:
         comparison=comparison,
         title=_bind(title),
         lede=_bind(lede),
+        cautions=summary.data_cautions(comparison),
         losses=losses,
         missing=summary.missing_runs(comparison),
         planned=len(losses) * len(summary.planned_seeds(comparison)),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lovasz.lab.cautions import some
 from lovasz.lab.console import print_notes
 from lovasz.lab.data import SegmentationDataset
 from lovasz.lab.evaluation import Scores, evaluate
@@ -16,8 +17,6 @@ from lovasz.lab.models import load_weights, other_classes
 from lovasz.lab.models.resized import ask_as
 from lovasz.lab.predict import with_outputs_of
 from lovasz.lab.seen import seen_in_training
-
-NAMED = 8  # so many classes are named in a note
 
 
 def score(
@@ -51,12 +50,11 @@ def open_network(model: str, weights: Path, dataset: SegmentationDataset) -> tup
     notes = []
     if lacking := dataset.info.classes[found.num_classes :]:
         notes.append(
-            f"No mask of {found.name} holds {_some(lacking)}, but the weights know them: pixels given to "
-            "them are wrong."
+            f"No mask of {found.name} holds {some(lacking)}, but the weights know them: pixels given to them are wrong."
         )
     if others:
         notes.append(
-            f"The weights also know {_some(others)}, which the data do not name: pixels given to them are wrong."
+            f"The weights also know {some(others)}, which the data do not name: pixels given to them are wrong."
         )
     count = seen_in_training(weights, dataset) if dataset.split != "train" else 0
     if count:
@@ -65,7 +63,3 @@ def open_network(model: str, weights: Path, dataset: SegmentationDataset) -> tup
             "than on new ones. Give the data and the --data-seed of its training."
         )
     return load_weights(model, weights, [*dataset.info.classes, *others]), len(others), notes
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -3,13 +3,15 @@ score on them is not taken for one on new images. Apart from training, which wri
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lovasz.lab.config import RunConfig
 from lovasz.lab.data import SegmentationDataset
-from lovasz.lab.data.pairs import PairDataset
+from lovasz.lab.data.pairs import Pair, PairDataset
 from lovasz.lab.models import describe_weights
 from lovasz.lab.models.outputs import json_path
 
@@ -30,6 +32,27 @@ def seen_in_training(weights: Path, dataset: SegmentationDataset) -> int:
     """How many images of a data set the weights were trained on, as far as their JSON knows."""
     known = _known(weights)
     return sum(name in known for name in _hashes(dataset)) if known else 0
+
+
+def copies_of_training(splits: Sequence[SegmentationDataset]) -> dict[str, dict[str, Any]]:
+    """Of each split but that of training: how many images are copies of a training image, and the first with it."""
+    train = next((split for split in splits if split.split == "train"), None)
+    if not isinstance(train, PairDataset):
+        return {}
+    known: dict[str, list[Pair]] = {}
+    for name, pair in zip(_hashes(train), train.pairs, strict=True):
+        known.setdefault(name, []).append(pair)
+    found: dict[str, dict[str, Any]] = {}
+    for split in splits:
+        if split is train or not isinstance(split, PairDataset):
+            continue
+        for name, pair in zip(_hashes(split), split.pairs, strict=True):
+            # Part of a file was hashed, to few digits: a warning must be right.
+            same = (one for one in known.get(name, ()) if filecmp.cmp(one.image, pair.image, shallow=False))
+            twin = next(same, None)
+            if twin is not None:
+                found.setdefault(split.split, {"count": 0, "image": pair.stem, "trained": twin.stem})["count"] += 1
+    return found
 
 
 def _known(weights: Path) -> set[str]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
+from lovasz.lab.cautions import cautions, held_in
+
 METRICS = {"dataset_miou": "dataset mIoU", "image_miou": "image mIoU", "pixel_accuracy": "pixel accuracy"}
 SPLITS = {"val": "validation", "test": "test"}
 TIMED = 10  # steps of a run from which on its times say something; the first is never measured
@@ -204,19 +206,31 @@ def _cell(spread: Spread | None, scale: float, digits: int, best: bool) -> Cell:
     return Cell(f"{spread.mean * scale:.{digits}f}", deviation, best)
 
 
+def data_cautions(comparison: Mapping[str, Any]) -> list[str]:
+    """What the data themselves take from the scores, a sentence each; none where nobody looked."""
+    dataset = comparison["dataset"]
+    return cautions(dataset["classes"], dataset["images"], dataset.get("absent"), dataset.get("copies"))
+
+
 def headline(comparison: dict[str, Any]) -> tuple[str, str]:
     """The result in one sentence, and a second line with what a reader needs to weigh it.
 
     The best loss with a Lovász term stands against the best without one; where all losses are of one kind, the best
     against the second best. For one seed the losses share start and order of images, so both means are over the seeds
-    that both have. A mean difference no larger than the sample standard deviation of the differences seed by seed (with
-    no seed in common: than the larger deviation of the two losses) is called within the spread.
+    that both have. They are compared on test, or on validation where the masks of test hold one class alone. A mean
+    difference no larger than the sample standard deviation of the differences seed by seed (with no seed in common:
+    than the larger deviation of the two losses) is called within the spread.
     """
     losses = [loss for loss in losses_of(comparison) if loss.runs]
     if not losses:
         planned = " and ".join(label_of(spec) for spec in comparison["losses"])
         return "No run has finished yet", f"Planned: {planned}. Continue with --resume to fill this page."
     split = "test" if all(loss.by_seed("test") for loss in losses) else "val"
+    notes = []
+    alone, of_val = _only_class(comparison, split), _only_class(comparison, "val")
+    if alone and not of_val and all(loss.by_seed("val") for loss in losses):
+        notes.append(f"The test masks hold {alone} alone, so the validation images decide here.")
+        split, alone = "val", None
     ranked = sorted(
         (loss for loss in losses if loss.by_seed(split)),
         key=lambda loss: -statistics.fmean(loss.by_seed(split).values()),
@@ -230,7 +244,7 @@ def headline(comparison: dict[str, Any]) -> tuple[str, str]:
     score = statistics.fmean(mine[seed] for seed in shared or mine)
     count = len(shared or mine)
     runs = f"{count} seed{'s' if count > 1 else ''}"
-    sentence, notes = f"{_capital(winner.label)}: {100 * score:.1f} % {SPLITS[split]} mIoU", []
+    sentence = f"{_capital(winner.label)}: {100 * score:.1f} % {SPLITS[split]} mIoU"
     if other:
         gain = 100 * (score - statistics.fmean(theirs[seed] for seed in shared or theirs))
         apart = [100 * (mine[seed] - theirs[seed]) for seed in shared]
@@ -264,8 +278,18 @@ def headline(comparison: dict[str, Any]) -> tuple[str, str]:
         notes.append(f"On validation images: {100 * val.mean:.1f} %{against}.")
     step, step_other = winner.seconds_per_step(), other.seconds_per_step() if other else None
     if step and step_other and step_other.mean > 0 and winner.timed and other and other.timed:
-        notes.append(f"A training step takes {_time(step.mean / step_other.mean)}.")
+        notes.append(f"A training step takes {_times(step, step_other)}.")
+    if alone:
+        notes.insert(0, f"{sentence}.")
+        sentence = f"The {SPLITS[split]} masks hold {alone} alone, so they cannot tell which loss is better"
     return sentence, " ".join(notes)
+
+
+def _only_class(comparison: Mapping[str, Any], split: str) -> str | None:
+    """The one class in the masks of a split: its mIoU ranks losses by how few pixels they give to the others."""
+    dataset = comparison["dataset"]
+    held = held_in(dataset["classes"], dataset.get("absent"), split) or []
+    return held[0] if len(held) == 1 < len(dataset["classes"]) else None
 
 
 def _deviation(values: Iterable[float]) -> float:
@@ -282,6 +306,13 @@ def _difference(points: float, label: str) -> str:
 
 def _signed(points: float) -> str:
     return f"{points:+.1f}".replace("-", "−")
+
+
+def _times(mine: Spread, other: Spread) -> str:
+    """One time against another; what a busy machine did to one of the runs is no difference of the losses."""
+    words = _time(mine.mean / other.mean)
+    spread = max(mine.deviation or 0.0, other.deviation or 0.0)
+    return f"{words}, within the spread of the runs" if 0 < abs(mine.mean - other.mean) <= spread else words
 
 
 def _time(ratio: float) -> str:

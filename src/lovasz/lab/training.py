@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from lovasz.lab.budget import budget, fewer_images, never_switches
 from lovasz.lab.config import RunConfig, hash_of, write_json
 from lovasz.lab.data import IGNORE_INDEX, SegmentationDataset
-from lovasz.lab.data.check import check_files
 from lovasz.lab.environment import describe_environment, resolve_device
 from lovasz.lab.errors import LabError
 from lovasz.lab.evaluation import Scores, evaluate
+from lovasz.lab.findings import examine
 from lovasz.lab.fitting import fit
 from lovasz.lab.losses import SHAREABLE, LossSpec, class_weights
 from lovasz.lab.models import brings_weights, create_model, load_weights, new_classes, save_weights
@@ -157,7 +157,7 @@ def check_run(
 ) -> None:
     """Raise LabError, before the folder is claimed, for what would stop the runs or leave one without its loss.
 
-    known: what `claimed` will be told of the folder. The files that an unfinished run began with have been checked.
+    known: what `claimed` will be told of the folder; it gets what the files tell of the scores (see `findings`).
     """
     frozen = config.freeze_batch_norm and not config.pretrain_epochs  # the first phase learns what is frozen after it
     direct = config.replace(pretrain_epochs=0, freeze_batch_norm=frozen)
@@ -171,13 +171,8 @@ def check_run(
     few = fewer_images(config, images)
     if few:
         say(progress, few)
-
-    def files() -> None:
-        before, same = check_folder(folder, known, resume=resume)
-        if not (resume and same and before is not None and "data" in before):
-            check_files(data.splits, progress)
-
-    team.let_first(files)
+    workers = config.devices * config.num_workers
+    team.let_first(lambda: examine(data.splits, folder, known, resume=resume, workers=workers, progress=progress))
 
 
 def hash_of_start(config: RunConfig) -> dict[str, str]:

@@ -75,7 +75,8 @@ def open_folder(
 def find_layout(root: Path, *, images: str | None = None, masks: str | None = None, seed: int = 0) -> Layout:
     """Pairs images with masks and puts them into splits.
 
-    Two folders below `root`, called as in IMAGE_FOLDERS and MASK_FOLDERS, or such a pair in each of train/, val/ ...
+    Two folders below `root`, called as in IMAGE_FOLDERS and MASK_FOLDERS in any case, or such a pair in each of
+    train/, val/ ...
     An image is paired with the mask at the same relative path, its ending aside, or with the one whose name goes on
     with one of MASK_ENDINGS; two of these are an error. Links to folders are followed.
     Splits come from list files (train.txt, ...; also in splits/ and ImageSets/Segmentation/), else from sub-folders
@@ -118,8 +119,7 @@ def _pre_split(root: Path, images: str, masks: str) -> Layout | None:
     """The layout train/images, train/masks, val/images, ..."""
     folders = {}
     for name, folder in _split_folders(root).items():
-        names = (images,) if images else IMAGE_FOLDERS
-        if any((folder / child).is_dir() for child in names):
+        if (folder / images).is_dir() if images else _called(folder, IMAGE_FOLDERS):
             image_folder = _child(folder, images, IMAGE_FOLDERS, IMAGE_SUFFIXES, "images")
             mask_folder = _child(folder, masks, MASK_FOLDERS, MASK_SUFFIXES, "masks", besides=image_folder)
             folders[name] = image_folder, mask_folder
@@ -141,8 +141,7 @@ def _child(
         if not (root / given).is_dir():
             raise LabError(f"{root / given}: there is no such folder ({what}={given}).")
         return root / given
-    entries = {path.name: path for path in root.iterdir() if path.is_dir()}
-    present = [entries[name] for name in names if name in entries and entries[name] != besides]
+    present = [path for path in _called(root, names) if path != besides]
     filled = [path for path in present if _holds_any(path, suffixes)]
     if len(filled) == 1:
         return filled[0]
@@ -153,11 +152,18 @@ def _child(
         )
     if present:
         raise LabError(f"{present[0]}: no {what} in this folder; expected files such as *{suffixes[0]}.")
-    there = ", ".join(sorted(entries)[:8]) or "no folder at all"
+    entries = sorted(path.name for path in root.iterdir() if path.is_dir())
+    there = ", ".join(entries[:8]) or "no folder at all"
     raise LabError(
         f"{root}: no folder of {what}; expected one called {', '.join(names)}, found {there}. "
         f"Another name is given with {what}=NAME."
     )
+
+
+def _called(root: Path, names: Sequence[str]) -> list[Path]:
+    """The folders in `root` of these names, in any case, in the order of the names."""
+    entries = sorted(path for path in root.iterdir() if path.is_dir())
+    return [path for name in names for path in entries if path.name.lower() == name.lower()]
 
 
 def _holds_any(folder: Path, suffixes: Sequence[str]) -> bool:

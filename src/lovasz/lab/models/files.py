@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lovasz.lab.errors import LabError
+from lovasz.lab.weights_file import weights_in
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -24,7 +25,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_file(path: Path) -> None:
-    """Raises LabError where there is no file, or one of torch.save."""
+    """Raises LabError where there is no file, or one of torch.save, or a folder, whose weights it names."""
+    if (own := weights_in(path)) != path:
+        raise LabError(f"{path}: is a folder; give {own}.")
     if not path.is_file():
         raise LabError(f"{path}: there is no such weights file; check the path.")
     if _pickled(path):

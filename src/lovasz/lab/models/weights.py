@@ -21,6 +21,7 @@ from lovasz.lab.models.files import check_file, read_tensors
 from lovasz.lab.models.hub import ForeignNetwork, foreign_layout, is_foreign
 from lovasz.lab.models.layouts import COUNTER, LAYOUTS, SCALING, Layout
 from lovasz.lab.models.outputs import json_path, match_classes, pick_outputs, predicting_outputs, refuse_absent
+from lovasz.lab.weights_file import weights_in
 
 NAMED = 3  # this many missing or unexpected tensors are named in a message
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -71,16 +72,18 @@ def load_weights(
 def load_exported(path: str | Path, model_name: str | None = None) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a file and its description, without a data set: the JSON beside the file names the classes.
 
-    The network is in evaluation mode; without `model_name` it is that of `network_of`. Which outputs it has is for
-    `describe_export` to say. Raises LabError as `load_weights` does, and where there is no JSON.
+    path: of the file, or of a run's folder, for the weights in it. The network is in evaluation mode; without
+    `model_name` it is that of `network_of`. Which outputs it has is for `describe_export` to say. Raises LabError as
+    `load_weights` does, and where there is no JSON.
     """
+    path = weights_in(Path(path))
     description = describe_export(path)
     return load_weights(model_name or network_of(path), path, description["classes"]).eval(), description
 
 
 def network_of(path: str | Path) -> str:
     """The network that a file holds: as its JSON says, else the one that has its tensors, "enet" where none has."""
-    path = Path(path)
+    path = weights_in(Path(path))
     description = describe_weights(path) if json_path(path).is_file() else {}
     name = str(description.get("model_name"))
     if is_foreign(name) or any(name in layout.names for layout in LAYOUTS):  # others say what they like
@@ -200,7 +203,7 @@ def describe_weights(path: str | Path) -> dict[str, Any]:
 
     Raises LabError when the weights file or its JSON is missing or the JSON cannot be used.
     """
-    path = Path(path)
+    path = weights_in(Path(path))
     check_file(path)
     place = json_path(path)
     if not place.is_file():

@@ -16,11 +16,12 @@ from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
 from lovasz.lab.paper import training_commands
 from lovasz.lab.paper.app import EXAMPLES, RESULTS, Out, examples, paper_app, values_of
 from lovasz.lab.progress import display, loading
+from lovasz.lab.slips import Command
 
 __all__ = ["EXAMPLES", "paper_app", "training_commands"]
 
 
-@paper_app.command(epilog=examples("surfaces"))
+@paper_app.command(cls=Command, epilog=examples("surfaces"))
 def surfaces(
     out: Out = None,
     points: Annotated[int, typer.Option("--points", min=5, max=201, help="Along each axis.")] = 31,
@@ -33,7 +34,7 @@ def surfaces(
     typer.echo(f"Result: {path}\nPage: {path.with_name('surfaces.html')}")
 
 
-@paper_app.command(epilog=examples("synthetic"))
+@paper_app.command(cls=Command, epilog=examples("synthetic"))
 def synthetic(
     out: Out = None,
     draws: Annotated[int, typer.Option("--draws", min=1, help="How often the ten images are drawn.")] = 100,
@@ -51,7 +52,7 @@ def synthetic(
     typer.echo(f"Result: {path}")
 
 
-@paper_app.command(epilog=examples("networks"))
+@paper_app.command(cls=Command, epilog=examples("networks"))
 def networks(
     data: Data,
     weights: Weights,
@@ -70,7 +71,7 @@ def networks(
     typer.echo(f"Result: {path}")
 
 
-@paper_app.command(epilog=examples("batches"))
+@paper_app.command(cls=Command, epilog=examples("batches"))
 def batches(
     data: Data,
     weights: Weights,
@@ -105,7 +106,7 @@ def batches(
     typer.echo(f"Result: {path}")
 
 
-@paper_app.command("all", epilog=examples("all"))
+@paper_app.command("all", cls=Command, epilog=examples("all"))
 def everything(
     shared: Annotated[
         Path, typer.Option("--shared", help="Folder with data/ (voc2012_mini, nuclei, camvid) and weights/.")
@@ -141,7 +142,7 @@ def everything(
         raise LabError("not everything could be run:\n" + "\n".join(failed))
 
 
-@paper_app.command(epilog=examples("page"))
+@paper_app.command(cls=Command, epilog=examples("page"))
 def page(
     results: Annotated[
         Path, typer.Option("--results", help="Folder with a folder, or a NAME.json, for each.")

@@ -11,6 +11,7 @@ from lovasz.lab import option_texts, options
 from lovasz.lab.options import Data, Device, Resume, Seed, Threads, Weights
 from lovasz.lab.paper.app import RESULTS, Out, examples, paper_app, values_of
 from lovasz.lab.progress import loading
+from lovasz.lab.slips import Command
 
 LearningRates = Annotated[
     str, typer.Option("--learning-rates", metavar="A,B", help="Tried for each loss under one budget, on val.")
@@ -22,7 +23,7 @@ RandomScale = Annotated[
 Crop = Annotated[str, typer.Option("--crop", metavar="HxW", help="Random training crops; `whole` for whole images.")]
 
 
-@paper_app.command(epilog=examples("binary"))
+@paper_app.command(cls=Command, epilog=examples("binary"))
 def binary(
     data: Data,
     out: Out = None,
@@ -77,7 +78,7 @@ def binary(
     typer.echo(f"Result: {path}")
 
 
-@paper_app.command(epilog=examples("multiclass"))
+@paper_app.command(cls=Command, epilog=examples("multiclass"))
 def multiclass(
     data: Data,
     weights: Annotated[
@@ -150,7 +151,7 @@ def multiclass(
     typer.echo(f"Result: {run(out or RESULTS / 'multiclass', setting, resume=resume, progress=True)}")
 
 
-@paper_app.command(epilog=examples("finetune"))
+@paper_app.command(cls=Command, epilog=examples("finetune"))
 def finetune(
     data: Data,
     weights: Weights,
