@@ -348,15 +348,57 @@ def test_the_readmes_figures_of_the_demo_and_of_speed_are_those_of_the_results()
     assert [float(figure) for figure in demo] == pytest.approx(
         [100 * score["test"]["dataset_miou"] for score in scores], abs=0.0501
     )
-    pattern = r"backward: ([\d.]+) times the time of `F.cross_entropy`; ([\d.]+) times when .* (\d+) times faster than"
-    other = r" .*\. On a faster CPU ([\d.]+) times, ([\d.]+) times, and (\d+) times faster \|"
-    (found,) = re.findall(pattern + other, text)
-    for file, (ratio, beside, times) in (("results", found[:3]), ("results-another-cpu", found[3:])):
-        measured = json.loads((REPOSITORY / "benchmarks" / f"{file}.json").read_text(encoding="utf-8"))
+    pattern = r"backward: ([\d.]+) times the time of `F.cross_entropy` \(([\d.]+) times where .*\); ([\d.]+) times when"
+    pattern += r" timed beside slow formulas; (\d+) times faster than .*\. On a faster CPU, at commit (\w+), "
+    (found,) = re.findall(
+        pattern + r"([\d.]+) times \(([\d.]+) times\), ([\d.]+) times, and (\d+) times faster \|", text
+    )
+    for file, (ratio, kept, beside, times) in (("results", found[:4]), ("results-another-cpu", found[5:])):
+        measured = measurements(file)
         quick, slow = ({row["name"]: row for row in table["rows"]} for table in measured["speed"]["tables"][:2])
         assert float(ratio) == pytest.approx(quick["lovasz_softmax"]["ratio"], abs=0.00501)
+        assert float(kept) == pytest.approx(ratio_of(measured, "speed", KEPT), abs=0.00501)
         assert float(beside) == pytest.approx(slow["lovasz_softmax"]["ratio"], abs=0.00501)
         assert int(times) == round(slow["authors' formula"]["median"] / slow["lovasz_softmax"]["median"])
+
+
+KEPT = "4 x 21 x 512 x 512 float32, freed memory kept by the allocator"
+
+
+def measurements(file: str) -> dict[str, Any]:
+    return json.loads((REPOSITORY / "benchmarks" / f"{file}.json").read_text(encoding="utf-8"))
+
+
+def rows_of(measured: dict[str, Any], part: str, input: str) -> dict[str, Any]:
+    (table,) = (table for table in measured[part]["tables"] if table["input"] == input)
+    return {row["name"]: row for row in table["rows"]}
+
+
+def ratio_of(measured: dict[str, Any], part: str, input: str) -> float:
+    return rows_of(measured, part, input)["lovasz_softmax"]["ratio"]
+
+
+def test_the_readme_tells_the_price_of_each_size_as_measured() -> None:
+    text = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    pattern = r"take ([\d.]+) times as long .* at 22 million logits \(([\d.]+) to ([\d.]+) times where"
+    pattern += r" all freed memory is kept\) and ([\d.]+) to ([\d.]+) times at 5 million\. .*"
+    pattern += r" one 256 x 256 image (\d+) ms more, two 64 x 64 images (\d+) ms"
+    ((large, *several, image, two),) = re.findall(pattern, text)
+    both = [measurements(file) for file in ("results", "results-another-cpu")]
+    for measured in both:
+        assert float(large) == pytest.approx(ratio_of(measured, "speed", "4 x 21 x 512 x 512 float32"), abs=0.0501)
+    for said, (part, input) in (
+        (several[:2], ("speed", KEPT)),
+        (several[2:], ("scaling", "4 x 21 x 256 x 256 float32")),
+    ):
+        found = sorted(ratio_of(measured, part, input) for measured in both)
+        assert [float(figure) for figure in said] == pytest.approx(found, abs=0.0501)
+    for more, part, input in (
+        (image, "scaling", "1 x 21 x 256 x 256 float32"),
+        (two, "speed", "2 x 21 x 64 x 64 float32"),
+    ):
+        rows = rows_of(both[0], part, input)
+        assert int(more) == round(1000 * (rows["lovasz_softmax"]["median"] - rows["F.cross_entropy"]["median"]))
 
 
 def other_budgets(file: str = "finetune") -> tuple[list[str], list[list[str]], dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Memory of gradients that are gone, kept for those of the next call; apart because it outlives a call.
 
-The system takes a large block back as soon as it is freed, and to fault the pages of a new one in again costs 3 to
-30 % of the CPU kernel's time, step after step.
+The system takes a large block back as soon as it is freed, and to fault the pages of a new one in again costs up
+to two fifths of the CPU kernel's time, step after step.
 """
 
 from __future__ import annotations
