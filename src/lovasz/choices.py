@@ -13,7 +13,7 @@ Classes = Literal["present", "all"] | Sequence[int]
 Method = Literal["binned", "exact"]
 Impl = Literal["auto", "torch", "numba", "triton"]
 Activation = Literal["relu", "elu"]
-Choice = TypeVar("Choice", bound=str | None)
+Chosen = TypeVar("Chosen", bound=str | None)
 
 METHODS = ("binned", "exact")
 ACTIVATIONS = ("relu", "elu")
@@ -21,7 +21,7 @@ ACTIVATIONS = ("relu", "elu")
 SMALL = 16384
 
 
-def require_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:
+def require_choice(name: str, value: Chosen, choices: Sequence[str]) -> Chosen:
     """``value``; raise ValueError unless it is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
